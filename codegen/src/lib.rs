@@ -1,0 +1,1 @@
+//! Kernel IR, kernels and emitters of jetc.

@@ -1,0 +1,1 @@
+//! Reads model.toml and Hugging Face checkpoints into a jetc graph.

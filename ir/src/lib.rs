@@ -1,0 +1,1 @@
+//! Types, op table, graph, text form, verifier and reference evaluation of jetc.

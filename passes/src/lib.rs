@@ -1,0 +1,1 @@
+//! E-graph fusion, layouts, schedule and memory plan of jetc.

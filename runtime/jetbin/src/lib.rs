@@ -1,0 +1,1 @@
+//! The artifact format of jetc: types, checked reader, writer.

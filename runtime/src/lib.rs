@@ -1,0 +1,1 @@
+//! Maps a jetbin artifact and runs its schedule.
