@@ -12,7 +12,7 @@ pub fn sections<'a>(reader: &'a Reader<'_>) -> impl Display + use<'a> {
         writeln!(f, "{kind:<16} {index:>5} {offset:>12} {length:>12}  {}", &hex(&hash)[..16])
     };
     from_fn(move |f| {
-        writeln!(f, "{:<16} {:>5} {:>12} {:>12}  {}", "section", "index", "offset", "bytes", "blake3")?;
+        writeln!(f, "{:<16} {:>5} {:>12} {:>12}  blake3", "section", "index", "offset", "bytes")?;
         reader.sections().try_for_each(|s| line(s, f))
     })
 }
