@@ -41,6 +41,7 @@ macro_rules! commands {
 }
 
 commands! {
+    inspect Inspect,
     synth Synth,
 }
 
