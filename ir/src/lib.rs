@@ -1,1 +1,15 @@
 //! Types, op table, graph, text form, verifier and reference evaluation of jetc.
+//!
+//! A [`Graph`] describes what a model does to *one sequence*: `Tokens` new rows on top of the states of that sequence. Every tensor has two
+//! dimensions, `[rows, cols]`; heads are attributes of the ops that know them. One table ([`ops`]) declares every op; names, arity, the text
+//! form, type inference, reference evaluation and the e-graph language of `jet-passes` are derived from it.
+
+pub mod graph;
+pub mod ops;
+pub mod types;
+pub mod value;
+
+pub use graph::{Graph, Id, Leaf, Node, NodeKind, Output, OutputKind};
+pub use ops::{Op, OpInfo};
+pub use types::{Elem, F32, GridKind, Place, Rows, Type};
+pub use value::{Mat, Real, Value};

@@ -1,1 +1,20 @@
 //! The artifact format of jetc: types, checked reader, writer.
+//!
+//! `docs/format.md` is the specification.
+
+mod error;
+mod file;
+mod partition;
+mod record;
+mod types;
+mod writer;
+
+pub use error::*;
+pub use partition::partition;
+pub use types::*;
+pub use writer::{Writer, WriterOptions, Written};
+
+/// A reader of another major version must refuse.
+pub const MAJOR: u16 = 1;
+/// A reader of an older minor version must refuse.
+pub const MINOR: u16 = 0;

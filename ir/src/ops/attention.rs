@@ -1,0 +1,99 @@
+//! Attention over a key-value cache, and the rotary embedding.
+
+use super::*;
+use crate::value::Mat;
+
+impl Semantics for Rope {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        let (x, table) = (tensor(args, 0)?, in_memory(args, 1)?);
+        ensure(matches!(x.place, Place::Mem | Place::Reg), || {
+            format!("operand 0 must be an activation, found {}", args[0])
+        })?;
+        whole_heads(args, 0, self.head_dim)?;
+        ensure(self.head_dim.is_multiple_of(2), || format!("head_dim {} is odd", self.head_dim))?;
+        let fits = (table.rows, table.cols) == (x.rows, self.head_dim);
+        ensure(fits, || {
+            format!("operand 1 must be a table of {} columns for each row, found {}", self.head_dim, args[1])
+        })?;
+        Ok(args[0])
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        let (x, table, half) = (args[0].mat(), args[1].mat(), self.head_dim / 2);
+        Value::Mat(Mat::new(x.rows, x.cols, |r, c| {
+            let i = c % self.head_dim;
+            let other = if i < half { -x.at(r, c + half) } else { x.at(r, c - half) };
+            x.at(r, c) * table.at(r, i % half) + other * table.at(r, half + i % half)
+        }))
+    }
+}
+
+impl Semantics for KvAppend {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        let (cache, rows) = (in_memory(args, 0)?, in_memory(args, 1)?);
+        let fits = cache.rows == Rows::Context && rows.rows == Rows::Tokens && cache.cols == rows.cols;
+        ensure(fits, || format!("{} cannot be appended to {}", args[1], args[0]))?;
+        Ok(args[0])
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        Value::Mat(args[0].mat().below(args[1].mat()))
+    }
+}
+
+impl Semantics for Attention {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        let (q, keys) = (in_memory(args, 0)?, in_memory(args, 1)?);
+        in_memory(args, 2)?;
+        same_shape(args, 1, 2)?;
+        whole_heads(args, 0, self.head_dim)?;
+        whole_heads(args, 1, self.head_dim)?;
+        ensure(q.rows == Rows::Tokens && keys.rows == Rows::Context, || {
+            format!("queries {} over keys {}", args[0], args[1])
+        })?;
+        ensure(keys.cols > 0 && q.cols.is_multiple_of(keys.cols), || {
+            format!("{} query columns are no multiple of {} key columns", q.cols, keys.cols)
+        })?;
+        Ok(Type::Grid { kind: GridKind::Attention, cols: q.cols, state: (0, 0) })
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        let (q, keys, values) = (args[0].mat(), args[1].mat(), args[2].mat());
+        let (hd, group, past) = (self.head_dim, q.cols / keys.cols, keys.rows - q.rows);
+        let mut o = Mat::zeros(q.rows, q.cols);
+        for t in 0..q.rows {
+            let last = past + t;
+            let first = if self.window == 0 { 0 } else { (last + 1).saturating_sub(self.window) };
+            for head in 0..q.cols / hd {
+                let (query, kv) = (&q.row(t)[head * hd..][..hd], head / group * hd);
+                let scale = R::of((hd as f64).powf(-0.5));
+                let score = |j: usize| query.iter().zip(&keys.row(j)[kv..]).map(|(a, b)| *a * *b).sum::<R>() * scale;
+                let scores: Vec<R> = (first..=last).map(score).collect();
+                let top = scores.iter().copied().fold(scores[0], |m, s| if s > m { s } else { m });
+                let weights: Vec<R> = scores.iter().map(|s| (*s - top).exp()).collect();
+                let total: R = weights.iter().copied().sum();
+                for c in 0..hd {
+                    let sum: R = weights.iter().zip(first..).map(|(w, j)| *w * values.at(j, kv + c)).sum();
+                    o.data[t * q.cols + head * hd + c] = sum / total;
+                }
+            }
+        }
+        Value::Grid { first: o, second: None }
+    }
+}
+
+impl Semantics for Get0 {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        let (cols, _) = grid(args, 0, &[GridKind::Delta, GridKind::Attention])?;
+        Ok(Type::mem(Rows::Tokens, cols))
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        Value::Mat(args[0].mat().clone())
+    }
+}
+
+impl Semantics for Out {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        Ok(Get0 {}.infer(args)?.at(Place::Reg))
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        Get0 {}.eval(args)
+    }
+}

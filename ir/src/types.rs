@@ -1,0 +1,257 @@
+//! Types of values: two-dimensional tensors that live somewhere, and the skeletons of kernels ("grids").
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What one element of a tensor is stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Elem {
+    /// 32-bit IEEE float.
+    F32,
+    /// The upper half of an [`Elem::F32`].
+    Bf16,
+    /// 16-bit IEEE float.
+    F16,
+    /// 32-bit signed integer: token ids and positions.
+    I32,
+}
+
+impl Elem {
+    /// Every element type, in declaration order.
+    pub const ALL: [Elem; 4] = [Elem::F32, Elem::Bf16, Elem::F16, Elem::I32];
+
+    /// The name in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Elem::F32 => "f32",
+            Elem::Bf16 => "bf16",
+            Elem::F16 => "f16",
+            Elem::I32 => "i32",
+        }
+    }
+
+    /// Size of one element in bytes.
+    pub fn bytes(self) -> usize {
+        match self {
+            Elem::F32 | Elem::I32 => 4,
+            Elem::Bf16 | Elem::F16 => 2,
+        }
+    }
+}
+
+/// The number of rows of a tensor; symbolic where a program does not fix it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rows {
+    /// The tokens that this run of the graph processes (text form `T`).
+    Tokens,
+    /// All tokens of the sequence so far, those of this run included (text form `C`).
+    Context,
+    /// A number known at compile time.
+    Fixed(usize),
+}
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rows::Tokens => f.write_str("T"),
+            Rows::Context => f.write_str("C"),
+            Rows::Fixed(n) => write!(f, "{n}"),
+        }
+    }
+}
+
+impl FromStr for Rows {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Rows, String> {
+        match text {
+            "T" => Ok(Rows::Tokens),
+            "C" => Ok(Rows::Context),
+            _ => text
+                .parse()
+                .map(Rows::Fixed)
+                .map_err(|_| format!("expected `T`, `C` or a number of rows, found `{text}`")),
+        }
+    }
+}
+
+/// Where a tensor lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// A function of weights only: evaluated at compile time.
+    Const,
+    /// A constant in a kernel's own layout.
+    Packed,
+    /// Materialised in memory.
+    Mem,
+    /// In the registers of the kernel that runs over a grid.
+    Reg,
+}
+
+impl Place {
+    /// The prefix in the text form; a tensor in memory has none.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Place::Const => "const ",
+            Place::Packed => "packed ",
+            Place::Mem => "",
+            Place::Reg => "reg ",
+        }
+    }
+}
+
+/// What a kernel sweeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GridKind {
+    /// Rows of an activation, multiplied with weights.
+    Product,
+    /// The recurrent states of the gated delta rule.
+    Delta,
+    /// The key-value cache.
+    Attention,
+}
+
+impl GridKind {
+    /// Every kind, in declaration order.
+    pub const ALL: [GridKind; 3] = [GridKind::Product, GridKind::Delta, GridKind::Attention];
+
+    /// The name in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            GridKind::Product => "product",
+            GridKind::Delta => "delta",
+            GridKind::Attention => "attention",
+        }
+    }
+}
+
+/// The type of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Type {
+    /// A row-major tensor.
+    Tensor {
+        /// Where it lives.
+        place: Place,
+        /// Its rows.
+        rows: Rows,
+        /// Its columns.
+        cols: usize,
+        /// What an element is stored as.
+        elem: Elem,
+    },
+    /// The skeleton of a kernel.
+    Grid {
+        /// What it sweeps.
+        kind: GridKind,
+        /// Columns of the swept operand (product) or of the output (delta, attention).
+        cols: usize,
+        /// Rows and columns of the state it updates, zero without one.
+        state: (usize, usize),
+    },
+}
+
+impl Type {
+    /// A tensor.
+    pub fn tensor(place: Place, rows: Rows, cols: usize, elem: Elem) -> Type {
+        Type::Tensor { place, rows, cols, elem }
+    }
+
+    /// A tensor of f32 in memory.
+    pub fn mem(rows: Rows, cols: usize) -> Type {
+        Type::tensor(Place::Mem, rows, cols, Elem::F32)
+    }
+
+    /// A weight of `rows` by `cols`.
+    pub fn weight(rows: usize, cols: usize, elem: Elem) -> Type {
+        Type::tensor(Place::Const, Rows::Fixed(rows), cols, elem)
+    }
+
+    /// Where a tensor lives; a grid is nowhere.
+    pub fn place(&self) -> Option<Place> {
+        match self {
+            Type::Tensor { place, .. } => Some(*place),
+            Type::Grid { .. } => None,
+        }
+    }
+
+    /// Whether the value is known at compile time.
+    pub fn is_const(&self) -> bool {
+        matches!(self.place(), Some(Place::Const | Place::Packed))
+    }
+
+    /// Columns of the tensor or of what the grid sweeps.
+    pub fn cols(&self) -> usize {
+        match self {
+            Type::Tensor { cols, .. } | Type::Grid { cols, .. } => *cols,
+        }
+    }
+
+    /// Rows of a tensor.
+    pub fn rows(&self) -> Option<Rows> {
+        match self {
+            Type::Tensor { rows, .. } => Some(*rows),
+            Type::Grid { .. } => None,
+        }
+    }
+
+    /// Element type of a tensor.
+    pub fn elem(&self) -> Option<Elem> {
+        match self {
+            Type::Tensor { elem, .. } => Some(*elem),
+            Type::Grid { .. } => None,
+        }
+    }
+
+    /// The same tensor elsewhere.
+    pub fn at(self, place: Place) -> Type {
+        match self {
+            Type::Tensor { rows, cols, elem, .. } => Type::Tensor { place, rows, cols, elem },
+            grid => grid,
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Type::Tensor { place, rows, cols, elem } => write!(f, "{}{}[{rows}, {cols}]", place.prefix(), elem.name()),
+            Type::Grid { kind, cols, state: (0, 0) } => write!(f, "grid {}[{cols}]", kind.name()),
+            Type::Grid { kind, cols, state: (r, c) } => write!(f, "grid {}[{cols}; {r}, {c}]", kind.name()),
+        }
+    }
+}
+
+/// An f32 attribute, compared and hashed by its bits so that ops can be interned.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct F32(u32);
+
+impl F32 {
+    /// The number.
+    pub fn get(self) -> f32 {
+        f32::from_bits(self.0)
+    }
+}
+
+impl From<f32> for F32 {
+    fn from(value: f32) -> F32 {
+        F32(value.to_bits())
+    }
+}
+
+impl fmt::Debug for F32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.get())
+    }
+}
+
+impl fmt::Display for F32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.get())
+    }
+}
+
+impl FromStr for F32 {
+    type Err = std::num::ParseFloatError;
+    fn from_str(text: &str) -> Result<F32, Self::Err> {
+        text.parse::<f32>().map(F32::from)
+    }
+}

@@ -1,0 +1,117 @@
+//! A file that appears under its name only when complete, written in aligned and hashed sections.
+
+use crate::error::WriteError;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A file under construction: lies beside its destination under a temporary name, removed when dropped unfinished.
+pub(crate) struct NewFile {
+    out: BufWriter<File>,
+    temporary: PathBuf,
+    destination: PathBuf,
+    position: u64,
+    hasher: Option<blake3::Hasher>,
+    finished: bool,
+}
+
+impl NewFile {
+    /// Creates the temporary file and leaves `head_bytes` zeros for what is known only at the end.
+    pub fn create(destination: &Path, head_bytes: u64) -> Result<Self, WriteError> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = destination
+            .file_name()
+            .ok_or_else(|| WriteError::Misuse(format!("{}: expected the name of a file", destination.display())))?;
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let hidden = format!(".{}.{}.{number}.tmp", name.to_string_lossy(), std::process::id());
+        let temporary = destination.with_file_name(hidden);
+        let file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(|e| io(&temporary, e))?;
+        let out = BufWriter::with_capacity(1 << 20, file);
+        let mut new =
+            Self { out, temporary, destination: destination.to_path_buf(), position: 0, hasher: None, finished: false };
+        new.zeros(head_bytes)?;
+        Ok(new)
+    }
+
+    /// Bytes written so far.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Starts to hash what follows.
+    pub fn start_hash(&mut self) {
+        self.hasher = Some(blake3::Hasher::new());
+    }
+
+    /// The hash of everything since [`start_hash`](Self::start_hash).
+    pub fn end_hash(&mut self) -> [u8; 32] {
+        self.hasher.take().map_or([0; 32], |h| *h.finalize().as_bytes())
+    }
+
+    /// Writes zeros up to the next multiple of `align`.
+    pub fn align(&mut self, align: u64) -> Result<(), WriteError> {
+        self.zeros(self.position.next_multiple_of(align) - self.position)
+    }
+
+    /// Appends bytes.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.write_all(bytes).map_err(|e| io(&self.destination, e))
+    }
+
+    fn zeros(&mut self, mut count: u64) -> Result<(), WriteError> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        while count > 0 {
+            let n = count.min(ZEROS.len() as u64);
+            self.append(&ZEROS[..n as usize])?;
+            count -= n;
+        }
+        Ok(())
+    }
+
+    /// Puts `head` at the start, optionally waits for the disk, and moves the file to its destination.
+    pub fn finish(mut self, head: &[u8], sync: bool) -> Result<(), WriteError> {
+        let mut close = || {
+            self.out.flush()?;
+            let file = self.out.get_mut();
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(head)?;
+            if sync {
+                file.sync_all()?;
+            }
+            std::fs::rename(&self.temporary, &self.destination)
+        };
+        close().map_err(|e| io(&self.destination, e))?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes[..written]);
+        }
+        self.position += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nothing can be reported from here, and a leftover temporary file is harmless.
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// An input/output error with its file.
+pub(crate) fn io(path: &Path, source: std::io::Error) -> WriteError {
+    WriteError::Io { path: path.to_path_buf(), source }
+}
