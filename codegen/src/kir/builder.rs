@@ -103,19 +103,24 @@ impl<'k, C: Carry<'k>, const N: usize> Carry<'k> for [C; N] {
     }
 }
 
+impl<'k> Carry<'k> for () {
+    fn flat(&self, _: &mut Vec<Value>) {}
+    fn like(&self, _: &'k Builder, _: &mut dyn Iterator<Item = Value>) -> Self {}
+}
+
 macro_rules! carry_tuples {
     ($(($($t:ident $i:tt),*)),+) => { $(
         impl<'k, $($t: Carry<'k>),*> Carry<'k> for ($($t,)*) {
-            fn flat(&self, _out: &mut Vec<Value>) {
-                $( self.$i.flat(_out); )*
+            fn flat(&self, out: &mut Vec<Value>) {
+                $( self.$i.flat(out); )*
             }
-            fn like(&self, _k: &'k Builder, _ids: &mut dyn Iterator<Item = Value>) -> Self {
-                ($( self.$i.like(_k, _ids), )*)
+            fn like(&self, k: &'k Builder, ids: &mut dyn Iterator<Item = Value>) -> Self {
+                ($( self.$i.like(k, ids), )*)
             }
         }
     )+ };
 }
-carry_tuples!((), (A 0, B 1), (A 0, B 1, C 2), (A 0, B 1, C 2, D 3));
+carry_tuples!((A 0, B 1), (A 0, B 1, C 2), (A 0, B 1, C 2, D 3));
 
 impl Builder {
     /// Builds one kernel.

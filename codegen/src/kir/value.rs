@@ -146,12 +146,12 @@ impl<'k> V<'k, Pred> {
 
 impl<'k, E: Integer> V<'k, E> {
     /// By a constant number of bits.
-    pub fn shl(self, by: u8) -> Self {
+    pub fn shift_left(self, by: u8) -> Self {
         self.op(Op::ShiftLeft(by), &[], self.lanes())
     }
 
     /// By a constant number of bits, filling with zeros.
-    pub fn shr(self, by: u8) -> Self {
+    pub fn shift_right(self, by: u8) -> Self {
         self.op(Op::ShiftRight(by), &[], self.lanes())
     }
 
