@@ -6,4 +6,3 @@ pub mod artifact;
 pub mod ceilings;
 pub mod cmd;
 pub mod compare;
-pub mod tensor_writer;

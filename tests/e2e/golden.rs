@@ -2,6 +2,10 @@
 
 use crate::args;
 use crate::support::*;
+use jet_frontend::ModelConfig;
+use jet_frontend::synth::{Generator, input_rows};
+use jet_frontend::tensor_writer::{TensorHeader, TensorWriter};
+use jet_frontend::tensors::{EMBEDDING, TensorSpec};
 use std::path::{Path, PathBuf};
 
 /// Compiles a tiny case from its checkpoint, with room for all of its sequences at once.
@@ -70,16 +74,14 @@ fn block(case: &str) {
     let seed = meta(case)["seed"].as_u64().unwrap();
     let model = folder.path().join("checkpoint");
     block_checkpoint(&golden(case).join("config.json"), seed, 164, &model);
-    let artifact = compile(folder.path(), &model, &["--max-context", "256", "--max-batch", "2", "--prefill-chunk", "64"]);
+    let artifact =
+        compile(folder.path(), &model, &["--max-context", "256", "--max-batch", "2", "--prefill-chunk", "64"]);
     matches(&artifact, case, &[]);
     matches(&artifact, case, &["--chunks", "64,64,7"]);
 }
 
 /// Writes a checkpoint of `config` under `seed` whose embedding is the generator's tensor "input" of `rows` rows.
 fn block_checkpoint(config: &Path, seed: u64, rows: usize, folder: &Path) {
-    use jet_frontend::ModelConfig;
-    use jet_frontend::synth::{Generator, input_rows};
-    use jetc::tensor_writer::{Planned, TensorWriter};
     std::fs::create_dir_all(folder).unwrap();
     let text = std::fs::read_to_string(config).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -89,21 +91,21 @@ fn block_checkpoint(config: &Path, seed: u64, rows: usize, folder: &Path) {
     let config = ModelConfig::read(&folder.join("config.json")).unwrap();
     let specs = config.tensors();
     let generators: Vec<_> = specs.iter().map(|spec| Generator::for_tensor(spec, seed)).collect();
-    let planned: Vec<_> = specs
-        .iter()
-        .zip(&generators)
-        .map(|(s, g)| Planned { name: s.name.clone(), element: g.dtype().element_type(), shape: s.shape.clone() })
-        .collect();
-    let mut writer = TensorWriter::create(&folder.join("model.safetensors"), &planned).unwrap();
-    for (tensor, generator) in planned.iter().zip(&generators) {
+    let header = |(spec, g): (&TensorSpec, &Generator)| {
+        let dtype = g.dtype().element_type();
+        TensorHeader { name: spec.name.clone(), dtype, shape: spec.shape.clone() }
+    };
+    let headers: Vec<_> = specs.iter().zip(&generators).map(header).collect();
+    let mut writer = TensorWriter::create(&folder.join("model.safetensors"), headers.clone()).unwrap();
+    for (tensor, generator) in headers.iter().zip(&generators) {
         let mut bytes = vec![0; tensor.bytes() as usize];
         generator.fill_bytes_parallel(0, &mut bytes);
-        if tensor.name == "model.embed_tokens.weight" {
+        if tensor.name == EMBEDDING {
             let values = input_rows(seed, rows, tensor.shape[1]);
             // The generator has rounded the values to bf16: the upper halves are exact.
             bytes = values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect();
         }
-        writer.append(&bytes).unwrap();
+        writer.append(&tensor.name, &bytes).unwrap();
     }
     writer.finish().unwrap();
 }
@@ -135,7 +137,8 @@ fn a_wrong_value_is_found() {
     jetc::compare::tensors::write(&changed, &tensors).unwrap();
     let said = run(args!["compare", artifact, changed, "--json"]);
     assert_eq!(said.code, Some(1), "{}", said.stderr);
-    let failed: Vec<_> = said.json()["keys"].as_array().unwrap().iter().filter(|k| k["passed"] == false).cloned().collect();
+    let failed: Vec<_> =
+        said.json()["keys"].as_array().unwrap().iter().filter(|k| k["passed"] == false).cloned().collect();
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert_eq!(failed[0]["key"], "seq2.logits");
     assert!((failed[0]["max_abs"].as_f64().unwrap() - 0.01).abs() < 1e-4);

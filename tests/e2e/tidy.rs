@@ -68,7 +68,13 @@ fn files_are_short_and_say_what_they_are_for() {
 #[test]
 fn nothing_speaks_of_somebodys_machine_or_of_work_to_do() {
     // Spelled in pieces, so that this file passes its own test.
-    let banned = [concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!(")];
+    let banned = [
+        concat!("/ho", "me/"),
+        concat!("/wo", "rk/"),
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("todo", "!("),
+    ];
     for (path, text) in with_extension(&["rs", "md", "toml", "sh"]) {
         for word in banned {
             let line = text.lines().position(|l| l.contains(word));
@@ -80,9 +86,11 @@ fn nothing_speaks_of_somebodys_machine_or_of_work_to_do() {
 #[test]
 fn every_member_of_the_workspace_has_an_edge_in_the_table() {
     let manifest: toml::Table = std::fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
-    let members: Vec<_> = manifest["workspace"]["members"].as_array().unwrap().iter().map(|m| m.as_str().unwrap()).collect();
+    let members: Vec<_> =
+        manifest["workspace"]["members"].as_array().unwrap().iter().map(|m| m.as_str().unwrap()).collect();
     let mut known: Vec<_> = EDGES.iter().map(|(folder, _)| *folder).collect();
     let mut found = members.clone();
-    (found.sort(), known.sort());
+    found.sort();
+    known.sort();
     assert_eq!(found, known);
 }
