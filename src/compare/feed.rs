@@ -2,9 +2,8 @@
 
 use super::judge::argmax;
 use super::reference::Sequence;
-use super::states::{RawState, in_reference_form, reference_name};
 use super::tensors::{Array, Tensors};
-use anyhow::anyhow;
+use jet_runtime::StateTensor;
 
 /// Something that runs sequences: an artifact in the runtime, or the reference evaluation of a graph.
 pub trait Runner {
@@ -31,7 +30,7 @@ pub trait Runner {
     ///
     /// # Errors
     /// If there is no such slot.
-    fn states(&mut self, slot: usize) -> anyhow::Result<Vec<RawState>>;
+    fn states(&mut self, slot: usize) -> anyhow::Result<Vec<StateTensor>>;
 }
 
 /// What to keep of a run.
@@ -93,8 +92,8 @@ impl Rows {
 struct Collected {
     prefill: Rows,
     decode: Rows,
-    prefill_states: Vec<RawState>,
-    final_states: Vec<RawState>,
+    prefill_states: Vec<StateTensor>,
+    final_states: Vec<StateTensor>,
 }
 
 /// Runs the sequences, each alone or all together as one ragged batch, and gives our values of the reference's keys, `logits`
@@ -110,15 +109,10 @@ pub fn collect(
     step: &dyn Fn(),
 ) -> anyhow::Result<Tensors> {
     let mut ours = Tensors::new();
-    if together {
-        for (sequence, run) in sequences.iter().zip(run_group(runner, reference, sequences, step)?) {
-            ours.extend(keys_of(runner, reference, sequence, &run)?);
-        }
-        return Ok(ours);
-    }
-    for sequence in sequences {
-        for run in run_group(runner, reference, std::slice::from_ref(sequence), step)? {
-            ours.extend(keys_of(runner, reference, sequence, &run)?);
+    let groups: Vec<&[Sequence]> = if together { vec![sequences] } else { sequences.chunks(1).collect() };
+    for group in groups {
+        for (sequence, run) in group.iter().zip(run_group(runner, reference, group, step)?) {
+            ours.extend(keys_of(runner, reference, sequence, run));
         }
     }
     Ok(ours)
@@ -181,7 +175,7 @@ fn run_group(
 }
 
 /// Our values of a sequence under the reference's keys.
-fn keys_of(runner: &dyn Runner, reference: &Tensors, sequence: &Sequence, run: &Collected) -> anyhow::Result<Tensors> {
+fn keys_of(runner: &dyn Runner, reference: &Tensors, sequence: &Sequence, run: Collected) -> Tensors {
     let (vocab, hidden, name) = (runner.vocab(), runner.hidden(), &sequence.name);
     let mut keys = Tensors::new();
     let has = |key: &str| reference.contains_key(&format!("{name}.{key}"));
@@ -217,21 +211,19 @@ fn keys_of(runner: &dyn Runner, reference: &Tensors, sequence: &Sequence, run: &
         put("layer_hidden", Array::f32(&[run.prefill.layer_hidden.len(), positions.len(), hidden], picked));
     }
     if has("layer_out") || has("mixer_out") {
-        for (key, values) in block_outputs(run) {
+        for (key, values) in block_outputs(&run) {
             put(key, Array::f32(&[prompt + forced, hidden], values));
         }
     }
-    for (phase, states, length) in
-        [("prefill", &run.prefill_states, prompt), ("final", &run.final_states, prompt + forced)]
-    {
+    for (phase, states) in [("prefill", run.prefill_states), ("final", run.final_states)] {
         for state in states {
-            let key = format!("{phase}.layers.{}.{}", state.layer, reference_name(state.kind));
+            let key = format!("{phase}.layers.{}.{}", state.layer, state.name);
             if has(&key) {
-                put(&key, in_reference_form(state, length).map_err(|e| anyhow!("{name}.{key}: {e}"))?);
+                put(&key, Array::f32(&state.shape, state.values));
             }
         }
     }
-    Ok(keys)
+    keys
 }
 
 /// Outputs of a model of a single layer: of its mixer without the residual, and of the layer.
@@ -306,7 +298,7 @@ mod tests {
             batch.iter().for_each(|&(slot, id)| rows.append(self.row(slot, id)));
             Ok(rows)
         }
-        fn states(&mut self, _: usize) -> anyhow::Result<Vec<RawState>> {
+        fn states(&mut self, _: usize) -> anyhow::Result<Vec<StateTensor>> {
             Ok(Vec::new())
         }
     }

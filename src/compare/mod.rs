@@ -6,5 +6,5 @@
 pub mod feed;
 pub mod judge;
 pub mod reference;
-pub mod states;
+mod session;
 pub mod tensors;
