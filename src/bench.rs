@@ -181,10 +181,7 @@ fn call(model: &Model, phase: Phase, rows: u32, head_rows: u32) -> Work {
     program.steps().iter().fold(Work::default(), |sum, step| {
         let rows = u64::from(if step.domain == Domain::Head { head_rows } else { rows });
         let weights = if rows > 0 { step.cost.weight_bytes } else { 0 };
-        Work {
-            bytes: sum.bytes + weights + step.cost.state_bytes * rows,
-            flops: sum.flops + step.cost.flops * rows,
-        }
+        Work { bytes: sum.bytes + weights + step.cost.state_bytes * rows, flops: sum.flops + step.cost.flops * rows }
     })
 }
 

@@ -137,6 +137,9 @@ mod tests {
     #[test]
     fn quantiles_take_the_rank() {
         let values: Vec<f64> = (1..=1000).map(f64::from).collect();
-        assert_eq!((quantile(&values, 0.999), quantile(&values[..1], 0.999), quantile(&values, 0.5)), (999.0, 1.0, 500.0));
+        assert_eq!(
+            (quantile(&values, 0.999), quantile(&values[..1], 0.999), quantile(&values, 0.5)),
+            (999.0, 1.0, 500.0)
+        );
     }
 }

@@ -44,6 +44,7 @@ macro_rules! commands {
 commands! {
     compare Compare,
     inspect Inspect,
+    bench Bench,
     synth Synth,
     targets Targets,
     doctor Doctor,
