@@ -6,12 +6,14 @@
 
 pub mod eval;
 pub mod graph;
+pub mod group;
 pub mod ops;
 pub mod types;
 pub mod value;
 
 pub use eval::{Bindings, EvalError, Named, Results, Sequence, Weights, eval, fresh_states, rope_table};
 pub use graph::{Graph, Id, Leaf, Node, NodeKind, Output, OutputKind};
+pub use group::{Group, GroupError, group_kernels};
 pub use ops::{Op, OpInfo};
 pub use types::{Elem, F32, GridKind, Place, Rows, Type};
 pub use value::{Mat, Real, Value};
