@@ -6,4 +6,8 @@ pub mod bench;
 pub mod ceilings;
 pub mod cmd;
 pub mod compare;
+pub mod compile;
+pub mod defaults;
 pub mod quality;
+pub mod source;
+pub mod talk;

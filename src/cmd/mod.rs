@@ -42,9 +42,12 @@ macro_rules! commands {
 }
 
 commands! {
+    compile Compile,
+    run Run,
     compare Compare,
     inspect Inspect,
     bench Bench,
+    quality Quality,
     synth Synth,
     targets Targets,
     doctor Doctor,

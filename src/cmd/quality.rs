@@ -2,7 +2,9 @@
 
 use super::{Outcome, output};
 use crate::quality::{Quality, Tally};
+use crate::talk;
 use anyhow::{Context, ensure};
+use jet_runtime::text::AddedTokens;
 use jet_runtime::{Model, Options, Session};
 use std::path::PathBuf;
 
@@ -44,7 +46,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let model = super::open(&args.artifact)?;
     let text = std::fs::read_to_string(&args.text).with_context(|| format!("{}: cannot read", args.text.display()))?;
-    let ids = super::tokenizer(&model)?.encode(&text)?;
+    let ids = talk::tokenizer(&model)?.encode(&text, AddedTokens::Parse)?;
     ensure!(ids.len() > 1, "{}: found {} tokens, expected 2 at least", args.text.display(), ids.len());
     let mut session = session(&model, args)?;
     let mut other = args.against.as_ref().map(|path| session_against(path, &model, args)).transpose()?;

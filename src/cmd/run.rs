@@ -4,8 +4,9 @@ use super::compile::{Bar, CompileArgs};
 use super::{Outcome, output};
 use crate::defaults::{Generation, GenerationArgs};
 use crate::source;
-use crate::talk::{Chat, Speaker};
+use crate::talk::{self, Chat, Speaker};
 use anyhow::{Context, ensure};
+use jet_runtime::text::AddedTokens;
 use jet_runtime::{Model, Options, Session};
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
@@ -66,7 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     bar.end();
     let start = Instant::now();
     let model = super::open(&artifact?)?;
-    let generation = args.generation.settle(&super::generation_defaults(&model)?)?;
+    let generation = args.generation.settle(&talk::generation_defaults(&model)?)?;
     let session = Session::new(&model, Options { threads: args.threads, sequences: 1 })?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut speaker = Speaker::new(session, &generation, context(args, &model)?)?;
@@ -75,8 +76,8 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     } else if args.interactive {
         chat(args, &model, &mut speaker)?;
     } else if let Some(prompt) = &args.prompt {
-        let tokenizer = super::tokenizer(&model)?;
-        let ids = tokenizer.encode(prompt)?;
+        let mut tokenizer = talk::tokenizer(&model)?;
+        let ids = tokenizer.encode(prompt, AddedTokens::Parse)?;
         ensure!(!ids.is_empty(), "-p: found an empty prompt, expected one token at least");
         speaker.continue_text(ids, &tokenizer)?;
     }
@@ -96,10 +97,10 @@ fn context(args: &Args, model: &Model) -> anyhow::Result<u32> {
 
 /// Reads a message a line until the input ends.
 fn chat(args: &Args, model: &Model, speaker: &mut Speaker) -> anyhow::Result<()> {
-    let tokenizer = super::tokenizer(model)?;
-    let mut chat = Chat::new(super::chat_template(model)?, args.system.as_deref());
+    let mut tokenizer = talk::tokenizer(model)?;
+    let mut chat = Chat::new(talk::chat_template(model)?, args.system.as_deref());
     if let Some(prompt) = &args.prompt {
-        chat.say(prompt, speaker, &tokenizer)?;
+        chat.say(prompt, speaker, &mut tokenizer)?;
     }
     let stdin = std::io::stdin();
     let prompting = stdin.is_terminal();
@@ -112,7 +113,7 @@ fn chat(args: &Args, model: &Model, speaker: &mut Speaker) -> anyhow::Result<()>
             return Ok(());
         }
         if !line.trim().is_empty() {
-            chat.say(line.trim_end_matches(['\n', '\r']), speaker, &tokenizer)?;
+            chat.say(line.trim_end_matches(['\n', '\r']), speaker, &mut tokenizer)?;
         }
     }
 }
