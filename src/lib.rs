@@ -8,6 +8,8 @@ pub mod cmd;
 pub mod compare;
 pub mod compile;
 pub mod defaults;
+pub mod oracle;
 pub mod quality;
+pub mod selftest;
 pub mod source;
 pub mod talk;

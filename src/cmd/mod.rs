@@ -48,6 +48,7 @@ commands! {
     inspect Inspect,
     bench Bench,
     quality Quality,
+    verify Verify,
     synth Synth,
     targets Targets,
     doctor Doctor,
