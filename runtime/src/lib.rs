@@ -30,6 +30,8 @@ mod pool;
 pub mod sampling;
 mod session;
 pub mod stop;
+#[cfg(feature = "text")]
+pub mod text;
 pub mod utf8;
 
 pub use cpu::Cpu;

@@ -3,6 +3,8 @@
 mod sampling;
 mod stop;
 mod stream;
+#[cfg(feature = "text")]
+mod text;
 
 use libtest_mimic::{Arguments, Trial};
 use std::path::PathBuf;
@@ -39,5 +41,7 @@ fn main() {
     trials.extend(sampling::trials());
     trials.extend(stop::trials());
     trials.extend(stream::trials());
+    #[cfg(feature = "text")]
+    trials.extend(text::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
