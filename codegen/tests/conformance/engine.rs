@@ -1,7 +1,8 @@
 //! The ways to run a kernel: in this process, or as a program for another processor under an emulator.
 
 use crate::loader::{Buffer, Code};
-use jet_codegen::{compile, kir::Kernel, targets};
+use jet_codegen::kir::{Kernel, parse};
+use jet_codegen::{compile, targets};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,6 +31,7 @@ impl Engine {
     /// The `n` elements at `y`, zero before.
     pub fn run<T: Plain, U: Plain>(&self, x: &[T], n: usize, counts: &[u64], kernel: Kernel) -> Vec<U> {
         let name = kernel.name.clone();
+        let kernel = reread(&kernel);
         match self {
             Engine::Native => {
                 let (mut px, mut py) = (Buffer::new(x), Buffer::new(&vec![U::default(); n]));
@@ -53,6 +55,14 @@ impl Engine {
             }
         }
     }
+}
+
+/// The kernel, printed and read again: what runs has gone through the text form.
+fn reread(kernel: &Kernel) -> Kernel {
+    let text = kernel.to_string();
+    let (kernel, _) = parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert_eq!(kernel.to_string(), text);
+    kernel
 }
 
 fn set_executable(file: &Path) {
