@@ -2,16 +2,22 @@
 //!
 //! `docs/format.md` is the specification.
 
+mod check;
 mod error;
 mod file;
 mod partition;
+pub mod print;
+mod reader;
 mod record;
 mod types;
+mod view;
 mod writer;
 
 pub use error::*;
 pub use partition::partition;
+pub use reader::{Reader, SectionView, WeightPlace, hex};
 pub use types::*;
+pub use view::{ProgramView, StepView, Table, WeightView};
 pub use writer::{Writer, WriterOptions, Written};
 
 /// A reader of another major version must refuse.

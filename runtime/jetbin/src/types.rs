@@ -1,6 +1,7 @@
 //! What an artifact holds, as plain structs: the compiler fills them in and gives them to [`Writer`](crate::Writer).
 //!
-//! The reader offers the same facts as views over the mapped bytes (module [`view`](crate::view)).
+//! The reader gives the same types back, with names borrowed from the mapped bytes (`S = &str`), and views where a
+//! plain struct would have to allocate.
 
 /// Every buffer, weight, state and slot stride starts at a multiple of this many bytes.
 pub const ALIGN: u64 = 64;
@@ -152,11 +153,11 @@ pub struct TargetDesc {
 
 /// A kernel in the code of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelDesc {
+pub struct KernelDesc<S = String> {
     /// Name, unique in its target.
-    pub name: String,
+    pub name: S,
     /// Canonical text of everything that shapes the code.
-    pub key: String,
+    pub key: S,
     /// Offset of the entry in the target's code, in bytes.
     pub offset: u64,
     /// Length of the code, in bytes.
@@ -192,9 +193,9 @@ pub struct Program {
 
 /// A place in the arena. Buffers may overlap where their lives do not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Buffer {
+pub struct Buffer<S = String> {
     /// Name, for people.
-    pub name: String,
+    pub name: S,
     /// Offset in the arena, in bytes, a multiple of [`ALIGN`].
     pub offset: u64,
     /// Distance between rows, in bytes, a multiple of 4.
@@ -304,9 +305,9 @@ pub enum ProbeSource {
 
 /// A state of a sequence, f32 `[rows, cols]`, at a fixed place in every slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StateDesc {
+pub struct StateDesc<S = String> {
     /// For instance `layers.3.keys`.
-    pub name: String,
+    pub name: S,
     /// Meaning.
     pub kind: StateKind,
     /// Index of the layer.
@@ -325,7 +326,7 @@ pub struct StateDesc {
     pub zero_at_start: bool,
 }
 
-impl StateDesc {
+impl<S> StateDesc<S> {
     /// Size in bytes.
     pub fn bytes(&self) -> u64 {
         u64::from(self.rows) * u64::from(self.cols) * 4
