@@ -42,12 +42,16 @@ fn planted_faults_are_found() {
     let plan = plan_memory(&graph, &groups, ROWS).expect("plan");
     let n = plan.buffers.len();
     for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))).filter(|(i, j)| i != j) {
-        let (a, b) = (&plan.buffers[i], &plan.buffers[j]);
         let mut bad = plan.clone();
-        bad.buffers[i].offset = b.offset;
+        bad.buffers[i].offset = plan.buffers[j].offset;
         bad.arena_bytes += 4096;
-        let both_live = a.first <= b.last && b.first <= a.last;
-        assert_eq!(validate(&graph, &groups, &bad).is_err(), both_live, "{} on {}", a.name, b.name);
+        let moved = &bad.buffers[i];
+        let clashes = |b: &Buffer| {
+            let together = moved.first <= b.last && b.first <= moved.last;
+            together && moved.offset < b.offset + b.bytes && b.offset < moved.offset + moved.bytes
+        };
+        let expected = bad.buffers.iter().any(|b| b.value != moved.value && clashes(b));
+        assert_eq!(validate(&graph, &groups, &bad).is_err(), expected, "{} at {}", moved.name, moved.offset);
     }
     let mut outside = plan.clone();
     outside.arena_bytes -= 64;
