@@ -2,8 +2,10 @@
 
 mod compile;
 pub mod emit;
+pub mod kernels;
 pub mod kir;
 pub mod link;
+pub mod pack;
 pub mod targets;
 
 pub use compile::{Error, compile, legal};

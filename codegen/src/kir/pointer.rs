@@ -49,12 +49,17 @@ impl<'k, E: Stored> Ptr<'k, E> {
     }
 
     /// What a loop carries: the pointer with its constant part added.
-    pub(super) fn id(&self) -> Value {
-        self.id
+    pub(super) fn whole(&self) -> Value {
+        if self.offset == 0 {
+            return self.id;
+        }
+        let offset: V<'k, Index> = self.offset.on(self.k);
+        self.k.push1(Op::Offset { scale: 1 }, &[self.id, offset.id], self.k.ty(self.id))
     }
 
+    /// The same kind of pointer at `id`.
     pub(super) fn with_id(self, id: Value) -> Self {
-        Ptr { id, ..self }
+        Ptr { id, offset: 0, ..self }
     }
 
     /// Promises only that addresses are multiples of `bytes`.
