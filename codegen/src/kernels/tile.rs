@@ -44,7 +44,7 @@ fn multiply_add<'k>(
     u: u32,
     mut acc: Vec<Vec<V<'k, F32>>>,
 ) -> Vec<Vec<V<'k, F32>>> {
-    let first = i.shl(4);
+    let first = i.shift_left(4);
     let _ = k;
     for pair in 0..VECTORS / 2 {
         let at = u * PANEL as u32 + 8 * pair as u32;

@@ -21,8 +21,8 @@ macro_rules! scalar_ops {
             Sqrt  sqrt  (a)       Float [sqrt]  "The square root, correctly rounded";
             Rcp   rcp   (a)       Float []      "`1 / a`";
             Rsqrt rsqrt (a)       Float []      "`1 / sqrt(a)`";
-            Exp2  exp2  (a)       Float []      "`2^a`, clamped to finite results: `a` in [-126, 127.99]";
-            Log2  log2  (a)       Float []      "The binary logarithm of a positive normal number";
+            Exp   exp   (a)       Float []      "`e^a`; beyond [-87.33, 88.37] the value at the bound";
+            Log   log   (a)       Float []      "The natural logarithm of a positive normal number";
             IAdd  iadd  (a, b)    Int   [iadd]  "`a + b`, wrapping";
             ISub  isub  (a, b)    Int   [isub]  "`a - b`, wrapping";
             IMul  imul  (a, b)    Int   [imul]  "`a * b`, wrapping";
