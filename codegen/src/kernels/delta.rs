@@ -2,11 +2,9 @@
 //! with the l2 norms of q and k and the gated norm of the output where the plan has them inside.
 
 use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
-use super::epilogue::{Domain, Fragment, Lanes, Row};
+use super::heads::Heads;
 use super::lanes::{spans, sum_of_squares};
-use super::math::{rsqrt, silu};
 use crate::kir::{F32, Index, Items, Ptr, V};
-use crate::pack::PackSpec;
 use jet_ir::{GridKind, Id, Op, Type};
 
 /// The norms of q and k inside the kernel.
@@ -60,6 +58,11 @@ impl<'a, 'k, 'g> Delta<'a, 'k, 'g> {
         }
     }
 
+    /// What is done with the output.
+    pub fn results(&self) -> Heads<'a, 'k, 'g> {
+        Heads { cx: self.cx, stores: self.stores, cols: self.heads * self.dv, head_dim: self.dv }
+    }
+
     /// Operand `i` of the grid at `row`, column `col`.
     pub fn operand(&self, i: usize, row: V<'k, Index>, col: V<'k, Index>) -> Ptr<'k, F32> {
         let id = self.cx.graph.node(self.grid).args[i];
@@ -70,65 +73,13 @@ impl<'a, 'k, 'g> Delta<'a, 'k, 'g> {
     pub fn stage(&self, from: Ptr<'k, F32>, to: Ptr<'k, F32>, scaled: bool) {
         let (cx, k) = (self.cx, self.cx.k);
         let factor = self.norm.map(|n| {
-            let factor = rsqrt(sum_of_squares(cx, from, self.dk) + n.eps);
+            let factor = (sum_of_squares(cx, from, self.dk) + n.eps).rsqrt();
             if scaled { factor * n.scale } else { factor }
         });
         spans(k, self.dk, &[4, 1], |i, lanes| {
             let x = from.at(i).load(lanes);
             to.at(i).store(factor.map_or(x, |f| x * f.splat(lanes)));
         });
-    }
-
-    /// Stores what hangs on the grid for one head of one row, whose output is at `o`.
-    pub fn finish(&self, row: V<'k, Index>, head: V<'k, Index>, o: Ptr<'k, F32>) {
-        for &store in self.stores.iter().filter(|s| !matches!(self.cx.graph.op(**s), Some(Op::Get1(_)))) {
-            let norm = self.gated_norm(store);
-            let factor = norm.map(|(_, eps)| {
-                rsqrt(sum_of_squares(self.cx, o, self.dv) * (1.0 / self.dv as f32) + eps)
-            });
-            spans(self.cx.k, self.dv, &[8, 1], |c, lanes| {
-                let col = head * self.dv + c;
-                let domain = |vector: PackSpec, first| Domain {
-                    lanes: vec![Lanes { col, left: None }],
-                    width: lanes,
-                    vector,
-                    first,
-                };
-                let domain = domain(PackSpec::vector((self.heads * self.dv) as usize), col);
-                let fragment = |v| Fragment { vecs: vec![v], domain: domain.clone() };
-                let out = || o.at(c).load(lanes);
-                let leaf = |id: Id| match (self.cx.graph.op(id), factor) {
-                    (Some(Op::Out(_)), _) => Some(fragment(out())),
-                    (Some(Op::GatedNorm(_)), Some(factor)) => {
-                        let args = &self.cx.graph.node(id).args;
-                        let gain = self.cx.vector(PackSpec::vector(self.dv as usize), args[1]).at(c).load(lanes);
-                        let z = self.cx.value::<F32>(args[2]).at(row * self.cx.cols(args[2]) as u32).at(col);
-                        Some(fragment(out() * factor.splat(lanes) * gain * silu(z.load(lanes))))
-                    }
-                    _ => None,
-                };
-                let at = Row { cx: self.cx, row, leaf: &leaf };
-                match self.cx.graph.op(store) {
-                    Some(Op::Get0(_)) => at.write(store, fragment(out())),
-                    _ => at.store(store),
-                }
-            });
-        }
-    }
-
-    /// The gated norm inside a stored expression, and its epsilon.
-    fn gated_norm(&self, store: Id) -> Option<(Id, f32)> {
-        let args = &self.cx.graph.node(store).args;
-        match self.cx.graph.op(store)? {
-            Op::GatedNorm(op) => {
-                if op.head_dim != self.dv as usize || !matches!(self.cx.graph.op(args[0]), Some(Op::Out(_))) {
-                    self.cx.refuse(store, "only the plain output of whole heads can be normalised here");
-                }
-                Some((store, op.eps.get()))
-            }
-            Op::Out(_) => None,
-            _ => args.iter().filter(|a| self.cx.graph.ty(**a).place() == Some(jet_ir::Place::Reg)).find_map(|a| self.gated_norm(*a)),
-        }
     }
 }
 
@@ -172,5 +123,5 @@ fn step<'k>(d: &Delta<'_, 'k, '_>, row: V<'k, Index>, head: V<'k, Index>) {
         });
         out.at(c).store(o);
     });
-    d.finish(row, head, out);
+    d.results().finish(row, head, &|c, lanes| out.at(c).load(lanes));
 }

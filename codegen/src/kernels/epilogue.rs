@@ -3,7 +3,6 @@
 
 use super::context::{Context, Phase};
 use super::lanes::{load_lanes, store_lanes};
-use super::math;
 use crate::kir::{F32, Index, Operand, Ptr, V};
 use crate::pack::{PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Op, Place};
@@ -62,10 +61,10 @@ impl<'k> Row<'_, 'k, '_> {
             Some(Op::Add(_)) => self.with_tensor(args[0], args[1], |a, b| a + b),
             Some(Op::Mul(_)) => self.with_tensor(args[0], args[1], |a, b| a * b),
             Some(Op::Scale(op)) => self.map(args[0], |x| x * op.c.get()),
-            Some(Op::Silu(_)) => self.map(args[0], math::silu),
-            Some(Op::Sigmoid(_)) => self.map(args[0], math::sigmoid),
-            Some(Op::Softplus(_)) => self.map(args[0], math::softplus),
-            Some(Op::Exp(_)) => self.map(args[0], math::exp),
+            Some(Op::Silu(_)) => self.map(args[0], V::silu),
+            Some(Op::Sigmoid(_)) => self.map(args[0], V::sigmoid),
+            Some(Op::Softplus(_)) => self.map(args[0], V::softplus),
+            Some(Op::Exp(_)) => self.map(args[0], V::exp),
             Some(Op::Neg(_)) => self.map(args[0], |x| -x),
             Some(Op::Rope(op)) => self.rope(id, op.head_dim),
             Some(Op::DynamicConv(op)) => self.dynamic_conv(id, op.taps),
@@ -138,7 +137,7 @@ impl<'k> Row<'_, 'k, '_> {
             return self.empty();
         }
         let half = x.vecs.len() / 2;
-        let (k, table, width) = (self.cx.k, self.base(args[1]), x.domain.width);
+        let (table, width) = (self.base(args[1]), x.domain.width);
         let mut out = x.clone();
         for i in 0..half {
             let (low, high) = (x.vecs[i], x.vecs[i + half]);
@@ -146,7 +145,6 @@ impl<'k> Row<'_, 'k, '_> {
             let angle = col % head_dim as u32;
             let cos = load_lanes(table.at(angle), width, left);
             let sin = load_lanes(table.at(angle + (head_dim / 2) as u32), width, left);
-            let _ = k;
             out.vecs[i] = low * cos - high * sin;
             out.vecs[i + half] = high * cos + low * sin;
         }
@@ -158,32 +156,38 @@ impl<'k> Row<'_, 'k, '_> {
     fn dynamic_conv(&self, id: Id, taps: usize) -> Fragment<'k> {
         let (cx, args) = (self.cx, &self.cx.graph.node(id).args);
         let x = self.eval(args[0]);
-        let channels = cx.cols(args[1]);
-        if x.domain.vector.order != (RowOrder::Taps { taps }) {
+        let (channels, spec, width) = (cx.cols(args[1]), x.domain.vector, x.domain.width);
+        if spec.order != (RowOrder::Taps { taps }) {
             cx.refuse(id, "kernels are not laid out by taps");
             return self.empty();
         }
-        let lanes = x.domain.vector.lanes();
-        let width = x.domain.width;
-        let per_tap = lanes / usize::from(width);
-        let item = x.domain.first / x.domain.vector.item_slots() as u32;
-        let col = item * lanes as u32;
+        let col = x.domain.first / spec.item_slots() as u32 * spec.lanes() as u32;
         let place = |i: usize| {
             let col = col + (i * usize::from(width)) as u32;
-            Lanes { col, left: (channels % lanes != 0).then(|| (channels as u32).on(cx.k) - col) }
+            Lanes { col, left: (channels % spec.lanes() != 0).then(|| (channels as u32).on(cx.k) - col) }
         };
-        let places: Vec<_> = (0..per_tap).map(place).collect();
-        let mut sums: Vec<Option<V<'k, F32>>> = vec![None; per_tap];
-        for w in 0..taps {
-            let past = self.past_row(args[1], args[2], taps, w, &places, width);
-            for (i, v) in past.into_iter().enumerate() {
-                let kernel = x.vecs[w * per_tap + i];
-                sums[i] = Some(sums[i].map_or(kernel * v, |s| kernel.fma(v, s)));
-            }
+        let lanes: Vec<_> = (0..spec.lanes() / usize::from(width)).map(place).collect();
+        let vecs = self.convolve(id, taps, &lanes, width, &|w, i| x.vecs[w * lanes.len() + i]);
+        Fragment { vecs, domain: Domain { lanes, width, vector: PackSpec::vector(channels), first: col } }
+    }
+
+    /// The sums over taps; `kernel(w, i)` belongs to tap `w` of place `i`.
+    pub fn convolve(
+        &self,
+        id: Id,
+        taps: usize,
+        places: &[Lanes<'k>],
+        width: u16,
+        kernel: &dyn Fn(usize, usize) -> V<'k, F32>,
+    ) -> Vec<V<'k, F32>> {
+        let args = &self.cx.graph.node(id).args;
+        let first = self.past_row(args[1], args[2], taps, 0, places, width);
+        let mut sums: Vec<_> = first.iter().enumerate().map(|(i, v)| kernel(0, i) * *v).collect();
+        for w in 1..taps {
+            let past = self.past_row(args[1], args[2], taps, w, places, width);
+            past.iter().enumerate().for_each(|(i, v)| sums[i] = kernel(w, i).fma(*v, sums[i]));
         }
-        let vecs = sums.into_iter().flatten().collect();
-        let domain = Domain { lanes: places, width, vector: PackSpec::vector(channels), first: col };
-        Fragment { vecs, domain }
+        sums
     }
 
     /// Tap `w` reads row `t + w - (taps - 1)` of the values, or the ring where that is before this run.
@@ -229,7 +233,8 @@ impl<'k> Row<'_, 'k, '_> {
         let (cx, args) = (self.cx, &self.cx.graph.node(store).args);
         match cx.graph.op(store) {
             Some(Op::Store(_)) => self.write(store, self.eval(args[0])),
-            Some(Op::StoreKv(_)) => match cx.state_leaf(args[0]) {
+            Some(Op::Matmul(_)) => self.write(store, self.eval(store)),
+            Some(Op::StoreKv(_) | Op::KvAppend(_)) => match cx.state_leaf(args[0]) {
                 Ok(leaf) => {
                     let at = cx.position(self.row) % cx.state_rows(leaf);
                     let base = cx.state(leaf, self.row).at(at * cx.cols(store) as u32);

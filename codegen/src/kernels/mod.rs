@@ -5,18 +5,24 @@
 //! never depends on how items are spread over threads; rows never influence each other, and the bits of a row do not
 //! depend on how many rows there are.
 
+mod attention;
 mod context;
 mod delta;
 mod epilogue;
+mod gather;
+mod heads;
 mod lanes;
-pub(crate) mod math;
 mod product;
+mod rowwise;
 mod tile;
 
+pub(crate) use attention::attention;
 pub use context::{Binding, Cost, Phase, PhaseSpec, Scratch, Unsupported};
-pub(crate) use context::{Context, Shape};
+pub(crate) use context::{Context, Shape, build};
 pub(crate) use delta::delta;
+pub(crate) use gather::{argmax, embed, kv_append, ring_push};
 pub(crate) use product::product;
+pub(crate) use rowwise::{gated_norm, l2_norm, map, rms_norm, rope, row_ms};
 
 use crate::kir::{Items, Kernel};
 

@@ -8,7 +8,6 @@
 use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::lanes::{spans, sum_of_squares};
-use super::math::rsqrt;
 use super::tile::{ROWS, panel_product};
 use crate::kir::{F32, Index, Items, Operand, Ptr, V};
 use crate::pack::{PANEL, PackSpec, RowOrder};
@@ -22,10 +21,13 @@ struct Segment {
     first_item: u32,
 }
 
-/// The kernel of a product grid with its stores.
+/// The kernel of a product grid with its stores, or of a product in memory, which is its own store.
 pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
     let segments = segments(cx, stores)?;
-    let k_len = cx.cols(grid);
+    let k_len = match cx.graph.op(grid) {
+        Some(Op::Matmul(_)) => cx.cols(cx.graph.node(grid).args[0]),
+        _ => cx.cols(grid),
+    };
     let items: usize = segments.iter().map(|s| s.spec.items()).sum();
     let fixed = u32::try_from(items).map_err(|_| Unsupported::new(cx.graph, grid, "more than 2^32 items of work"))?;
     let (begin, end) = cx.item_range(Items { fixed, per_row: false });
@@ -63,7 +65,7 @@ fn input<'k>(
 ) -> Result<(Ptr<'k, F32>, bool), Unsupported> {
     let args = &cx.graph.node(grid).args;
     match cx.graph.op(grid) {
-        Some(Op::Sweep(_)) => Ok((cx.value(args[0]), false)),
+        Some(Op::Sweep(_) | Op::Matmul(_)) => Ok((cx.value(args[0]), false)),
         Some(Op::SweepNorm(op)) => {
             let n = cx.cols(grid) as u32;
             let (from, to) = (cx.value::<F32>(args[0]), cx.scratch());
@@ -90,7 +92,7 @@ pub fn normalise<'k>(
     eps: f32,
 ) {
     let k = cx.k;
-    let factor = rsqrt(sum_of_squares(cx, from, n) * (1.0 / n as f32) + eps);
+    let factor = (sum_of_squares(cx, from, n) * (1.0 / n as f32) + eps).rsqrt();
     spans(k, n, &[8, 1], |i, lanes| {
         to.at(i).store(from.at(i).load(lanes) * factor.splat(lanes) * gain.at(i).load(lanes));
     });
@@ -101,7 +103,10 @@ fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segment>, Unsuppo
     let mut all: Vec<Segment> = vec![];
     let mut first_item = 0u32;
     for &store in stores {
-        let value = *cx.graph.node(store).args.last().expect("a store has operands");
+        let value = match cx.graph.op(store) {
+            Some(Op::Matmul(_)) => store,
+            _ => *cx.graph.node(store).args.last().expect("a store has operands"),
+        };
         let (mut accs, mut order) = (vec![], RowOrder::Linear);
         describe(cx, value, &mut accs, &mut order)?;
         let spec = layout(cx, store, &accs, order)?;
@@ -119,7 +124,7 @@ fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segment>, Unsuppo
 /// The accumulators of a register expression, and the order of rows that it needs.
 fn describe(cx: &Context<'_, '_>, id: Id, accs: &mut Vec<Id>, order: &mut RowOrder) -> Result<(), Unsupported> {
     let needs = match cx.graph.op(id) {
-        Some(Op::Acc(_)) => {
+        Some(Op::Acc(_) | Op::Matmul(_)) => {
             if !accs.contains(&id) {
                 accs.push(id);
             }

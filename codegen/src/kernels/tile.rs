@@ -1,6 +1,6 @@
 //! The inner loop of products: a few rows of activations times one panel of weights, sums in registers.
 
-use crate::kir::{Bf16, Builder, F32, Index, Operand, Ptr, V};
+use crate::kir::{Bf16, Builder, F32, Index, Ptr, V};
 use crate::pack::PANEL;
 use jet_ir::Elem;
 
@@ -45,7 +45,6 @@ fn multiply_add<'k>(
     mut acc: Vec<Vec<V<'k, F32>>>,
 ) -> Vec<Vec<V<'k, F32>>> {
     let first = i.shift_left(4);
-    let _ = k;
     for pair in 0..VECTORS / 2 {
         let at = u * PANEL as u32 + 8 * pair as u32;
         let (even, odd) = match elem {
