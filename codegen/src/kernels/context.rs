@@ -104,7 +104,7 @@ impl Unsupported {
 }
 
 /// What a kernel's code does not say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Shape {
     /// `op_strategy`.
     pub name: &'static str,

@@ -15,7 +15,7 @@ fn shape(name: &'static str, cost: Cost) -> Shape {
 }
 
 /// Rows of the embedding table out of the panels of a product, so that a tied table is stored once.
-pub(crate) fn embed(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> {
+pub(crate) fn embed<'k>(cx: &Context<'k, '_>, id: Id) -> Result<Shape, Unsupported> {
     let args = &cx.graph.node(id).args;
     let Type::Tensor { rows: Rows::Fixed(rows), cols, elem: elem @ (Elem::Bf16 | Elem::F32), .. } = cx.graph.ty(args[0])
     else {
@@ -28,7 +28,7 @@ pub(crate) fn embed(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> 
         let token = cx.value::<I32>(args[1]).at(row).load(1).to_index();
         let panel = table.byte_offset((token / PANEL as u32) * spec.item_bytes() as u32);
         let (slot, out) = (token % PANEL as u32, cx.value::<F32>(id).at(row * cols as u32));
-        let one = |i: V<'_, Index>| match elem {
+        let one = |i: V<'k, Index>| match elem {
             Elem::Bf16 => {
                 // the position of a slot in its group of 8, see `PackSpec::position`
                 let place = (slot / 8u32) * 8u32 + (slot % 4u32) * 2u32 + (slot % 8u32) / 4u32;

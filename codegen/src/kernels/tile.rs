@@ -25,7 +25,7 @@ pub fn panel_product<'k>(
     rows: usize,
 ) {
     let zeros = vec![vec![k.splat(0.0, 4); VECTORS]; rows];
-    let step = |i: V<'k, Index>, u: u32, acc: Vec<Vec<V<'k, F32>>>| multiply_add(k, elem, panel, x, k_len, i, u, acc);
+    let step = |i: V<'k, Index>, u: u32, acc: Vec<Vec<V<'k, F32>>>| multiply_add(elem, panel, x, k_len, i, u, acc);
     let whole = k_len / UNROLL * UNROLL;
     let acc = k.range(0u32, whole, UNROLL, zeros, |i, acc| (0..UNROLL).fold(acc, |acc, u| step(i, u, acc)));
     let acc = k.range(whole, k_len, 1, acc, |i, acc| step(i, 0, acc));
@@ -35,7 +35,6 @@ pub fn panel_product<'k>(
 }
 
 fn multiply_add<'k>(
-    k: &'k Builder,
     elem: Elem,
     panel: Ptr<'k, F32>,
     x: Ptr<'k, F32>,
