@@ -11,8 +11,12 @@ pub struct Code {
 }
 
 impl Code {
-    /// Compiles `kernels` for this machine and maps them.
+    /// Compiles `kernels` for every target, and maps the code for this machine.
     pub fn of(kernels: &[Kernel]) -> Code {
+        for other in targets::TARGETS {
+            let blob = compile(kernels, other).unwrap_or_else(|e| panic!("{}: {e}", other.name));
+            assert_eq!(blob.symbols.len(), kernels.len(), "{}", other.name);
+        }
         let target = targets::host().unwrap_or_else(|e| panic!("{e}"));
         Code::load(compile(kernels, target).unwrap_or_else(|e| panic!("{e}")))
     }
