@@ -6,6 +6,7 @@
 
 mod dump;
 mod options;
+pub mod price;
 mod program;
 mod recipe;
 mod states;
@@ -70,10 +71,14 @@ impl Model {
         let mut settings = settled.map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
         let weights = spec.open_weights(&config)?;
         let sidecar = spec.read_sidecar()?;
-        let mut warnings: Vec<String> = config.warnings().iter().chain(sidecar.warnings()).map(ToString::to_string).collect();
+        let mut warnings: Vec<String> =
+            config.warnings().iter().chain(sidecar.warnings()).map(ToString::to_string).collect();
         if request.weights.or(spec.compile.weights).is_none() && !all_bf16(&config, weights.as_ref())? {
             settings.weights = WeightFormat::F32;
-            warnings.push("weights: the checkpoint is not all bf16, so matrices are stored as f32; `--weights bf16` rounds them".into());
+            warnings.push(
+                "weights: the checkpoint is not all bf16, so matrices are stored as f32; `--weights bf16` rounds them"
+                    .into(),
+            );
         }
         if sidecar.tokenizer.is_none() {
             warnings.push("tokenizer.json: not found, the artifact takes token ids only".into());
@@ -124,7 +129,7 @@ pub fn compile(request: &CompileRequest, progress: &mut dyn Progress) -> Result<
     let model = Model::open(request)?;
     let slot = plan_slot(&model.graph, model.settings.limits)?;
     let dump = Dump::create(request.dump.as_deref())?;
-    dump.write("model.jir", &model.graph)?;
+    dump.write("model.jir", &format!("{:#?}", model.graph))?;
     let mut weights = WeightTable::new(model.weights.as_ref());
     let mut compiled = vec![];
     for (index, name) in model.settings.targets.iter().enumerate() {
@@ -177,7 +182,8 @@ fn write_sections(writer: &mut Writer, model: &Model, slot: &SlotPlan, compiled:
     }
     writer.bytes(SectionKind::Generation, sidecar.generation.to_json().to_string().as_bytes())?;
     if !sidecar.licenses.is_empty() {
-        let texts = sidecar.licenses.iter().map(|(name, text)| format!("{name}\n\n{}\n", String::from_utf8_lossy(text)));
+        let texts =
+            sidecar.licenses.iter().map(|(name, text)| format!("{name}\n\n{}\n", String::from_utf8_lossy(text)));
         writer.bytes(SectionKind::License, texts.collect::<String>().as_bytes())?;
     }
     Ok(())

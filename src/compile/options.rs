@@ -119,7 +119,8 @@ pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) 
     };
     expect("backend", request.backend.as_ref().or(asked.backend.as_ref()), &["cranelift"]);
     expect("activations", request.activations.as_ref().or(asked.activations.as_ref()), &["f32"]);
-    let mut targets = if request.targets.is_empty() { asked.targets.clone().unwrap_or_default() } else { request.targets.clone() };
+    let mut targets =
+        if request.targets.is_empty() { asked.targets.clone().unwrap_or_default() } else { request.targets.clone() };
     if targets.is_empty() {
         match jet_codegen::targets::host() {
             Ok(host) => targets.push(host.name.to_string()),

@@ -2,6 +2,7 @@
 
 use super::dump::Dump;
 use super::options::{ProgramSummary, TargetSummary};
+use super::price;
 use super::program::{Parts, assemble};
 use super::states::SlotPlan;
 use super::weights::WeightTable;
@@ -10,7 +11,7 @@ use anyhow::{Context, Result};
 use jet_codegen::targets::Target;
 use jet_codegen::{Built, PhaseSpec};
 use jet_ir::{Graph, Group};
-use jet_passes::{MemoryPlan, RowLimits};
+use jet_passes::{Domain, MemoryPlan, RowLimits};
 use jetbin::{DeviceKind, KernelDesc, Phase, Program, TargetDesc};
 
 /// Rows of a head window in a prefill program.
@@ -75,24 +76,25 @@ pub fn compile_target(
         let number = |b: &Built| distinct.iter().position(|d| d.name == b.name).unwrap_or(0) as u32;
         programs.push(assemble(&parts, (index, p.phase), weights, &number)?);
     }
+    let mut table = vec![];
+    for built in distinct {
+        let offset = blob.symbols.get(&built.name).with_context(|| format!("kernel {} has no code", built.name))?;
+        let end = blob.symbols.values().filter(|o| *o > offset).min().copied().unwrap_or(blob.bytes.len());
+        let (offset, length) = (*offset as u64, (end - offset) as u64);
+        table.push(KernelDesc { name: built.name.clone(), key: built.key.clone(), offset, length });
+    }
     let summary = TargetSummary {
         name: name.to_string(),
         kernels: kernels.len(),
         code_bytes: blob.bytes.len(),
-        programs: phases.into_iter().map(|p| p.summary).collect(),
+        programs: phases.iter().map(|p| p.summary.clone()).collect(),
     };
-    let mut table = vec![];
-    for built in distinct {
-        let symbol = blob.symbols.get(&built.name).with_context(|| format!("kernel {} has no code", built.name))?;
-        let (offset, length) = (symbol.offset as u64, symbol.length as u64);
-        table.push(KernelDesc { name: built.name.clone(), key: built.key.clone(), offset, length });
-    }
     let desc = TargetDesc {
         name: name.to_string(),
         device: DeviceKind::Cpu,
         arch: target.triple.to_string(),
-        features: target.host_features.iter().map(ToString::to_string).collect(),
-        rank: target.rank,
+        features: target.features.iter().map(|f| rust_feature(f)).collect(),
+        rank: jet_codegen::targets::TARGETS.iter().position(|t| t.name == name).unwrap_or(0) as u32,
     };
     Ok(Compiled { desc, kernels: table, code: blob.bytes, programs, summary })
 }
@@ -103,4 +105,44 @@ fn rows(phase: Phase, limits: Limits) -> (u32, u32) {
         Phase::Prefill => (limits.prefill_chunk, HEAD_ROWS.min(limits.prefill_chunk)),
         Phase::Decode => (limits.max_batch, limits.max_batch),
     }
+}
+
+/// The name that `std::arch` gives to a setting of the code generator.
+fn rust_feature(setting: &str) -> String {
+    setting.trim_start_matches("has_").replace("sse41", "sse4.1").replace("sse42", "sse4.2")
+}
+
+/// Fuses and selects one phase.
+fn select_phase(model: &Model, target: &Target, phase: Phase) -> Result<Selected> {
+    let limits = model.settings.limits;
+    let rows = rows(phase, limits);
+    let cost = price::cost_model(target, phase, limits);
+    let fused = jet_passes::fuse(&model.graph, &cost, &jet_passes::Options::default())?;
+    let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
+    let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;
+    jet_passes::validate(&fused.graph, &fused.groups, &memory).map_err(|faults| {
+        anyhow::anyhow!("the memory plan is wrong, which is a defect of jetc:\n{}", faults.join("\n"))
+    })?;
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let spec = |g: &Group| PhaseSpec {
+        phase: match phase {
+            Phase::Prefill => jet_codegen::Phase::Prefill,
+            Phase::Decode => jet_codegen::Phase::Decode,
+        },
+        max_rows: (if memory.domain(g.id) == Domain::Head { rows.1 } else { rows.0 }) as usize,
+        threads,
+    };
+    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, spec(g));
+    let built = fused.groups.iter().map(select).collect::<Result<Vec<_>, _>>()?;
+    let report = &fused.report;
+    let summary = ProgramSummary {
+        phase: match phase {
+            Phase::Prefill => "prefill",
+            Phase::Decode => "decode",
+        },
+        kernels: (report.before.kernels, report.after.kernels),
+        bytes_per_token: (report.before.bytes(), report.after.bytes()),
+        arena: (memory.arena_bytes, memory.unshared_bytes),
+    };
+    Ok(Selected { phase, rows, graph: fused.graph, groups: fused.groups, built, memory, summary })
 }

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use jet_codegen::pack::PackSpec;
-use jet_frontend::{WeightDtype, WeightSource, to_bf16};
+use jet_frontend::weights::to_bf16;
+use jet_frontend::{WeightDtype, WeightSource};
 use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, Value};
 use jetbin::{DType, WeightDesc, Writer};
 use std::collections::HashMap;
@@ -68,11 +69,6 @@ impl<'s> WeightTable<'s> {
         self.packed.iter().map(|p| p.spec.bytes() as u64).sum()
     }
 
-    /// Identifies tensors and layouts, not values: what external weights must agree with.
-    pub fn layout_text(&self) -> String {
-        self.packed.iter().map(|p| format!("{} = {}\n", p.spec, p.terms.join(" | "))).collect()
-    }
-
     fn rows(&self, graph: &Graph, id: Id) -> Result<Rows> {
         match &graph.node(id).kind {
             NodeKind::Leaf(Leaf::Weight, name) => Ok(Rows::Tensor(name.clone())),
@@ -93,7 +89,8 @@ impl<'s> WeightTable<'s> {
             }
             NodeKind::Leaf(leaf, name) => bail!("{} `{name}` is not known at compile time", leaf.name()),
             NodeKind::Op(op) => {
-                let args = node.args.iter().map(|a| Ok(Value::Mat(self.fold(graph, *a)?))).collect::<Result<Vec<_>>>()?;
+                let args =
+                    node.args.iter().map(|a| Ok(Value::Mat(self.fold(graph, *a)?))).collect::<Result<Vec<_>>>()?;
                 Ok(op.eval(&args.iter().collect::<Vec<_>>()).mat().clone())
             }
         }
@@ -120,7 +117,8 @@ impl<'s> WeightTable<'s> {
         let (items, item_bytes) = (packed.spec.items(), packed.spec.item_bytes().max(1));
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let per_batch = (BATCH_BYTES / item_bytes).clamp(1, items.div_ceil(threads).max(1));
-        let mut buffers = vec![vec![0u8; per_batch.min(items.max(1)) * item_bytes]; threads.min(items.div_ceil(per_batch))];
+        let mut buffers =
+            vec![vec![0u8; per_batch.min(items.max(1)) * item_bytes]; threads.min(items.div_ceil(per_batch))];
         let mut next = 0;
         while next < items {
             let mut batches: Vec<(Range<usize>, &mut [u8])> = vec![];
@@ -134,7 +132,11 @@ impl<'s> WeightTable<'s> {
             }
             std::thread::scope(|scope| -> Result<()> {
                 let pack = |(range, bytes): (Range<usize>, &mut [u8])| self.pack(packed, range, bytes);
-                let workers: Vec<_> = batches.iter_mut().map(|(r, b)| (r.clone(), &mut **b)).map(|job| scope.spawn(move || pack(job))).collect();
+                let workers: Vec<_> = batches
+                    .iter_mut()
+                    .map(|(r, b)| (r.clone(), &mut **b))
+                    .map(|job| scope.spawn(move || pack(job)))
+                    .collect();
                 workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
             })?;
             for (_, bytes) in &batches {
