@@ -1,0 +1,100 @@
+//! Cranelift: legal kernels to an object file, compiled on all processors, in the order given.
+
+mod function;
+mod shape;
+
+use crate::{kir::Kernel, link::ALIGNMENT, targets::Target};
+use cranelift::frontend::FunctionBuilderContext;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::isa::{self, OwnedTargetIsa, TargetIsa};
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_codegen::{Context, FinalizedMachReloc};
+use cranelift_module::{Linkage, Module, ModuleReloc};
+use cranelift_object::{ObjectBuilder, ObjectModule};
+use std::num::NonZero;
+
+/// Why Cranelift refuses a kernel or a target.
+#[derive(Debug, thiserror::Error)]
+#[error("{subject}: {message}")]
+pub struct EmitError {
+    /// The kernel or target.
+    pub subject: String,
+    /// What Cranelift says.
+    pub message: String,
+}
+
+fn refused(subject: &str) -> impl Fn(&dyn std::fmt::Debug) -> EmitError {
+    move |e| EmitError { subject: subject.into(), message: format!("{e:?}") }
+}
+
+/// The code of one function.
+struct Code {
+    bytes: Vec<u8>,
+    relocations: Vec<FinalizedMachReloc>,
+}
+
+/// An object file with one exported function per kernel.
+///
+/// # Errors
+/// If Cranelift refuses the target or a kernel.
+pub fn emit(kernels: &[Kernel], target: &Target) -> Result<Vec<u8>, EmitError> {
+    let isa = instruction_set(target)?;
+    let codes = compile_all(kernels, &*isa)?;
+    let bug = refused(target.name);
+    let builder = ObjectBuilder::new(isa, "kernels", cranelift_module::default_libcall_names());
+    let mut module = ObjectModule::new(builder.map_err(|e| bug(&e))?);
+    for (k, code) in kernels.iter().zip(&codes) {
+        let bug = refused(&k.name);
+        let signature = function::signature(module.isa().default_call_conv());
+        let id = module.declare_function(&k.name, Linkage::Export, &signature).map_err(|e| bug(&e))?;
+        if let Some(r) = code.relocations.first() {
+            return Err(bug(r));
+        }
+        module.define_function_bytes(id, ALIGNMENT as u64, &code.bytes, &[] as &[ModuleReloc]).map_err(|e| bug(&e))?;
+    }
+    module.finish().emit().map_err(|e| bug(&e))
+}
+
+/// Cranelift for `target`. Without optimisation: at `speed` it hoists loads over multiply-adds and spills accumulators.
+fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, EmitError> {
+    let bug = refused(target.name);
+    let mut flags = settings::builder();
+    for (name, value) in [("opt_level", "none"), ("is_pic", "true"), ("enable_verifier", "true")] {
+        flags.set(name, value).map_err(|e| bug(&e))?;
+    }
+    let mut isa = isa::lookup_by_name(target.triple).map_err(|e| bug(&e))?;
+    for feature in target.features {
+        isa.enable(feature).map_err(|e| bug(&e))?;
+    }
+    isa.finish(settings::Flags::new(flags)).map_err(|e| bug(&e))
+}
+
+/// The kernels of each thread are its share in turn; the result does not depend on the number of threads.
+fn compile_all(kernels: &[Kernel], isa: &dyn TargetIsa) -> Result<Vec<Code>, EmitError> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(kernels.len()).max(1);
+    let share = |first: usize| {
+        let mut scratch = FunctionBuilderContext::new();
+        let mine = kernels.iter().enumerate().skip(first).step_by(threads);
+        mine.map(|(i, k)| Ok((i, compile_one(k, isa, &mut scratch)?))).collect::<Result<Vec<_>, EmitError>>()
+    };
+    let mut done = std::thread::scope(|s| {
+        let workers: Vec<_> = (1..threads).map(|first| s.spawn(move || share(first))).collect();
+        let mut done = share(0)?;
+        for w in workers {
+            done.extend(w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok::<_, EmitError>(done)
+    })?;
+    done.sort_by_key(|(i, _)| *i);
+    Ok(done.into_iter().map(|(_, code)| code).collect())
+}
+
+fn compile_one(kernel: &Kernel, isa: &dyn TargetIsa, scratch: &mut FunctionBuilderContext) -> Result<Code, EmitError> {
+    let mut context = Context::new();
+    context.func.signature = function::signature(isa.default_call_conv());
+    function::emit(kernel, isa, &mut context.func, scratch);
+    match context.compile(isa, &mut ControlPlane::default()) {
+        Ok(code) => Ok(Code { bytes: code.code_buffer().to_vec(), relocations: code.buffer.relocs().to_vec() }),
+        Err(e) => Err(refused(&kernel.name)(&e.inner)),
+    }
+}

@@ -1,0 +1,3 @@
+//! The emitters. Each takes legal kernels and knows nothing of tensors.
+
+pub mod cranelift;

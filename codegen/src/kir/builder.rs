@@ -1,0 +1,365 @@
+//! The typed builder. Rust is the staging language: a Rust `for` unrolls, [`Builder::range`] emits a loop, a Rust `if`
+//! specialises.
+
+use super::value::{Element, F32, I32, Index, Pred, Stored, V};
+use super::{Block, Inst, Items, Kernel, Op, Param, Ptr, Scalar, Space, Type, Value};
+use crate::targets::Target;
+use std::{cell::RefCell, collections::HashMap};
+
+/// A kernel under construction.
+#[derive(Debug)]
+pub struct Builder {
+    /// What it is built for.
+    pub target: Target,
+    state: RefCell<State>,
+}
+
+/// What makes two pure instructions the same.
+type Key = (Op, Vec<Value>, Vec<Type>);
+
+#[derive(Debug)]
+struct State {
+    kernel: Kernel,
+    open: Vec<Block>,
+    /// Pure operations already emitted, per open block.
+    seen: Vec<HashMap<Key, Vec<Value>>>,
+    /// Emitted at the entry of the kernel.
+    constants: Vec<Inst>,
+    known: HashMap<Value, u64>,
+    /// `value = base + constant`, so that addresses fold.
+    affine: HashMap<Value, (Value, i64)>,
+}
+
+/// Whatever can stand where a value is expected: a value, or a literal.
+pub trait Operand<'k, E> {
+    /// The value in `k`.
+    fn on(self, k: &'k Builder) -> V<'k, E>;
+}
+
+impl<'k, E: Element> Operand<'k, E> for V<'k, E> {
+    fn on(self, _: &'k Builder) -> V<'k, E> {
+        self
+    }
+}
+
+impl<'k> Operand<'k, F32> for f32 {
+    fn on(self, k: &'k Builder) -> V<'k, F32> {
+        k.constant(1, u64::from(self.to_bits()))
+    }
+}
+
+macro_rules! integer_literals {
+    ($($e:ident $t:ty),+) => { $(
+        impl<'k> Operand<'k, $e> for $t {
+            fn on(self, k: &'k Builder) -> V<'k, $e> {
+                k.constant(1, self as i64 as u64)
+            }
+        }
+    )+ };
+}
+integer_literals!(Index u32, Index i32, Index usize, I32 i32);
+
+/// What a loop can carry from one turn to the next.
+pub trait Carry<'k>: Clone {
+    /// Appends the values.
+    fn flat(&self, out: &mut Vec<Value>);
+    /// The same shape with other values.
+    fn like(&self, k: &'k Builder, ids: &mut dyn Iterator<Item = Value>) -> Self;
+}
+
+impl<'k, E: Element> Carry<'k> for V<'k, E> {
+    fn flat(&self, out: &mut Vec<Value>) {
+        out.push(self.id);
+    }
+    fn like(&self, k: &'k Builder, ids: &mut dyn Iterator<Item = Value>) -> Self {
+        V::wrap(k, ids.next().expect("as many values as the loop carries"))
+    }
+}
+
+impl<'k, E: Stored> Carry<'k> for Ptr<'k, E> {
+    fn flat(&self, out: &mut Vec<Value>) {
+        out.push(self.id());
+    }
+    fn like(&self, _: &'k Builder, ids: &mut dyn Iterator<Item = Value>) -> Self {
+        self.with_id(ids.next().expect("as many values as the loop carries"))
+    }
+}
+
+impl<'k, C: Carry<'k>> Carry<'k> for Vec<C> {
+    fn flat(&self, out: &mut Vec<Value>) {
+        self.iter().for_each(|c| c.flat(out));
+    }
+    fn like(&self, k: &'k Builder, ids: &mut dyn Iterator<Item = Value>) -> Self {
+        self.iter().map(|c| c.like(k, ids)).collect()
+    }
+}
+
+impl<'k, C: Carry<'k>, const N: usize> Carry<'k> for [C; N] {
+    fn flat(&self, out: &mut Vec<Value>) {
+        self.iter().for_each(|c| c.flat(out));
+    }
+    fn like(&self, k: &'k Builder, ids: &mut dyn Iterator<Item = Value>) -> Self {
+        std::array::from_fn(|i| self[i].like(k, ids))
+    }
+}
+
+impl<'k> Carry<'k> for () {
+    fn flat(&self, _: &mut Vec<Value>) {}
+    fn like(&self, _: &'k Builder, _: &mut dyn Iterator<Item = Value>) -> Self {}
+}
+
+macro_rules! carry_tuples {
+    ($(($($t:ident $i:tt),*)),+) => { $(
+        impl<'k, $($t: Carry<'k>),*> Carry<'k> for ($($t,)*) {
+            fn flat(&self, out: &mut Vec<Value>) {
+                $( self.$i.flat(out); )*
+            }
+            fn like(&self, k: &'k Builder, ids: &mut dyn Iterator<Item = Value>) -> Self {
+                ($( self.$i.like(k, ids), )*)
+            }
+        }
+    )+ };
+}
+carry_tuples!((A 0, B 1), (A 0, B 1, C 2), (A 0, B 1, C 2, D 3));
+
+impl Builder {
+    /// Builds one kernel.
+    pub fn build(name: &str, target: &Target, body: impl for<'k> FnOnce(&'k Builder)) -> Kernel {
+        let (params, types, body_block) = (vec![], vec![], Block::default());
+        let kernel = Kernel { name: name.into(), params, types, body: body_block, items: Items::default() };
+        let k = Builder::resume(kernel, target);
+        body(&k);
+        k.finish()
+    }
+
+    /// A builder that appends to an empty `kernel.body` (the legaliser rebuilds kernels through it).
+    pub(super) fn resume(kernel: Kernel, target: &Target) -> Builder {
+        let (open, seen) = (vec![Block::default()], vec![HashMap::new()]);
+        let state = State { kernel, open, seen, constants: vec![], known: HashMap::new(), affine: HashMap::new() };
+        Builder { target: *target, state: RefCell::new(state) }
+    }
+
+    pub(super) fn finish(self) -> Kernel {
+        let mut s = self.state.into_inner();
+        let mut body = s.open.pop().expect("the body is open until here");
+        body.insts.splice(0..0, s.constants);
+        Kernel { body, ..s.kernel }
+    }
+
+    /// Declares `fixed` items of work, of each row if `per_row`, and the range `begin..end` as the next two parameters;
+    /// runs `body` once for each.
+    pub fn items<'k>(&'k self, fixed: u32, per_row: bool, body: impl FnOnce(V<'k, Index>)) {
+        let (begin, end) = self.item_range(fixed, per_row);
+        self.range(begin, end, 1, (), |i, ()| body(i));
+    }
+
+    /// Declares the items of work, and the range `(begin, end)` of a call as the next two parameters.
+    pub fn item_range(&self, fixed: u32, per_row: bool) -> (V<'_, Index>, V<'_, Index>) {
+        self.state.borrow_mut().kernel.items = Items { fixed, per_row };
+        (self.count("begin"), self.count("end"))
+    }
+
+    pub(super) fn ty(&self, v: Value) -> Type {
+        self.state.borrow().kernel.ty(v)
+    }
+
+    fn fresh(&self, ty: Type) -> Value {
+        self.state.borrow_mut().kernel.fresh(ty)
+    }
+
+    /// The bits of a constant.
+    pub(super) fn known(&self, v: Value) -> Option<u64> {
+        self.state.borrow().known.get(&v).copied()
+    }
+
+    fn param(&self, name: &str, ty: Type) -> Value {
+        let value = self.fresh(ty);
+        self.state.borrow_mut().kernel.params.push(Param { name: name.into(), value });
+        value
+    }
+
+    /// A parameter: memory that nobody writes while the kernel runs.
+    pub fn input<E: Stored>(&self, name: &str) -> Ptr<'_, E> {
+        Ptr::new(self, self.param(name, Type::Ptr(Space::Global)), true)
+    }
+
+    /// A parameter: memory that the kernel may write (and read).
+    pub fn output<E: Stored>(&self, name: &str) -> Ptr<'_, E> {
+        Ptr::new(self, self.param(name, Type::Ptr(Space::Global)), false)
+    }
+
+    /// A parameter: this worker's own memory.
+    pub fn scratch<E: Stored>(&self, name: &str) -> Ptr<'_, E> {
+        Ptr::new(self, self.param(name, Type::Ptr(Space::Scratch)), false)
+    }
+
+    /// A parameter: a number (rows, strides, capacities, bounds of a range).
+    pub fn count(&self, name: &str) -> V<'_, Index> {
+        V::wrap(self, self.param(name, Type::Vec(super::Elem::Index, 1)))
+    }
+
+    /// The same bits in each of `lanes` lanes.
+    pub(super) fn constant<E: Element>(&self, lanes: u16, bits: u64) -> V<'_, E> {
+        let ty = Type::Vec(E::ELEM, lanes);
+        let key = (Op::Const(bits), vec![], vec![ty]);
+        if let Some(v) = self.state.borrow().seen[0].get(&key) {
+            return V::wrap(self, v[0]);
+        }
+        let id = self.fresh(ty);
+        let s = &mut *self.state.borrow_mut();
+        s.constants.push(Inst { op: Op::Const(bits), args: vec![], results: vec![id], blocks: vec![] });
+        s.seen[0].insert(key, vec![id]);
+        s.known.insert(id, bits);
+        V::wrap(self, id)
+    }
+
+    /// `value` in each of `lanes` lanes.
+    pub fn splat<'k, E: Element>(&'k self, value: impl Operand<'k, E>, lanes: u16) -> V<'k, E> {
+        value.on(self).splat(lanes)
+    }
+
+    pub(super) fn push(&self, op: Op, args: &[Value], types: &[Type]) -> Vec<Value> {
+        let key = op.is_pure().then(|| (op.clone(), args.to_vec(), types.to_vec()));
+        if let Some(key) = &key
+            && let Some(v) = self.state.borrow().seen.iter().find_map(|s| s.get(key).cloned())
+        {
+            return v;
+        }
+        let results: Vec<_> = types.iter().map(|t| self.fresh(*t)).collect();
+        let s = &mut *self.state.borrow_mut();
+        if let (Some(key), Some(seen)) = (key, s.seen.last_mut()) {
+            seen.insert(key, results.clone());
+        }
+        s.append(Inst { op, args: args.to_vec(), results: results.clone(), blocks: vec![] });
+        results
+    }
+
+    pub(super) fn push1(&self, op: Op, args: &[Value], ty: Type) -> Value {
+        self.push(op, args, &[ty])[0]
+    }
+
+    pub(super) fn scalar<'k, E: Element>(&'k self, op: Scalar, args: &[V<'k, E>]) -> V<'k, E> {
+        if let Some(folded) = self.fold(op, args) {
+            return folded;
+        }
+        let lanes = args.iter().map(|a| a.lanes()).max().unwrap_or(1);
+        let ids: Vec<_> = args.iter().map(|a| a.splat(lanes).id).collect();
+        let out = self.push1(Op::Scalar(op), &ids, Type::Vec(E::ELEM, lanes));
+        if let (Scalar::IAdd, Some(c)) = (op, args.get(1).and_then(|b| self.known(b.id))) {
+            let (base, before) = self.affine(ids[0]);
+            if let Some(base) = base {
+                self.state.borrow_mut().affine.insert(out, (base, before.wrapping_add(c as i64)));
+            }
+        }
+        V::wrap(self, out)
+    }
+
+    /// `v` as a value (none if it is a constant) and a constant added to it.
+    pub(super) fn affine(&self, v: Value) -> (Option<Value>, i64) {
+        let s = self.state.borrow();
+        match (s.known.get(&v), s.affine.get(&v)) {
+            (Some(c), _) => (None, *c as i64),
+            (None, Some((base, add))) => (Some(*base), *add),
+            (None, None) => (Some(v), 0),
+        }
+    }
+
+    /// Integer identities: subscripts are written for the general case and vanish where they are constant.
+    fn fold<'k, E: Element>(&'k self, op: Scalar, args: &[V<'k, E>]) -> Option<V<'k, E>> {
+        use Scalar::{IAdd, IMul, ISub, UDiv, URem};
+        let [a, b] = args else { return None };
+        if E::ELEM != super::Elem::Index {
+            return None;
+        }
+        match (op, self.known(a.id), self.known(b.id)) {
+            (IAdd, Some(x), Some(y)) => Some(self.constant(1, x.wrapping_add(y))),
+            (ISub, Some(x), Some(y)) => Some(self.constant(1, x.wrapping_sub(y))),
+            (IMul, Some(x), Some(y)) => Some(self.constant(1, x.wrapping_mul(y))),
+            (UDiv, Some(x), Some(y)) if y > 0 => Some(self.constant(1, x / y)),
+            (URem, Some(x), Some(y)) if y > 0 => Some(self.constant(1, x % y)),
+            (IAdd, Some(0), _) | (IMul, Some(1), _) => Some(*b),
+            (IAdd | ISub, _, Some(0)) | (IMul | UDiv, _, Some(1)) => Some(*a),
+            (IMul, _, Some(0)) | (URem, _, Some(1)) => Some(self.constant(1, 0)),
+            (UDiv, _, Some(y)) if y.is_power_of_two() => Some(a.op(Op::ShiftRight(y.trailing_zeros() as u8), &[], 1)),
+            (URem, _, Some(y)) if y.is_power_of_two() => Some(self.scalar(Scalar::And, &[*a, self.constant(1, y - 1)])),
+            (ISub, _, Some(y)) => Some(self.scalar(IAdd, &[*a, self.constant(1, y.wrapping_neg())])),
+            (IAdd | IMul, Some(_), None) => Some(self.scalar(op, &[*b, *a])),
+            _ => None,
+        }
+    }
+
+    pub(super) fn open_block(&self, params: Vec<Value>) {
+        let s = &mut *self.state.borrow_mut();
+        s.open.push(Block { params, ..Block::default() });
+        s.seen.push(HashMap::new());
+    }
+
+    pub(super) fn close_block(&self, yields: Vec<Value>) -> Block {
+        let s = &mut *self.state.borrow_mut();
+        s.seen.pop();
+        Block { yields, ..s.open.pop().expect("a block was opened") }
+    }
+
+    fn push_blocks(&self, op: Op, args: Vec<Value>, blocks: Vec<Block>) -> Vec<Value> {
+        let types: Vec<_> = blocks[0].yields.iter().map(|v| self.ty(*v)).collect();
+        let results: Vec<_> = types.into_iter().map(|t| self.fresh(t)).collect();
+        self.push_as_is(Inst { op, args, results: results.clone(), blocks });
+        results
+    }
+
+    /// Appends an instruction whose results exist already.
+    pub(super) fn push_as_is(&self, inst: Inst) {
+        self.state.borrow_mut().append(inst);
+    }
+
+    /// `for i in (lo..hi).step_by(step)`, carrying values.
+    pub fn range<'k, C: Carry<'k>>(
+        &'k self,
+        lo: impl Operand<'k, Index>,
+        hi: impl Operand<'k, Index>,
+        step: u32,
+        init: C,
+        body: impl FnOnce(V<'k, Index>, C) -> C,
+    ) -> C {
+        let mut args = vec![lo.on(self).id, hi.on(self).id];
+        init.flat(&mut args);
+        let params: Vec<_> = args[1..].iter().map(|v| self.fresh(self.ty(*v))).collect();
+        self.open_block(params.clone());
+        let out = body(V::wrap(self, params[0]), init.like(self, &mut params[1..].iter().copied()));
+        let mut yields = vec![];
+        out.flat(&mut yields);
+        let block = self.close_block(yields);
+        init.like(self, &mut self.push_blocks(Op::For { step }, args, vec![block]).into_iter())
+    }
+
+    /// `if p { then } else { otherwise }`.
+    pub fn choose<'k, C: Carry<'k>>(
+        &'k self,
+        p: V<'k, Pred>,
+        then: impl FnOnce() -> C,
+        otherwise: impl FnOnce() -> C,
+    ) -> C {
+        let close = |c: &C| {
+            let mut yields = vec![];
+            c.flat(&mut yields);
+            self.close_block(yields)
+        };
+        self.open_block(vec![]);
+        let a = then();
+        let first = close(&a);
+        self.open_block(vec![]);
+        let second = close(&otherwise());
+        a.like(self, &mut self.push_blocks(Op::If, vec![p.id], vec![first, second]).into_iter())
+    }
+
+    /// `if p { then }`.
+    pub fn when<'k>(&'k self, p: V<'k, Pred>, then: impl FnOnce()) {
+        self.choose(p, then, || ());
+    }
+}
+
+impl State {
+    fn append(&mut self, inst: Inst) {
+        self.open.last_mut().expect("the body is open").insts.push(inst);
+    }
+}

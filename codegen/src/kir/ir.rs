@@ -1,0 +1,259 @@
+//! Typed SSA values in nested blocks. Loops and branches are operations that own blocks.
+
+pub use super::ops::Scalar;
+use std::collections::HashMap;
+
+/// What one lane holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Elem {
+    /// A truth value; never in memory.
+    Pred,
+    /// Counts, subscripts and strides: 64 bits on a CPU. Enters as a parameter, never through memory.
+    Index,
+    /// 32 bits: token ids, slots, positions, and the bits of an f32.
+    I32,
+    /// IEEE single precision.
+    F32,
+    /// The high half of an f32; only moved and converted.
+    Bf16,
+}
+
+/// Where memory lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Space {
+    /// Visible to everybody: weights, activations, states.
+    Global,
+    /// This worker's own: a slice of the arena per thread on a CPU.
+    Scratch,
+}
+
+/// The type of a value. A scalar is a vector of one lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Type {
+    /// So many lanes of one element.
+    Vec(Elem, u16),
+    /// An address.
+    Ptr(Space),
+}
+
+/// A value of a kernel: its index into [`Kernel::types`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct Value(pub u32);
+
+/// How an access touches memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Mem {
+    /// Bytes added to the address.
+    pub offset: i32,
+    /// Bytes that the address is a multiple of.
+    pub align: u16,
+    /// Nobody writes this memory while the kernel runs.
+    pub constant: bool,
+}
+
+/// A comparison. Integers compare with sign; with a NaN every comparison is false.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Cmp {
+    /// `a < b`.
+    Lt,
+    /// `a <= b`.
+    Le,
+    /// `a == b`.
+    Eq,
+}
+
+/// What only some targets can do; [`crate::targets::Target::has`] answers, the verifier asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Cap {
+    /// A fused multiply-add in one instruction.
+    Fma,
+    /// Rounding f32 to bf16 in one instruction.
+    Bf16Round,
+}
+
+/// What an instruction does.
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
+pub enum Op {
+    /// The same bits in every lane: of an f32, of an integer (sign-extended to 64 bits), or 0 and 1 of a predicate.
+    Const(u64),
+    /// A row of the table of scalar operations, lanewise.
+    Scalar(Scalar),
+    /// By a constant number of bits.
+    ShiftLeft(u8),
+    /// By a constant number of bits, filling with zeros.
+    ShiftRight(u8),
+    /// Lanewise comparison, giving `Pred`.
+    Cmp(Cmp),
+    /// `(pred, a, b)`, lanewise.
+    Select,
+    /// A scalar to every lane of a vector.
+    Splat,
+    /// Lane `i` of a vector.
+    Extract(u16),
+    /// Scalars to a vector.
+    Pack,
+    /// The sum of all lanes: first of those a register's width apart, then of pairs.
+    SumLanes,
+    /// bf16 to f32, exact, in the order of the lanes.
+    Widen,
+    /// bf16 to f32, exact: the even lanes and the odd lanes, which costs no shuffle anywhere.
+    WidenPairs,
+    /// f32 to bf16, to nearest even.
+    Round,
+    /// The low 16 bits of an i32, as bf16.
+    Bf16Bits,
+    /// f32 to i32 or back, the same bits.
+    Bitcast,
+    /// i32 to Index, with its sign.
+    ToIndex,
+    /// The low 32 bits of an Index.
+    ToI32,
+    /// `(ptr, index)`: `ptr + index * scale` bytes.
+    Offset {
+        /// Bytes per step of the index.
+        scale: u32,
+    },
+    /// `(ptr)`.
+    Load(Mem),
+    /// `(value, ptr)`.
+    Store(Mem),
+    /// `(lo, hi, init...)`, one block with parameters `(i, carried...)`, results `carried...`.
+    For {
+        /// What the subscript grows by in each turn.
+        step: u32,
+    },
+    /// `(pred)`, two blocks without parameters.
+    If,
+}
+
+/// One instruction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inst {
+    /// What it does.
+    pub op: Op,
+    /// What it reads.
+    pub args: Vec<Value>,
+    /// What it defines.
+    pub results: Vec<Value>,
+    /// The bodies of a loop or branch.
+    pub blocks: Vec<Block>,
+}
+
+/// Straight-line code that ends by yielding values to the operation that owns it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Block {
+    /// Defined on entry.
+    pub params: Vec<Value>,
+    /// In order; the order of loads and stores is part of a kernel's meaning.
+    pub insts: Vec<Inst>,
+    /// Handed to the owner at the end.
+    pub yields: Vec<Value>,
+}
+
+/// A parameter of a kernel: one 8-byte word.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Param {
+    /// For the text form and for diagnostics.
+    pub name: String,
+    /// A pointer or a scalar Index.
+    pub value: Value,
+}
+
+/// How many items of work a kernel has; each call covers a range of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Items {
+    /// Items of the whole kernel, or of one row.
+    pub fixed: u32,
+    /// Multiplied by the number of rows.
+    pub per_row: bool,
+}
+
+/// One function. Its only argument at run time is an array of 8-byte words, one per parameter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kernel {
+    /// The symbol.
+    pub name: String,
+    /// In the order of the words.
+    pub params: Vec<Param>,
+    /// The type of each value.
+    pub types: Vec<Type>,
+    /// The body; yields nothing.
+    pub body: Block,
+    /// How the work divides.
+    pub items: Items,
+}
+
+impl Elem {
+    /// Bytes of one lane in memory; none for what never goes there.
+    pub fn bytes(self) -> Option<u32> {
+        match self {
+            Elem::F32 | Elem::I32 => Some(4),
+            Elem::Bf16 => Some(2),
+            Elem::Pred | Elem::Index => None,
+        }
+    }
+}
+
+impl Type {
+    /// How many lanes.
+    pub fn lanes(self) -> u16 {
+        match self {
+            Type::Vec(_, n) => n,
+            Type::Ptr(_) => 1,
+        }
+    }
+
+    /// What each lane holds; none for a pointer.
+    pub fn elem(self) -> Option<Elem> {
+        match self {
+            Type::Vec(e, _) => Some(e),
+            Type::Ptr(_) => None,
+        }
+    }
+
+    /// Bytes of the whole value in memory; none for what never goes there.
+    pub fn bytes(self) -> Option<u32> {
+        Some(self.elem()?.bytes()? * u32::from(self.lanes()))
+    }
+}
+
+impl Op {
+    /// The capability without which no target can do this in one instruction.
+    pub fn needs(&self) -> Option<Cap> {
+        match self {
+            Op::Scalar(Scalar::Fma) => Some(Cap::Fma),
+            Op::Round => Some(Cap::Bf16Round),
+            _ => None,
+        }
+    }
+
+    /// Whether equal operands always give equal results and nothing else happens.
+    pub fn is_pure(&self) -> bool {
+        !matches!(self, Op::Load(_) | Op::Store(_) | Op::For { .. } | Op::If)
+    }
+}
+
+impl Kernel {
+    /// The type of `v`.
+    pub fn ty(&self, v: Value) -> Type {
+        self.types[v.0 as usize]
+    }
+
+    /// A new value of type `ty`, not yet defined by any instruction.
+    pub fn fresh(&mut self, ty: Type) -> Value {
+        self.types.push(ty);
+        Value(self.types.len() as u32 - 1)
+    }
+
+    /// How often each value is used.
+    pub fn uses(&self) -> HashMap<Value, usize> {
+        fn count(block: &Block, uses: &mut HashMap<Value, usize>) {
+            let args = block.insts.iter().flat_map(|i| &i.args);
+            args.chain(&block.yields).for_each(|v| *uses.entry(*v).or_default() += 1);
+            block.insts.iter().flat_map(|i| &i.blocks).for_each(|b| count(b, uses));
+        }
+        let mut uses = HashMap::new();
+        count(&self.body, &mut uses);
+        uses
+    }
+}

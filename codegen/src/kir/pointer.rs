@@ -1,0 +1,96 @@
+//! Typed addresses: subscripts, byte strides, loads and stores.
+
+use super::{Builder, Index, Mem, Op, Operand, Type, V, Value, value::Stored};
+use std::{fmt, marker::PhantomData};
+
+/// An address of `E`s: a pointer value and a constant number of bytes, which becomes part of the access.
+///
+/// A vector access promises an address that is a multiple of its bytes (of 16 if it is wider); [`Ptr::aligned`] promises less.
+#[derive(Clone, Copy)]
+pub struct Ptr<'k, E> {
+    k: &'k Builder,
+    id: Value,
+    offset: i32,
+    align: u16,
+    constant: bool,
+    elem: PhantomData<E>,
+}
+
+impl<E> fmt::Debug for Ptr<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:?} + {}", self.id, self.offset)
+    }
+}
+
+impl<'k, E: Stored> Ptr<'k, E> {
+    pub(super) fn new(k: &'k Builder, id: Value, constant: bool) -> Self {
+        Ptr { k, id, offset: 0, align: 16, constant, elem: PhantomData }
+    }
+
+    /// The address of element `i`; a constant part of `i` becomes the offset of the access.
+    pub fn at(self, i: impl Operand<'k, Index>) -> Self {
+        self.step(i.on(self.k), E::BYTES)
+    }
+
+    /// The address `bytes` further on, for strides known only at run time.
+    pub fn byte_offset(self, bytes: impl Operand<'k, Index>) -> Self {
+        self.step(bytes.on(self.k), 1)
+    }
+
+    fn step(self, i: V<'k, Index>, scale: u32) -> Self {
+        let (base, add) = self.k.affine(i.id);
+        let moved = add.checked_mul(i64::from(scale)).and_then(|b| i32::try_from(b + i64::from(self.offset)).ok());
+        let offset_by = |v| self.k.push1(Op::Offset { scale }, &[self.id, v], self.k.ty(self.id));
+        match (base, moved) {
+            (None, Some(offset)) => Ptr { offset, ..self },
+            (Some(base), Some(offset)) => Ptr { id: offset_by(base), offset, ..self },
+            (_, None) => Ptr { id: offset_by(i.id), ..self },
+        }
+    }
+
+    /// What a loop carries: the pointer with its constant part added.
+    pub(super) fn id(&self) -> Value {
+        self.id
+    }
+
+    pub(super) fn with_id(self, id: Value) -> Self {
+        Ptr { id, ..self }
+    }
+
+    /// Promises only that addresses are multiples of `bytes`.
+    pub fn aligned(self, bytes: u16) -> Self {
+        Ptr { align: bytes, ..self }
+    }
+
+    /// The same address, of other elements.
+    pub fn cast<F: Stored>(self) -> Ptr<'k, F> {
+        let Ptr { k, id, offset, align, constant, .. } = self;
+        Ptr { k, id, offset, align, constant, elem: PhantomData }
+    }
+
+    fn mem(self, lanes: u16) -> Mem {
+        let bytes = (E::BYTES * u32::from(lanes)).next_power_of_two().min(u32::from(self.align));
+        Mem { offset: self.offset, align: bytes as u16, constant: self.constant }
+    }
+
+    /// The `lanes` elements from here on.
+    pub fn load(self, lanes: u16) -> V<'k, E> {
+        V::wrap(self.k, self.k.push1(Op::Load(self.mem(lanes)), &[self.id], Type::Vec(E::ELEM, lanes)))
+    }
+
+    /// The element here, in each of `lanes` lanes.
+    pub fn load_splat(self, lanes: u16) -> V<'k, E> {
+        self.load(1).splat(lanes)
+    }
+
+    /// Writes the lanes of `v` from here on.
+    pub fn store(self, v: impl Operand<'k, E>) {
+        let v = v.on(self.k);
+        self.k.push(Op::Store(self.mem(v.lanes())), &[v.id, self.id], &[]);
+    }
+
+    /// Writes the first `n` lanes of `v`, one by one.
+    pub fn store_first(self, v: V<'k, E>, n: u16) {
+        (0..n).for_each(|i| self.at(u32::from(i)).store(v.lane(i)));
+    }
+}

@@ -1,0 +1,227 @@
+//! Says what is wrong with a kernel: scopes, types, accesses, and (for a target) what it cannot do.
+
+use super::text::Names;
+use super::{Block, Domain, Elem, Inst, Kernel, Mem, Op, Scalar, Type, Value};
+use crate::targets::Target;
+use std::collections::HashSet;
+use std::fmt;
+
+/// One thing that is wrong, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// The kernel.
+    pub kernel: String,
+    /// The position of the instruction in the text (0 is the first one); none for the kernel as a whole.
+    pub inst: Option<usize>,
+    /// The instruction, as printed.
+    pub head: String,
+    /// What was found and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.inst {
+            Some(n) => write!(f, "kernel {}: instruction {n}, `{}`: {}", self.kernel, self.head, self.message),
+            None => write!(f, "kernel {}: {}", self.kernel, self.message),
+        }
+    }
+}
+
+/// Checks `kernel`; after legalisation, pass the target too.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the text.
+pub fn verify(kernel: &Kernel, target: Option<&Target>) -> Result<(), Vec<Fault>> {
+    let names = Names::of(kernel);
+    let mut v =
+        Verifier { k: kernel, target, names, defined: HashSet::new(), scope: HashSet::new(), next: 0, faults: vec![] };
+    for p in &kernel.params {
+        if !matches!(kernel.ty(p.value), Type::Ptr(_) | Type::Vec(Elem::Index, 1)) {
+            v.fault(None, format!("parameter {} is {}, expected a pointer or an index", p.name, kernel.ty(p.value)));
+        }
+        v.define(p.value, None);
+    }
+    v.block(&kernel.body, &[], None);
+    if v.faults.is_empty() { Ok(()) } else { Err(v.faults) }
+}
+
+struct Verifier<'a> {
+    k: &'a Kernel,
+    target: Option<&'a Target>,
+    names: Names,
+    defined: HashSet<Value>,
+    scope: HashSet<Value>,
+    next: usize,
+    faults: Vec<Fault>,
+}
+
+/// An instruction with its position.
+type At<'a> = Option<(usize, &'a Inst)>;
+
+impl Verifier<'_> {
+    fn fault(&mut self, at: At, message: String) {
+        let head = at.map_or(String::new(), |(_, inst)| self.names.head(self.k, inst));
+        self.faults.push(Fault { kernel: self.k.name.clone(), inst: at.map(|(n, _)| n), head, message });
+    }
+
+    fn block(&mut self, block: &Block, yields: &[Type], owner: At) {
+        let outer = self.scope.clone();
+        block.params.iter().for_each(|p| self.define(*p, owner));
+        for inst in &block.insts {
+            let at = Some((self.next, inst));
+            self.next += 1;
+            inst.args.iter().for_each(|a| self.used(*a, at));
+            if let Err(e) = self.inst(inst, at) {
+                self.fault(at, e);
+            }
+            inst.results.iter().for_each(|r| self.define(*r, at));
+        }
+        block.yields.iter().for_each(|y| self.used(*y, owner));
+        let found = self.types(&block.yields);
+        if found != yields {
+            self.fault(owner, format!("a block yields ({}), expected ({})", list(&found), list(yields)));
+        }
+        self.scope = outer;
+    }
+
+    fn types(&self, values: &[Value]) -> Vec<Type> {
+        values.iter().map(|v| self.k.ty(*v)).collect()
+    }
+
+    fn define(&mut self, v: Value, at: At) {
+        if !self.defined.insert(v) {
+            self.fault(at, format!("{} is defined twice", self.names.value(v)));
+        }
+        self.scope.insert(v);
+    }
+
+    fn used(&mut self, v: Value, at: At) {
+        if !self.scope.contains(&v) {
+            self.fault(at, format!("{} is used outside its scope", self.names.value(v)));
+        }
+    }
+
+    fn inst(&mut self, inst: &Inst, at: At) -> Result<(), String> {
+        if let Some(t) = self.target.filter(|t| !t.is_native(&inst.op)) {
+            return Err(format!("{} cannot do this", t.name));
+        }
+        let (args, results) = (self.types(&inst.args), self.types(&inst.results));
+        let blocks = match inst.op {
+            Op::For { .. } => 1,
+            Op::If => 2,
+            _ => 0,
+        };
+        if inst.blocks.len() != blocks {
+            return Err(format!("found {} blocks, expected {blocks}", inst.blocks.len()));
+        }
+        match &inst.op {
+            Op::Load(m) | Op::Store(m) => access(&inst.op, *m, &args, &results),
+            Op::For { step } => self.for_loop(inst, *step, &args, &results, at),
+            Op::If => {
+                if args != [Type::Vec(Elem::Pred, 1)] || inst.blocks.iter().any(|b| !b.params.is_empty()) {
+                    return Err("expected one predicate and two blocks without parameters".into());
+                }
+                inst.blocks.iter().for_each(|b| self.block(b, &results, at));
+                Ok(())
+            }
+            op => match plain(op, &args, &results) {
+                true => Ok(()),
+                false => {
+                    let found = format!("({}) -> ({})", list(&args), list(&results));
+                    Err(format!("expected {}, found {found}", expectation(op)))
+                }
+            },
+        }
+    }
+
+    fn for_loop(&mut self, inst: &Inst, step: u32, args: &[Type], results: &[Type], at: At) -> Result<(), String> {
+        const BOUND: Type = Type::Vec(Elem::Index, 1);
+        let params = self.types(&inst.blocks[0].params);
+        let ([BOUND, BOUND, carried @ ..], [BOUND, inner @ ..]) = (args, &params[..]) else {
+            return Err("expected two bounds and a subscript of type index".into());
+        };
+        if step == 0 {
+            return Err("found a step of 0, expected a positive one".into());
+        }
+        if inner != carried || carried != results {
+            return Err("expected carried values of the same types everywhere".into());
+        }
+        self.block(&inst.blocks[0], carried, at);
+        Ok(())
+    }
+}
+
+fn list(types: &[Type]) -> String {
+    types.iter().map(Type::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What the operands of an operation ought to be, in words.
+fn expectation(op: &Op) -> &'static str {
+    match op {
+        Op::Scalar(_) => "operands and a result of one type of the operation's domain",
+        Op::WidenPairs => "2n lanes of bf16 and two results of n lanes of f32",
+        Op::Extract(_) => "a vector that has this lane and a scalar of its element",
+        Op::Pack => "as many scalars as the result has lanes",
+        Op::Select => "a predicate and two values of as many lanes",
+        Op::Offset { .. } => "a pointer and an index",
+        _ => "operands that suit the operation",
+    }
+}
+
+/// Whether the types suit an operation without blocks or memory.
+fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
+    use Elem::{Bf16, F32, I32, Index, Pred};
+    use Type::{Ptr, Vec};
+    match (op, args, results) {
+        (Op::Scalar(s), all, [r]) => all.len() == s.arity() && all.iter().all(|a| a == r) && in_domain(*s, *r),
+        (Op::Const(_), [], [Vec(..)]) => true,
+        (Op::ShiftLeft(by) | Op::ShiftRight(by), [a @ Vec(e @ (I32 | Index), _)], [r]) => {
+            a == r && u32::from(*by) < if *e == I32 { 32 } else { 64 }
+        }
+        (Op::Cmp(_), [a @ Vec(F32 | I32 | Index, n), b], [Vec(Pred, m)]) => a == b && n == m,
+        (Op::Select, [Vec(Pred, n), a @ Vec(e, m), b], [r]) => a == b && a == r && n == m && *e != Bf16,
+        (Op::Splat, [Vec(e, 1)], [Vec(f, _)]) => e == f,
+        (Op::Extract(i), [Vec(e, n)], [Vec(f, 1)]) => e == f && i < n && *e != Bf16 && *e != Pred,
+        (Op::Pack, all, [Vec(e @ (F32 | I32), n)]) => {
+            all.len() == usize::from(*n) && all.iter().all(|a| *a == Vec(*e, 1))
+        }
+        (Op::SumLanes, [Vec(F32, _)], [Vec(F32, 1)]) => true,
+        (Op::Widen, [Vec(Bf16, n)], [Vec(F32, m)]) | (Op::Round, [Vec(F32, n)], [Vec(Bf16, m)]) => n == m,
+        (Op::WidenPairs, [Vec(Bf16, n)], [Vec(F32, a), Vec(F32, b)]) => a == b && *n == 2 * a,
+        (Op::Bf16Bits, [Vec(I32, n)], [Vec(Bf16, m)]) => n == m,
+        (Op::Bitcast, [Vec(F32, n)], [Vec(I32, m)]) | (Op::Bitcast, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
+        (Op::ToIndex, [Vec(I32, 1)], [Vec(Index, 1)]) | (Op::ToI32, [Vec(Index, 1)], [Vec(I32, 1)]) => true,
+        (Op::Offset { scale }, [Ptr(s), Vec(Index, 1)], [Ptr(t)]) => s == t && *scale > 0,
+        _ => false,
+    }
+}
+
+fn in_domain(s: Scalar, ty: Type) -> bool {
+    match (s.domain(), ty.elem()) {
+        (Domain::Float, Some(Elem::F32)) => true,
+        (Domain::Bits, Some(Elem::Pred)) => true,
+        (Domain::Int, Some(Elem::I32)) => !matches!(s, Scalar::UDiv | Scalar::URem),
+        (Domain::Bits, Some(Elem::I32)) => true,
+        (Domain::Int | Domain::Bits, Some(Elem::Index)) => ty.lanes() == 1,
+        _ => false,
+    }
+}
+
+fn access(op: &Op, m: Mem, args: &[Type], results: &[Type]) -> Result<(), String> {
+    let v = match (op, args, results) {
+        (Op::Load(_), [Type::Ptr(_)], [v]) => *v,
+        (Op::Store(_), [v, Type::Ptr(_)], []) if !m.constant => *v,
+        (Op::Store(_), [_, Type::Ptr(_)], []) => return Err("found a store to constant memory".into()),
+        _ => return Err(format!("expected a pointer and a value, found ({}) -> ({})", list(args), list(results))),
+    };
+    let lane = v.elem().and_then(Elem::bytes).ok_or(format!("{v} has no form in memory"))?;
+    let align = u32::from(m.align);
+    if !align.is_power_of_two() || align > 16 || align % lane != 0 {
+        return Err(format!("found an alignment of {align}, expected a power of two from {lane} to 16"));
+    }
+    if m.offset.rem_euclid(align as i32) != 0 {
+        return Err(format!("found offset {}, expected a multiple of the alignment {align}", m.offset));
+    }
+    Ok(())
+}
