@@ -170,6 +170,12 @@ impl ModelConfig {
         self.tensors().iter().fold(0, |sum, t| sum.saturating_add(t.elements()))
     }
 
+    /// Frequencies of the rotary embedding, `theta^(-2i / head_dim)` for each pair `i`, computed in f64 and rounded once.
+    pub fn inv_freq(&self) -> Vec<f32> {
+        let exponent = |i: usize| -2.0 * i as f64 / self.head_dim as f64;
+        (0..self.head_dim / 2).map(|i| self.rope_theta.powf(exponent(i)) as f32).collect()
+    }
+
     /// Queries of all attention heads: `n_heads * head_dim`.
     pub fn q_total(&self) -> usize {
         self.n_heads * self.head_dim

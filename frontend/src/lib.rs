@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod graph;
 mod json;
 pub mod problem;
 pub mod synth;

@@ -68,7 +68,7 @@ fn horner<'k>(x: V<'k, F32>, coefficients: &[f32]) -> V<'k, F32> {
 fn exp2(x: V<F32>) -> V<F32> {
     const MAGIC: f32 = 12582912.0;
     #[allow(clippy::approx_constant, reason = "fitted: the nearest f32 to ln 2 would be worse")]
-    const POLY: [f32; 6] = [1.326_472_7e-3, 9.671_512_6e-3, 5.550_733_7e-2, 2.402_224_2e-1, 6.931_469_8e-1, 1.0];
+    const POLY: [f32; 6] = [1.326_472_7e-3, 9.671_513e-3, 5.550_733_7e-2, 2.402_224_2e-1, 6.931_47e-1, 1.0];
     let bound = |c: f32| c.on(x.k).splat(x.lanes());
     let x = bound(127.0).min(bound(-126.0).max(x));
     let shifted = x + MAGIC;

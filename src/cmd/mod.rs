@@ -1,0 +1,113 @@
+//! The table of commands, their exit codes and the way in which they speak.
+//!
+//! A command is a file of this folder, `Args` (clap) with a function `run`, and one line in the table below.
+
+pub mod output;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// What a command that did its work has to say with its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, or every check passed.
+    Done,
+    /// A comparison or a check failed; the report says which.
+    CheckFailed,
+}
+
+/// The machine cannot do what was asked, although the request is in order.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DeviceCannot(pub String);
+
+macro_rules! commands {
+    ($($module:ident $variant:ident,)*) => {
+        $(pub mod $module;)*
+
+        #[derive(Subcommand)]
+        enum Command {
+            $($variant($module::Args),)*
+        }
+
+        impl Command {
+            fn run(&self) -> anyhow::Result<Outcome> {
+                match self {
+                    $(Command::$variant(args) => $module::run(args),)*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    synth Synth,
+}
+
+/// Compiles a Jet-Nemotron checkpoint into one file of kernels, schedule and weights, and runs it.
+#[derive(Parser)]
+#[command(
+    name = "jetc",
+    version,
+    max_term_width = 120,
+    after_help = "Exit codes: 0 done, 1 a comparison or check failed, 2 bad usage or bad input, 3 this machine cannot do it."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Parses the arguments, runs the command and reports an error on stderr.
+///
+/// Exit code: 0 done, 1 a check failed, 2 bad usage or bad input, 3 the machine cannot do it.
+pub fn main() -> ExitCode {
+    output::die_quietly_on_closed_pipes();
+    // clap itself exits with 2 on bad usage, and with 0 after help.
+    let cli = Cli::parse();
+    match cli.command.run() {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::CheckFailed) => ExitCode::from(1),
+        Err(error) => {
+            output::report(&error);
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    if error.chain().any(|cause| cause.is::<DeviceCannot>()) { 3 } else { 2 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example_and_a_description() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(
+                command.get_about().is_some_and(|about| !about.to_string().is_empty()),
+                "{name} has no description"
+            );
+            let help = command.get_after_help().map(|h| h.to_string()).unwrap_or_default();
+            assert!(
+                help.contains(&format!("jetc {name} ")) || help.contains(&format!("jetc {name}\n")),
+                "{name}: {help}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_machine_that_cannot_do_it_has_its_own_code() {
+        let error = anyhow::Error::new(DeviceCannot("no AVX2".into())).context("loading");
+        assert_eq!(code_of(&error), 3);
+        assert_eq!(code_of(&anyhow::anyhow!("bad input")), 2);
+    }
+}

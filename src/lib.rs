@@ -1,0 +1,7 @@
+//! jetc, an ahead-of-time compiler for Jet-Nemotron language models: the command line, and the composer of the crates below it.
+//!
+//! `ARCHITECTURE.md` is the map of the whole.
+
+pub mod cmd;
+pub mod compare;
+pub mod tensor_writer;
