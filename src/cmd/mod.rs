@@ -41,7 +41,10 @@ macro_rules! commands {
 }
 
 commands! {
+    inspect Inspect,
     synth Synth,
+    targets Targets,
+    doctor Doctor,
 }
 
 /// Compiles a Jet-Nemotron checkpoint into one file of kernels, schedule and weights, and runs it.

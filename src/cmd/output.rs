@@ -41,7 +41,7 @@ pub enum Unit {
     Items,
 }
 
-/// A table whose columns are as wide as their widest cell; the first column is aligned to the left, the others to the right.
+/// A table whose columns are as wide as their widest cell; columns of numbers are aligned to the right.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -56,19 +56,29 @@ impl Table {
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.to_vec());
     }
+
+    fn column(&self, c: usize) -> impl Iterator<Item = &String> {
+        self.rows.iter().filter_map(move |row| row.get(c))
+    }
+
+    /// Whether every cell below the heading is a number, or empty.
+    fn is_numeric(&self, c: usize) -> bool {
+        let numeric = |cell: &String| cell.is_empty() || cell.starts_with(|ch: char| ch.is_ascii_digit() || ch == '-');
+        self.column(c).skip(1).all(numeric)
+    }
 }
 
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |c: usize| self.rows.iter().filter_map(|r| r.get(c)).map(|t| t.chars().count()).max().unwrap_or(0);
-        let widths: Vec<_> = (0..columns).map(width).collect();
+        let layout: Vec<_> = (0..columns)
+            .map(|c| (self.column(c).map(|cell| cell.chars().count()).max().unwrap_or(0), self.is_numeric(c)))
+            .collect();
         for row in &self.rows {
             let mut line = String::new();
-            for (c, cell) in row.iter().enumerate() {
-                let padding = " ".repeat(widths[c] - cell.chars().count());
-                let gap = if c == 0 { "" } else { "  " };
-                line += &if c == 0 { format!("{gap}{cell}{padding}") } else { format!("{gap}{padding}{cell}") };
+            for (cell, &(width, numeric)) in row.iter().zip(&layout) {
+                let padding = " ".repeat(width - cell.chars().count());
+                line += &if numeric { format!("{padding}{cell}  ") } else { format!("{cell}{padding}  ") };
             }
             writeln!(f, "{}", line.trim_end())?;
         }
@@ -110,9 +120,9 @@ mod tests {
 
     #[test]
     fn tables_are_aligned() {
-        let mut table = Table::new(["key", "n"]);
-        table.row(["a".into(), "10".into()]);
-        table.row(["long".into(), "2".into()]);
-        assert_eq!(table.to_string(), "key    n\na     10\nlong   2\n");
+        let mut table = Table::new(["key", "n", "what"]);
+        table.row(["a".into(), "10".into(), "x".into()]);
+        table.row(["long".into(), "2".into(), "yy".into()]);
+        assert_eq!(table.to_string(), "key    n  what\na     10  x\nlong   2  yy\n");
     }
 }

@@ -1,0 +1,89 @@
+//! `jetc doctor`: what this build and this machine can do, and why not.
+
+use super::{Outcome, output};
+use crate::ceilings;
+use jet_codegen::targets::host;
+use serde::Serialize;
+
+/// Say what this build and this machine can do, and why not
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  jetc doctor --measure")]
+pub struct Args {
+    /// Measure the rate of reading memory and of f32 multiply-adds as well; takes a second and half a gigabyte
+    #[arg(long)]
+    measure: bool,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    artifact_format: [u16; 2],
+    arch: &'static str,
+    os: &'static str,
+    threads: usize,
+    memory_bytes: Option<u64>,
+    /// The target that would be chosen.
+    cpu_target: Option<&'static str>,
+    /// Why there is none.
+    cpu_problem: Option<String>,
+    backends: Vec<&'static str>,
+    devices: Vec<&'static str>,
+    ceilings: Option<ceilings::Ceilings>,
+}
+
+/// Prints the report; fails the check if no target fits this machine.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        artifact_format: [jetbin::MAJOR, jetbin::MINOR],
+        arch: std::env::consts::ARCH,
+        os: std::env::consts::OS,
+        threads,
+        memory_bytes: memory_bytes(),
+        cpu_target: host().ok().map(|t| t.name),
+        cpu_problem: host().err().map(|e| e.to_string()),
+        backends: vec!["cranelift"],
+        devices: vec!["cpu"],
+        ceilings: args.measure.then(|| ceilings::measure(threads)),
+    };
+    if args.json {
+        output::json(&report)?;
+    } else {
+        print_text(&report);
+    }
+    Ok(if report.cpu_target.is_some() { Outcome::Done } else { Outcome::CheckFailed })
+}
+
+fn print_text(report: &Report) {
+    let [major, minor] = report.artifact_format;
+    println!("jetc      {}, artifact format {major}.{minor}", report.version);
+    println!("machine   {} {}, {} threads", report.os, report.arch, report.threads);
+    if let Some(bytes) = report.memory_bytes {
+        println!("memory    {}", output::bytes(bytes));
+    }
+    if let Some(name) = report.cpu_target {
+        println!("cpu       runs {name}");
+    }
+    if let Some(problem) = &report.cpu_problem {
+        println!("cpu       cannot run artifacts: {problem}");
+    }
+    println!("backends  {}", report.backends.join(", "));
+    println!("devices   {}", report.devices.join(", "));
+    if let Some(c) = &report.ceilings {
+        println!("ceilings  {:.1} GB/s read, {:.0} GFLOP/s f32, {} threads", c.read_gbps, c.fma_gflops, c.threads);
+    }
+}
+
+/// Main memory, where `/proc` tells.
+fn memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}

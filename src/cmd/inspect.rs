@@ -1,0 +1,180 @@
+//! `jetc inspect`: what an artifact holds.
+
+use super::{Outcome, output};
+use crate::artifact::{Artifact, json_section};
+use jetbin::{Phase, ProgramView, Reader, SectionKind, hex, print};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Show what an artifact holds: sections, recipe, targets, kernels, states, schedule and memory plan
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less")]
+pub struct Args {
+    /// The artifact
+    artifact: PathBuf,
+    /// The kernels of every target
+    #[arg(long)]
+    kernels: bool,
+    /// The steps of both programs in order, with items, arguments and costs
+    #[arg(long)]
+    schedule: bool,
+    /// The arena of both programs: every buffer with its place and life
+    #[arg(long)]
+    memory: bool,
+    /// The packed weights
+    #[arg(long)]
+    weights: bool,
+    /// The recipe: compiler, options, hashes of the inputs
+    #[arg(long)]
+    recipe: bool,
+    /// Everything as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
+
+/// Prints the overview and the parts that were asked for.
+///
+/// # Errors
+/// If the file is not an artifact, or a damaged one.
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let artifact = Artifact::map(&args.artifact)?;
+    let reader = artifact.reader()?;
+    if args.json {
+        output::json(&everything(&reader)?)?;
+        return Ok(Outcome::Done);
+    }
+    overview(&reader)?;
+    if args.recipe {
+        println!("\n{}", serde_json::to_string_pretty(&json_section(&reader, SectionKind::Recipe)?)?);
+    }
+    if args.weights {
+        print!("\n{}", print::weights(&reader));
+    }
+    for (index, target) in (0..).zip(reader.targets().iter()) {
+        if args.kernels {
+            print!("\nkernels of {}\n{}", target.name, print::kernels(&reader, index));
+        }
+        for (phase, program) in programs(&reader, index) {
+            if args.schedule {
+                print!("\n{phase} on {}: {}", target.name, print::schedule(&reader, index, &program));
+            }
+            if args.memory {
+                print!("\n{phase} on {}: {}", target.name, print::memory_plan(&program));
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn programs<'a>(reader: &Reader<'a>, target: u32) -> impl Iterator<Item = (Phase, ProgramView<'a>)> {
+    let reader = *reader;
+    PHASES.into_iter().filter_map(move |phase| Some((phase, reader.program(target, phase)?)))
+}
+
+fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {
+    let (facts, (major, minor)) = (reader.facts(), reader.version());
+    let weights: u64 = reader.weights().iter().map(|w| w.length).sum();
+    println!("{}: format {major}.{minor}, {}", facts.name, output::bytes(reader.total_bytes()));
+    println!("identity   {}", hex(&reader.identity()));
+    println!("model      {} layers of width {}, vocabulary {}", facts.n_layers, facts.hidden_size, facts.vocab_size);
+    println!(
+        "limits     context {}, batch {}, prefill chunk {}",
+        facts.max_context, facts.max_batch, facts.prefill_chunk
+    );
+    println!("weights    {} in {} pieces", output::bytes(weights), reader.weights().len());
+    println!("states     {} a sequence", output::bytes(reader.slot_bytes()));
+    for (index, target) in (0..).zip(reader.targets().iter()) {
+        let (kernels, code) = (reader.kernels(index).len(), reader.code(index).len() as u64);
+        println!("target     {}: {kernels} kernels, {} of code", target.name, output::bytes(code));
+        for (phase, program) in programs(reader, index) {
+            println!(
+                "  {phase:<8} {} steps, up to {} rows, arena {}, scratch {} a thread",
+                program.steps().len(),
+                program.max_rows(),
+                output::bytes(program.arena_bytes()),
+                output::bytes(program.scratch_bytes()),
+            );
+        }
+    }
+    print!("\n{}", print::sections(reader));
+    Ok(())
+}
+
+fn everything(reader: &Reader<'_>) -> anyhow::Result<Value> {
+    let (facts, (major, minor)) = (reader.facts(), reader.version());
+    let sections: Vec<_> = reader
+        .sections()
+        .map(|s| {
+            json!({ "kind": s.kind.to_string(), "index": s.index, "offset": s.offset, "bytes": s.length, "blake3": hex(&s.hash) })
+        })
+        .collect();
+    let states: Vec<_> = reader
+        .states()
+        .iter()
+        .map(|s| {
+            json!({ "name": s.name, "kind": s.kind.to_string(), "layer": s.layer, "offset": s.offset, "bytes": s.bytes(),
+                "rows": s.rows, "cols": s.cols, "heads": s.heads, "window": s.window })
+        })
+        .collect();
+    let weights: Vec<_> = reader
+        .weights()
+        .iter()
+        .map(|w| {
+            json!({ "name": w.name, "dtype": w.dtype.to_string(), "layout": w.layout, "offset": w.offset, "bytes": w.length,
+                "sources": w.sources.lines().collect::<Vec<_>>() })
+        })
+        .collect();
+    let targets: Vec<_> = (0..).zip(reader.targets().iter()).map(|(i, t)| target_json(reader, i, &t)).collect();
+    Ok(json!({
+        "identity": hex(&reader.identity()),
+        "format": [major, minor],
+        "bytes": reader.total_bytes(),
+        "name": facts.name,
+        "vocab_size": facts.vocab_size,
+        "hidden_size": facts.hidden_size,
+        "n_layers": facts.n_layers,
+        "max_context": facts.max_context,
+        "max_batch": facts.max_batch,
+        "prefill_chunk": facts.prefill_chunk,
+        "eos_ids": facts.eos_ids,
+        "slot_bytes": reader.slot_bytes(),
+        "recipe": json_section(reader, SectionKind::Recipe)?,
+        "model": json_section(reader, SectionKind::Model)?,
+        "sections": sections,
+        "states": states,
+        "weights": weights,
+        "targets": targets,
+    }))
+}
+
+fn target_json(reader: &Reader<'_>, index: u32, target: &jetbin::TargetDesc) -> Value {
+    let kernels: Vec<_> = reader
+        .kernels(index)
+        .iter()
+        .map(|k| json!({ "name": k.name, "key": k.key, "offset": k.offset, "bytes": k.length }))
+        .collect();
+    let programs: Vec<_> = programs(reader, index).map(|(phase, program)| program_json(phase, &program)).collect();
+    json!({ "name": target.name, "device": target.device.to_string(), "arch": target.arch, "features": target.features,
+        "rank": target.rank, "code_bytes": reader.code(index).len(), "kernels": kernels, "programs": programs })
+}
+
+fn program_json(phase: Phase, program: &ProgramView<'_>) -> Value {
+    let steps: Vec<_> = program
+        .steps()
+        .iter()
+        .map(|s| {
+            json!({ "label": s.label, "kernel": s.kernel, "domain": s.domain.to_string(), "items_fixed": s.items_fixed,
+                "items_per_row": s.items_per_row, "weight_bytes": s.cost.weight_bytes, "state_bytes": s.cost.state_bytes,
+                "act_bytes": s.cost.act_bytes, "flops": s.cost.flops })
+        })
+        .collect();
+    let buffers: Vec<_> = program
+        .buffers()
+        .iter()
+        .map(|b| json!({ "name": b.name, "offset": b.offset, "row_bytes": b.row_bytes, "domain": b.domain.to_string() }))
+        .collect();
+    json!({ "phase": phase.to_string(), "max_rows": program.max_rows(), "head_rows": program.head_rows(),
+        "arena_bytes": program.arena_bytes(), "scratch_bytes": program.scratch_bytes(), "steps": steps, "buffers": buffers })
+}

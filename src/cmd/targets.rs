@@ -1,0 +1,44 @@
+//! `jetc targets`: the machines that code can be compiled for.
+
+use super::{Outcome, output};
+use jet_codegen::targets::{TARGETS, host};
+use serde::Serialize;
+
+/// List the targets that this build compiles for, and which of them this machine runs
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  jetc targets --json")]
+pub struct Args {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: &'static str,
+    arch: &'static str,
+    features: &'static [&'static str],
+    host: bool,
+}
+
+/// Prints the table of targets.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let host = host().ok().map(|t| t.name);
+    let rows: Vec<_> = TARGETS
+        .iter()
+        .map(|t| Row { name: t.name, arch: t.triple, features: t.features, host: Some(t.name) == host })
+        .collect();
+    if args.json {
+        output::json(&rows)?;
+        return Ok(Outcome::Done);
+    }
+    let mut table = output::Table::new(["target", "architecture", "this machine"]);
+    for row in &rows {
+        table.row([row.name.into(), row.arch.into(), if row.host { "yes" } else { "no" }.into()]);
+    }
+    print!("{table}");
+    Ok(Outcome::Done)
+}
