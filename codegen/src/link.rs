@@ -15,6 +15,16 @@ pub struct CodeBlob {
     pub symbols: BTreeMap<String, usize>,
 }
 
+impl CodeBlob {
+    /// Lays `other` behind what is here.
+    pub fn append(&mut self, other: CodeBlob) {
+        let start = self.bytes.len().next_multiple_of(ALIGNMENT);
+        self.bytes.resize(start, 0);
+        self.bytes.extend(other.bytes);
+        self.symbols.extend(other.symbols.into_iter().map(|(name, at)| (name, start + at)));
+    }
+}
+
 /// Why an object cannot be linked flat.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {

@@ -3,6 +3,7 @@
 mod function;
 mod shape;
 
+use super::EmitError;
 use crate::{kir::Kernel, link::ALIGNMENT, targets::Target};
 use cranelift::frontend::FunctionBuilderContext;
 use cranelift_codegen::control::ControlPlane;
@@ -12,16 +13,6 @@ use cranelift_codegen::{Context, FinalizedMachReloc};
 use cranelift_module::{Linkage, Module, ModuleReloc};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use std::num::NonZero;
-
-/// Why Cranelift refuses a kernel or a target.
-#[derive(Debug, thiserror::Error)]
-#[error("{subject}: {message}")]
-pub struct EmitError {
-    /// The kernel or target.
-    pub subject: String,
-    /// What Cranelift says.
-    pub message: String,
-}
 
 fn refused(subject: &str) -> impl Fn(&dyn std::fmt::Debug) -> EmitError {
     move |e| EmitError { subject: subject.into(), message: format!("{e:?}") }
@@ -33,12 +24,12 @@ struct Code {
     relocations: Vec<FinalizedMachReloc>,
 }
 
-/// An object file with one exported function per kernel.
+/// An object file with one exported function per kernel; `settings` are those of the instruction set.
 ///
 /// # Errors
 /// If Cranelift refuses the target or a kernel.
-pub fn emit(kernels: &[Kernel], target: &Target) -> Result<Vec<u8>, EmitError> {
-    let isa = instruction_set(target)?;
+pub fn emit(kernels: &[Kernel], target: &Target, settings: &[&str]) -> Result<Vec<u8>, EmitError> {
+    let isa = instruction_set(target, settings)?;
     let codes = compile_all(kernels, &*isa)?;
     let bug = refused(target.name);
     let builder = ObjectBuilder::new(isa, "kernels", cranelift_module::default_libcall_names());
@@ -56,15 +47,15 @@ pub fn emit(kernels: &[Kernel], target: &Target) -> Result<Vec<u8>, EmitError> {
 }
 
 /// Cranelift for `target`. Without optimisation: at `speed` it hoists loads over multiply-adds and spills accumulators.
-fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, EmitError> {
+fn instruction_set(target: &Target, settings: &[&str]) -> Result<OwnedTargetIsa, EmitError> {
     let bug = refused(target.name);
     let mut flags = settings::builder();
     for (name, value) in [("opt_level", "none"), ("is_pic", "true"), ("enable_verifier", "true")] {
         flags.set(name, value).map_err(|e| bug(&e))?;
     }
-    let mut isa = isa::lookup_by_name(target.triple).map_err(|e| bug(&e))?;
-    for feature in target.features {
-        isa.enable(feature).map_err(|e| bug(&e))?;
+    let mut isa = isa::lookup_by_name(target.arch).map_err(|e| bug(&e))?;
+    for setting in settings {
+        isa.enable(setting).map_err(|e| bug(&e))?;
     }
     isa.finish(settings::Flags::new(flags)).map_err(|e| bug(&e))
 }
