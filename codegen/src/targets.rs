@@ -222,6 +222,11 @@ impl Target {
         self.requires.iter().copied().filter(|f| !has_feature(f)).collect()
     }
 
+    /// Whether the processor that this runs on has all that the code needs.
+    pub fn runs_here(&self) -> bool {
+        self.arch == std::env::consts::ARCH && self.missing().is_empty()
+    }
+
     /// Whether the machine can do `cap`.
     pub fn has(&self, cap: Cap) -> bool {
         self.caps.contains(&cap)
@@ -271,7 +276,7 @@ pub fn host() -> Result<&'static Target, HostError> {
 
 /// Every target that this build can compile for and this machine can run.
 pub fn runnable() -> impl Iterator<Item = &'static Target> {
-    TARGETS.iter().filter(|t| t.backend.is_built() && t.arch == std::env::consts::ARCH && t.missing().is_empty())
+    TARGETS.iter().filter(|t| t.backend.is_built() && t.runs_here())
 }
 
 macro_rules! detector {

@@ -5,11 +5,13 @@
 //! form, type inference, reference evaluation and the e-graph language of `jet-passes` are derived from it.
 
 pub mod graph;
+pub mod group;
 pub mod ops;
 pub mod types;
 pub mod value;
 
 pub use graph::{Graph, Id, Leaf, Node, NodeKind, Output, OutputKind};
+pub use group::{Group, GroupError, group_kernels};
 pub use ops::{Op, OpInfo};
 pub use types::{Elem, F32, GridKind, Place, Rows, Type};
 pub use value::{Mat, Real, Value};

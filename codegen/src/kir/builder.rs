@@ -78,10 +78,10 @@ impl<'k, E: Element> Carry<'k> for V<'k, E> {
 
 impl<'k, E: Stored> Carry<'k> for Ptr<'k, E> {
     fn flat(&self, out: &mut Vec<Value>) {
-        out.push(self.id());
+        out.push(self.whole().id());
     }
     fn like(&self, _: &'k Builder, ids: &mut dyn Iterator<Item = Value>) -> Self {
-        self.with_id(ids.next().expect("as many values as the loop carries"))
+        self.at_address(ids.next().expect("as many values as the loop carries"))
     }
 }
 

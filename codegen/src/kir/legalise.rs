@@ -50,31 +50,63 @@ fn expand(k: &Builder, op: &Op, args: &[Value]) -> Option<Value> {
         Op::Scalar(Scalar::Max) => f(1).lt(f(0)).select(f(0), f(1)).id,
         Op::Scalar(Scalar::Rcp) => one().div(f(0)).id,
         Op::Scalar(Scalar::Rsqrt) => one().div(f(0).sqrt()).id,
-        Op::Scalar(Scalar::Exp2) => exp2(f(0)).id,
-        Op::Scalar(Scalar::Log2) => log2(f(0)).id,
+        Op::Scalar(Scalar::Exp) => exp(f(0)).id,
+        Op::Scalar(Scalar::Log) => log(f(0)).id,
         Op::Round => round_bf16(f(0)).id,
         _ => return None,
     })
 }
 
+/// The bits of 1.
+const ONE_BITS: i32 = 0x3f80_0000;
+/// ln 2 in two parts; the first has so few bits that its products with exponents are exact.
+const LN2_HIGH: f32 = 0.693_359_4;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+/// Where `e^x` stays a normal, finite number.
+const EXP_MIN: f32 = -87.33;
+const EXP_MAX: f32 = 88.37;
+
+/// A polynomial; the leading coefficient comes first.
 fn horner<'k>(x: V<'k, F32>, coefficients: &[f32]) -> V<'k, F32> {
     let start = coefficients[0].on(x.k).splat(x.lanes());
     coefficients[1..].iter().fold(start, |p, c| p.fma(x, *c))
 }
 
-/// `2^x` by a polynomial on [-1/2, 1/2], fitted to the smallest relative error (9e-8; the Taylor series of that degree has
-/// 2.4e-6). The integer part is read from the low bits of `x + 1.5 * 2^23`, so that no target has to convert between
-/// float and integer.
-fn exp2(x: V<F32>) -> V<F32> {
-    const MAGIC: f32 = 12582912.0;
-    #[allow(clippy::approx_constant, reason = "fitted: the nearest f32 to ln 2 would be worse")]
-    const POLY: [f32; 6] = [1.326_472_7e-3, 9.671_513e-3, 5.550_733_7e-2, 2.402_224_2e-1, 6.931_47e-1, 1.0];
+/// `e^x = 2^n e^r` with `n = round(x / ln 2)` and `r` in [-ln2/2, ln2/2], by a polynomial `1 + r + r^2 q(r)` fitted to the
+/// smallest relative error (3e-9 before rounding). `n` is read from the low bits of `x / ln 2 + 1.5 * 2^23`, so that no
+/// target has to convert between float and integer. A NaN stays one: the bounds are the first operands.
+fn exp(x: V<F32>) -> V<F32> {
+    const MAGIC: f32 = 12_582_912.0;
+    const POLY: [f32; 7] = [1.381_446_7e-3, 8.368_781e-3, 4.166_839_4e-2, 0.166_665_2, 0.499_999_94, 1.0, 1.0];
     let bound = |c: f32| c.on(x.k).splat(x.lanes());
-    let x = bound(127.0).min(bound(-126.0).max(x));
-    let shifted = x + MAGIC;
-    let fraction = x - (shifted - MAGIC);
-    let scale = shifted.as_i32().shift_left(23).iadd(0x3f80_0000).as_f32();
-    horner(fraction, &POLY) * scale
+    let x = bound(EXP_MAX).min(bound(EXP_MIN).max(x));
+    let shifted = x.fma(std::f32::consts::LOG2_E, bound(MAGIC));
+    let n = shifted - MAGIC;
+    let r = n.fma(-LN2_LOW, n.fma(-LN2_HIGH, x));
+    let scale = shifted.as_i32().shift_left(23).iadd(ONE_BITS).as_f32();
+    horner(r, &POLY) * scale
+}
+
+/// `ln x` of a positive normal number: `e ln 2 + ln m` with `m` in [sqrt(1/2), sqrt(2)), by `ln(1 + f) = f + f^2 q(f)`, fitted
+/// to the smallest relative error (3e-8 before rounding), so that the result keeps its digits near `x = 1`.
+fn log(x: V<F32>) -> V<F32> {
+    const POLY: [f32; 8] = [
+        8.987_385e-2,
+        -0.144_221_25,
+        0.148_789_73,
+        -0.165_524_45,
+        0.199_640_18,
+        -0.250_025_5,
+        0.333_339_16,
+        -0.499_999_85,
+    ];
+    const HALF_ROOT_BITS: i32 = 0x3f35_04f3;
+    const TWO_TO_23_BITS: i32 = 0x4b00_0000;
+    let biased = x.as_i32().iadd(ONE_BITS - HALF_ROOT_BITS).shift_right(23);
+    let f = x.as_i32().isub(biased.isub(127).shift_left(23)).as_f32() - 1.0;
+    // an integer below 2^23 in the low bits of 2^23 reads as their sum
+    let e = biased.or(TWO_TO_23_BITS).as_f32() - (8_388_608.0 + 127.0);
+    e.fma(LN2_HIGH, f + e.fma(LN2_LOW, f * f * horner(f, &POLY)))
 }
 
 /// To nearest even by integer arithmetic (a NaN with a full payload would overflow: activations are finite here).
@@ -82,30 +114,4 @@ fn round_bf16(x: V<F32>) -> V<Bf16> {
     let bits = x.as_i32();
     let odd = bits.shift_right(16).and(1);
     bits.iadd(odd).iadd(0x7fff).shift_right(16).bf16_bits()
-}
-
-/// `log2(x)` of a positive normal number: the exponent of `x / sqrt(1/2)`, and a polynomial in the rest, which lies around 1
-/// in [sqrt(1/2), sqrt(2)). The polynomial is `log2(1 + f) / f`, fitted to the smallest relative error (2.6e-8), so that the
-/// result keeps its digits near `x = 1`.
-fn log2(x: V<F32>) -> V<F32> {
-    #[allow(clippy::approx_constant, reason = "fitted: close to log2(e), by its meaning")]
-    const POLY: [f32; 9] = [
-        1.258_370_5e-1,
-        -2.072_697_6e-1,
-        2.157_156e-1,
-        -2.389_448_2e-1,
-        2.879_162_5e-1,
-        -3.607_037e-1,
-        4.809_106_4e-1,
-        -7.213_473_5e-1,
-        1.442_695,
-    ];
-    const ONE: i32 = 0x3f80_0000;
-    const HALF_ROOT: i32 = 0x3f35_04f3;
-    const TWO_TO_23: i32 = 0x4b00_0000;
-    let exponent = x.as_i32().iadd(ONE - HALF_ROOT).shift_right(23);
-    let rest = x.as_i32().isub(exponent.isub(127).shift_left(23)).as_f32() - 1.0;
-    // an integer below 2^23 in the low bits of 2^23 reads as their sum
-    let whole = exponent.or(TWO_TO_23).as_f32() - (8_388_608.0 + 127.0);
-    horner(rest, &POLY).fma(rest, whole)
 }

@@ -7,6 +7,7 @@
 mod builder;
 mod ir;
 mod legalise;
+mod math;
 pub(crate) mod ops;
 mod pointer;
 mod text;
@@ -16,6 +17,7 @@ mod verify;
 pub use builder::{Builder, Carry, Operand};
 pub use ir::*;
 pub use legalise::legalise;
+pub use math::tree_sum;
 pub use ops::{Domain, Scalar};
 pub use pointer::Ptr;
 pub use value::{Bf16, Element, F32, I32, Index, Integer, Pred, Stored, V};

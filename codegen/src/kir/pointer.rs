@@ -48,13 +48,23 @@ impl<'k, E: Stored> Ptr<'k, E> {
         }
     }
 
-    /// What a loop carries: the pointer with its constant part added.
-    pub(super) fn id(&self) -> Value {
+    /// The whole address as one value, which a loop can carry.
+    pub(super) fn whole(self) -> Self {
+        if self.offset == 0 {
+            return self;
+        }
+        let bytes: V<Index> = self.offset.on(self.k);
+        let id = self.k.push1(Op::Offset { scale: 1 }, &[self.id, bytes.id], self.k.ty(self.id));
+        Ptr { id, offset: 0, ..self }
+    }
+
+    pub(super) fn id(self) -> Value {
         self.id
     }
 
-    pub(super) fn with_id(self, id: Value) -> Self {
-        Ptr { id, ..self }
+    /// Another address of the same kind.
+    pub(super) fn at_address(self, id: Value) -> Self {
+        Ptr { id, offset: 0, ..self }
     }
 
     /// Promises only that addresses are multiples of `bytes`.

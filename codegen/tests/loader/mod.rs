@@ -1,7 +1,16 @@
 //! Maps compiled kernels into this process and calls them: what tests run code with.
 
-use jet_codegen::{CodeBlob, compile, kir::Kernel, targets};
+use jet_codegen::targets::{Target, runnable};
+use jet_codegen::{CodeBlob, compile, kir::Kernel};
 use std::collections::BTreeMap;
+
+/// Runs a test on every engine that this build has and this machine runs.
+pub fn on_every_target(test: impl Fn(&'static Target)) {
+    for target in runnable() {
+        println!("on {}:", target.name);
+        test(target);
+    }
+}
 
 /// Mapped code.
 pub struct Code {
@@ -11,10 +20,9 @@ pub struct Code {
 }
 
 impl Code {
-    /// Compiles `kernels` for this machine and maps them.
-    pub fn of(kernels: &[Kernel]) -> Code {
-        let target = targets::host().unwrap_or_else(|e| panic!("{e}"));
-        Code::load(compile(kernels, target).unwrap_or_else(|e| panic!("{e}")))
+    /// Compiles `kernels` for `target` and maps them.
+    pub fn of(kernels: &[Kernel], target: &Target) -> Code {
+        Code::load(compile(kernels, target).unwrap_or_else(|e| panic!("{}: {e}", target.name)))
     }
 
     fn load(blob: CodeBlob) -> Code {

@@ -1,0 +1,53 @@
+//! Lane-polymorphic mathematics over the scalar operations, for every target.
+
+use super::{F32, V};
+
+impl<'k> V<'k, F32> {
+    /// `1 / (1 + e^-x)`.
+    pub fn sigmoid(self) -> Self {
+        ((-self).exp() + 1.0).rcp()
+    }
+
+    /// `x * sigmoid(x)`.
+    pub fn silu(self) -> Self {
+        self / ((-self).exp() + 1.0)
+    }
+
+    /// `ln(1 + x)` of a finite `x >= 0`. What rounding takes from `1 + x` is given back: `ln(1 + x) = ln u + (x - (u - 1)) / u`.
+    pub fn log1p(self) -> Self {
+        let u = self + 1.0;
+        (self - (u - 1.0)) / u + u.log()
+    }
+
+    /// `ln(1 + e^x)`; `x` itself above 20, as in PyTorch.
+    pub fn softplus(self) -> Self {
+        let linear = self.k.splat(20.0, self.lanes()).lt(self);
+        linear.select(self, self.exp().log1p())
+    }
+
+    /// `x * x`.
+    pub fn square(self) -> Self {
+        self * self
+    }
+
+    /// The largest lane.
+    pub fn max_lanes(self) -> Self {
+        let lanes: Vec<_> = (0..self.lanes()).map(|i| self.lane(i)).collect();
+        tree(&lanes, |a, b| a.max(b))
+    }
+}
+
+/// The sum of vectors of equal width, as a tree.
+pub fn tree_sum<'k>(parts: &[V<'k, F32>]) -> V<'k, F32> {
+    tree(parts, |a, b| a + b)
+}
+
+fn tree<'k>(parts: &[V<'k, F32>], join: fn(V<'k, F32>, V<'k, F32>) -> V<'k, F32>) -> V<'k, F32> {
+    match parts {
+        [one] => *one,
+        _ => {
+            let (a, b) = parts.split_at(parts.len() / 2);
+            join(tree(a, join), tree(b, join))
+        }
+    }
+}
