@@ -2,6 +2,7 @@
 
 use crate::ops::Op;
 use crate::types::Type;
+use std::collections::HashMap;
 
 /// Names a node of one graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,7 +97,7 @@ pub struct Output {
 }
 
 /// A function of one sequence's new tokens and states.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Graph {
     /// Its name.
     pub name: String,
@@ -104,12 +105,23 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// Named results, in order.
     pub outputs: Vec<Output>,
+    /// Where a node is, by what it is; holds for the first nodes, whose number follows it.
+    known: HashMap<(NodeKind, Vec<Id>), Id>,
+    n_known: usize,
 }
+
+impl PartialEq for Graph {
+    fn eq(&self, other: &Graph) -> bool {
+        (&self.name, &self.nodes, &self.outputs) == (&other.name, &other.nodes, &other.outputs)
+    }
+}
+
+impl Eq for Graph {}
 
 impl Graph {
     /// An empty graph.
     pub fn new(name: impl Into<String>) -> Graph {
-        Graph { name: name.into(), nodes: vec![], outputs: vec![] }
+        Graph { name: name.into(), ..Graph::default() }
     }
 
     /// The node of `id`.
@@ -149,10 +161,10 @@ impl Graph {
     /// The leaf exists with another type.
     pub fn add_leaf(&mut self, leaf: Leaf, name: &str, ty: Type) -> Result<Id, String> {
         let kind = NodeKind::Leaf(leaf, name.to_string());
-        match self.nodes.iter().position(|n| n.kind == kind) {
-            Some(at) if self.nodes[at].ty == ty => Ok(Id(at as u32)),
-            Some(at) => Err(format!("{} `{name}` declared as {ty} and as {}", leaf.name(), self.nodes[at].ty)),
-            None => Ok(self.push(Node { kind, args: vec![], ty })),
+        let id = self.shared(Node { kind, args: vec![], ty });
+        match self.ty(id) {
+            found if found == ty => Ok(id),
+            found => Err(format!("{} `{name}` declared as {ty} and as {found}", leaf.name())),
         }
     }
 
@@ -164,11 +176,7 @@ impl Graph {
         let op = op.into();
         let types: Vec<Type> = args.iter().map(|a| self.ty(*a)).collect();
         let ty = op.infer(&types)?;
-        let node = Node { kind: NodeKind::Op(op), args: args.to_vec(), ty };
-        match self.nodes.iter().position(|n| *n == node) {
-            Some(at) => Ok(Id(at as u32)),
-            None => Ok(self.push(node)),
-        }
+        Ok(self.shared(Node { kind: NodeKind::Op(op), args: args.to_vec(), ty }))
     }
 
     /// Names a result.
@@ -176,8 +184,26 @@ impl Graph {
         self.outputs.push(Output { kind, name: name.into(), value });
     }
 
-    fn push(&mut self, node: Node) -> Id {
+    /// The node of the same kind and operands, or this one, added.
+    fn shared(&mut self, node: Node) -> Id {
+        // `nodes` is public: what was added or changed there since is learnt, or noticed by comparing
+        for at in self.n_known..self.nodes.len() {
+            let Node { kind, args, .. } = &self.nodes[at];
+            self.known.entry((kind.clone(), args.clone())).or_insert(Id(at as u32));
+        }
+        let key = (node.kind.clone(), node.args.clone());
+        let found = self
+            .known
+            .get(&key)
+            .filter(|id| self.nodes.get(id.index()).is_some_and(|n| (&n.kind, &n.args) == (&node.kind, &node.args)));
+        if let Some(id) = found {
+            self.n_known = self.nodes.len();
+            return *id;
+        }
+        let id = Id(self.nodes.len() as u32);
+        self.known.insert(key, id);
         self.nodes.push(node);
-        Id(self.nodes.len() as u32 - 1)
+        self.n_known = self.nodes.len();
+        id
     }
 }

@@ -4,12 +4,14 @@
 //! dimensions, `[rows, cols]`; heads are attributes of the ops that know them. One table ([`ops`]) declares every op; names, arity, the text
 //! form, type inference, reference evaluation and the e-graph language of `jet-passes` are derived from it.
 
+pub mod eval;
 pub mod graph;
 pub mod group;
 pub mod ops;
 pub mod types;
 pub mod value;
 
+pub use eval::{Bindings, EvalError, Named, Results, Sequence, Weights, eval, fresh_states, rope_table};
 pub use graph::{Graph, Id, Leaf, Node, NodeKind, Output, OutputKind};
 pub use group::{Group, GroupError, group_kernels};
 pub use ops::{Op, OpInfo};

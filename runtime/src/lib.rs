@@ -1,1 +1,41 @@
 //! Maps a jetbin artifact and runs its schedule.
+//!
+//! ```no_run
+//! use jet_runtime::{Model, Options, Session};
+//!
+//! let model = Model::open("model.jetbin")?;
+//! let mut session = Session::new(&model, Options::default())?;
+//! session.prefill(0, &[1, 2, 3])?;
+//! let mut token = session.argmax(session.rows() - 1)?;
+//! for _ in 0..16 {
+//!     session.decode(&[(0, token)])?;
+//!     token = session.argmax(0)?;
+//! }
+//! # Ok::<(), jet_runtime::Error>(())
+//! ```
+//!
+//! A call allocates nothing: the words of every step and thread are laid out when the session is made.
+
+mod cpu;
+mod device;
+mod error;
+mod export;
+mod machine;
+mod mapping;
+mod model;
+mod observe;
+mod plan;
+mod pool;
+pub mod sampling;
+mod session;
+
+pub use cpu::Cpu;
+pub use device::{Device, DeviceError, Launch};
+pub use error::{Error, Result};
+pub use export::StateTensor;
+pub use machine::{Candidate, Machine, judge, this_machine};
+pub use model::{Model, OpenOptions};
+pub use observe::{Observation, Observer};
+pub use session::{Memory, Options, Session};
+
+pub use jetbin;

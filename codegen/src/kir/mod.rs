@@ -11,6 +11,7 @@ mod math;
 pub(crate) mod ops;
 mod pointer;
 mod text;
+mod tile;
 mod value;
 mod verify;
 
@@ -20,5 +21,6 @@ pub use legalise::legalise;
 pub use math::tree_sum;
 pub use ops::{Domain, Scalar};
 pub use pointer::Ptr;
+pub use tile::{Tile, outer_product};
 pub use value::{Bf16, Element, F32, I32, Index, Integer, Pred, Stored, V};
 pub use verify::{Fault, verify};

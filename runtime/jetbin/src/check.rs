@@ -5,6 +5,7 @@ use crate::reader::{Reader, WeightPlace, decode_facts, program_section};
 use crate::record::*;
 use crate::types::*;
 use crate::view::*;
+use std::collections::BTreeSet;
 
 /// Sizes above this are refused, so that sums of a few of them cannot overflow.
 const MAX_BYTES: u64 = 1 << 48;
@@ -204,8 +205,27 @@ impl Context<'_> {
                 require(self.is_valid(arg, domain), &origin, || format!("{arg:?} refers to nothing that fits"))?;
             }
         }
+        self.check_head_inputs(origin)?;
         let found = self.program.args().len();
         require(next_arg as usize == found, origin, || format!("{found} arguments, the steps use {next_arg}"))
+    }
+
+    /// Head steps run once for every window of rows, so no buffer of the head may overwrite what they read.
+    fn check_head_inputs(&self, origin: &str) -> Result<(), ReadError> {
+        let p = &self.program;
+        let steps = p.steps();
+        let head = steps.iter().filter(|s| s.domain == Domain::Head).flat_map(|s| p.args_of(&s));
+        let used: BTreeSet<u32> = head.filter_map(|a| if let Arg::Buffer(b) = a { Some(b) } else { None }).collect();
+        let span = |b: &Buffer<&str>| b.offset..b.offset + b.row_bytes * u64::from(p.rows_of(b.domain));
+        let (inputs, outputs): (Vec<_>, Vec<_>) =
+            used.iter().filter_map(|&b| p.buffers().get(b)).partition(|b| b.domain == Domain::Tokens);
+        for (input, output) in inputs.iter().flat_map(|i| outputs.iter().map(move |o| (i, o))) {
+            let (a, b) = (span(input), span(output));
+            require(a.end <= b.start || b.end <= a.start, origin, || {
+                format!("{}, which head steps read, overlaps {} of the head", input.name, output.name)
+            })?;
+        }
+        Ok(())
     }
 
     fn is_valid(&self, arg: Arg, domain: Domain) -> bool {
@@ -229,8 +249,11 @@ impl Context<'_> {
                 ProbeKind::LastHidden => true,
             };
             require(known, &origin, || format!("{:?} in a model of {} layers", probe.kind, self.facts.n_layers))?;
+            let width = u64::from(self.facts.hidden_size) * 4;
             let fits = step.is_some_and(|step| match probe.source {
-                ProbeSource::Buffer(b) => p.buffers().get(b).is_some_and(|b| b.domain <= step.domain),
+                ProbeSource::Buffer(b) => {
+                    p.buffers().get(b).is_some_and(|b| b.domain <= step.domain && b.row_bytes >= width)
+                }
                 ProbeSource::Scratch { offset, row_bytes } => {
                     let rows = u64::from(p.rows_of(step.domain));
                     let length = row_bytes.checked_mul(rows);

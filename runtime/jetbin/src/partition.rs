@@ -2,17 +2,16 @@
 
 use std::ops::Range;
 
-/// The contiguous range of `items` that thread `t` of `threads` runs: sizes differ by at most one, the ranges are in
-/// thread order and cover every item once.
-///
-/// `range(t) = items * t / threads .. items * (t + 1) / threads`
+/// The contiguous range of `items` that thread `t` of `threads` runs: the ranges are in thread order, cover every item
+/// once, and the first `items % threads` of them are one longer, so that only the last threads can be idle.
 ///
 /// # Panics
 /// If `t >= threads`.
 pub fn partition(items: u64, threads: u32, t: u32) -> Range<u64> {
     assert!(t < threads, "thread {t} of {threads}");
-    let cut = |t: u32| (u128::from(items) * u128::from(t) / u128::from(threads)) as u64;
-    cut(t)..cut(t + 1)
+    let (each, longer) = (items / u64::from(threads), items % u64::from(threads));
+    let cut = |t: u64| t * each + t.min(longer);
+    cut(u64::from(t))..cut(u64::from(t) + 1)
 }
 
 #[cfg(test)]
@@ -29,6 +28,10 @@ mod tests {
                 assert!(ranges.windows(2).all(|w| w[0].end == w[1].start));
                 let sizes = ranges.iter().map(|r| r.end - r.start);
                 assert!(sizes.clone().max().unwrap() - sizes.min().unwrap() <= 1);
+                assert_eq!(
+                    ranges.iter().position(|r| r.is_empty()).map_or(u64::from(threads), |n| n as u64),
+                    items.min(u64::from(threads))
+                );
             }
         }
     }

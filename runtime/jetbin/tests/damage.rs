@@ -108,6 +108,8 @@ const SIGNED: &[(SectionKind, usize, u32, &str)] = &[
     (SectionKind::Decode, ARGS + 2 * 16 + 4, 1, "Buffer(1) refers to nothing"),
     (SectionKind::Decode, ARGS + 2 * 16 + 4, 3, "Buffer(3) refers to nothing"),
     (SectionKind::Decode, ARGS + 8 * 16 + 4, 2, "State(2) refers to nothing"),
+    (SectionKind::Decode, BUFFERS + 32 + 8, 64, "hidden, which head steps read, overlaps logits of the head"),
+    (SectionKind::Facts, 12, 9, "LayerHidden(0), step: 0, source: Buffer(0) } refers to nothing that fits"),
     (SectionKind::Decode, PROBES, 3, "kind of probe 3 is unknown"),
     (SectionKind::Decode, PROBES + 4, 3, "LayerHidden(3) in a model of 2 layers"),
     (SectionKind::Decode, PROBES + 8, 3, "refers to nothing that fits"),

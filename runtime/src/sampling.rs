@@ -1,0 +1,277 @@
+//! Choosing the next token from logits, as Hugging Face's `generate` does.
+//!
+//! Order: repetition penalty, temperature, top-k, top-p, min-p, softmax, one draw. Each step works on what the steps
+//! before left. Steps that change values are one f32 operation each, with the parameter rounded to f32; probabilities
+//! are summed in f64.
+
+use crate::error::{Error, Result};
+
+/// What shapes the distribution. `None` means off.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sampling {
+    /// Draw at random; otherwise take the best token, after the repetition penalty.
+    pub random: bool,
+    /// Tokens of the history: divided by this if positive, multiplied if negative; above 0.
+    pub repetition_penalty: Option<f64>,
+    /// Scores are divided by this; above 0.
+    pub temperature: Option<f64>,
+    /// Keep the `k` best, and those tied with the last of them; at least 1.
+    pub top_k: Option<u32>,
+    /// Keep the best tokens, up to and including the one that brings their probability to `p`; in `[0, 1]`.
+    pub top_p: Option<f64>,
+    /// Keep tokens with at least this share of the best token's probability; in `[0, 1]`.
+    pub min_p: Option<f64>,
+}
+
+impl Sampling {
+    /// Checks the ranges of all parameters.
+    ///
+    /// # Errors
+    /// One line that names every parameter out of range.
+    pub fn check(&self) -> Result<()> {
+        let mut broken = Vec::new();
+        let mut check = |name: &str, value: Option<f64>, fits: fn(f64) -> bool, expected: &str| {
+            if let Some(value) = value.filter(|&v| !fits(v)) {
+                broken.push(format!("{name} is {value}, expected {expected}"));
+            }
+        };
+        let positive = "a number above 0";
+        check("repetition_penalty", self.repetition_penalty, |v| v > 0.0 && v.is_finite(), positive);
+        check("temperature", self.temperature, |v| v > 0.0 && v.is_finite(), positive);
+        check("top_k", self.top_k.map(f64::from), |k| k >= 1.0, "1 at least");
+        check("top_p", self.top_p, |v| (0.0..=1.0).contains(&v), "0 to 1");
+        check("min_p", self.min_p, |v| (0.0..=1.0).contains(&v), "0 to 1");
+        if broken.is_empty() { Ok(()) } else { Err(Error::request(broken.join("; "))) }
+    }
+}
+
+/// A token that can be drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// The token.
+    pub id: u32,
+    /// Its score after all steps; the probability is the softmax of the scores.
+    pub score: f32,
+}
+
+/// Chooses tokens. Keeps its working memory, so that a choice allocates nothing after the first.
+pub struct Sampler {
+    sampling: Sampling,
+    random: Random,
+    candidates: Vec<Candidate>,
+    /// A bit for every token of the vocabulary.
+    seen: Vec<u64>,
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): the state advances by a constant and is mixed into the output.
+///
+/// # Source
+/// "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014, figure 13.
+#[derive(Clone, Debug)]
+pub struct Random {
+    state: u64,
+}
+
+impl Random {
+    /// A generator; the same seed gives the same numbers everywhere.
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    /// The next 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// The next number in `[0, 1)`, a multiple of `2^-53`.
+    pub fn next_unit(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+}
+
+/// The largest value; of several, the first.
+///
+/// # Errors
+/// If there is a NaN or +inf, or nothing but -inf.
+pub fn argmax(scores: &[f32]) -> Result<u32> {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (id, &score) in (0..).zip(scores) {
+        check_score(id, score)?;
+        if score > best.1 {
+            best = (id, score);
+        }
+    }
+    if best.1 == f32::NEG_INFINITY {
+        return Err(Error::NotFinite("no token has a finite logit".into()));
+    }
+    Ok(best.0)
+}
+
+fn check_score(id: u32, score: f32) -> Result<()> {
+    if score.is_nan() || score == f32::INFINITY {
+        return Err(Error::NotFinite(format!("the score of token {id} is {score}")));
+    }
+    Ok(())
+}
+
+impl Sampler {
+    /// A sampler; the same seed and the same logits give the same tokens.
+    ///
+    /// # Errors
+    /// If a parameter is out of range.
+    pub fn new(sampling: Sampling, seed: u64) -> Result<Self> {
+        sampling.check()?;
+        Ok(Self { sampling, random: Random::new(seed), candidates: Vec::new(), seen: Vec::new() })
+    }
+
+    /// Whether the choice is the plain argmax of the logits, which the device may have computed already.
+    pub fn is_argmax(&self) -> bool {
+        !self.sampling.random && self.sampling.repetition_penalty.is_none_or(|r| r == 1.0)
+    }
+
+    /// Chooses a token; `history` is everything that the sequence holds, the prompt included.
+    ///
+    /// # Errors
+    /// If a score is NaN or infinite, if none is finite, or if the history has an id outside the vocabulary.
+    pub fn choose(&mut self, logits: &[f32], history: &[u32]) -> Result<u32> {
+        self.process(logits, history)?;
+        if !self.sampling.random {
+            let best = self.candidates.iter().fold(self.candidates[0], |a, &b| if b.score > a.score { b } else { a });
+            return Ok(best.id);
+        }
+        let best = max_score(&self.candidates);
+        let total: f64 = self.candidates.iter().map(|c| weight(c, best)).sum();
+        let mut left = self.random.next_unit() * total;
+        for c in &self.candidates {
+            left -= weight(c, best);
+            if left < 0.0 {
+                return Ok(c.id);
+            }
+        }
+        // Rounding of the sums can leave a tail: it belongs to the last token that has a probability.
+        let last = self.candidates.iter().rev().find(|c| weight(c, best) > 0.0);
+        Ok(last.unwrap_or(&self.candidates[0]).id)
+    }
+
+    /// The tokens that can be drawn, by ascending id.
+    ///
+    /// # Errors
+    /// As for [`choose`](Self::choose).
+    pub fn process(&mut self, logits: &[f32], history: &[u32]) -> Result<&[Candidate]> {
+        let Sampling { random, temperature, top_k, top_p, min_p, .. } = self.sampling;
+        self.start(logits, history)?;
+        if random {
+            if let Some(t) = temperature.filter(|&t| t != 1.0) {
+                self.candidates.iter_mut().for_each(|c| c.score /= t as f32);
+            }
+            for c in &self.candidates {
+                check_score(c.id, c.score)?;
+            }
+            if let Some(k) = top_k {
+                keep_top_k(&mut self.candidates, k as usize);
+            }
+            if let Some(p) = top_p.filter(|&p| p < 1.0) {
+                keep_top_p(&mut self.candidates, p);
+            }
+            if let Some(m) = min_p {
+                keep_min_p(&mut self.candidates, m);
+            }
+            self.candidates.sort_unstable_by_key(|c| c.id);
+        }
+        Ok(&self.candidates)
+    }
+
+    /// Collects the finite scores after the repetition penalty.
+    fn start(&mut self, logits: &[f32], history: &[u32]) -> Result<()> {
+        self.candidates.clear();
+        self.seen.clear();
+        self.seen.resize(logits.len().div_ceil(64), 0);
+        let penalty = self.sampling.repetition_penalty.filter(|&r| r != 1.0).map(|r| r as f32);
+        if penalty.is_some() {
+            for &id in history {
+                if id as usize >= logits.len() {
+                    let problem = format!("token id {id} in the history, expected below {}", logits.len());
+                    return Err(Error::request(problem));
+                }
+                self.seen[id as usize / 64] |= 1 << (id % 64);
+            }
+        }
+        for (id, &logit) in (0..).zip(logits) {
+            let seen = self.seen[id as usize / 64] >> (id % 64) & 1 == 1;
+            let score = match penalty.filter(|_| seen) {
+                Some(r) if logit < 0.0 => logit * r,
+                Some(r) => logit / r,
+                None => logit,
+            };
+            check_score(id, score)?;
+            if score > f32::NEG_INFINITY {
+                self.candidates.push(Candidate { id, score });
+            }
+        }
+        if self.candidates.is_empty() {
+            return Err(Error::NotFinite("no token has a finite logit".into()));
+        }
+        Ok(())
+    }
+}
+
+fn max_score(candidates: &[Candidate]) -> f32 {
+    candidates.iter().map(|c| c.score).fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Probability, up to a common factor.
+fn weight(c: &Candidate, best: f32) -> f64 {
+    (f64::from(c.score) - f64::from(best)).exp()
+}
+
+/// Best first; of equal scores, the higher id first, which is the one that `p = 0` keeps.
+fn by_score(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+    b.score.total_cmp(&a.score).then(b.id.cmp(&a.id))
+}
+
+/// Removes what is below the `k`-th largest score: ties with it stay.
+fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
+    if k < candidates.len() {
+        let limit = candidates.select_nth_unstable_by(k - 1, by_score).1.score;
+        candidates.retain(|c| c.score >= limit);
+    }
+}
+
+/// Keeps a token iff the probability strictly before it, in descending order, is below `p`.
+///
+/// The best tokens are sorted in growing portions, because `p` is mostly reached within a few.
+fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
+    let best = max_score(candidates);
+    let total: f64 = candidates.iter().map(|c| weight(c, best)).sum();
+    // The cut is where what follows, the token included, weighs no more than 1 - p; so is the official formula.
+    let cut = total * f64::from((1.0 - p) as f32);
+    let (mut sorted, mut portion, mut before) = (0, 64, 0.0);
+    while sorted < candidates.len() {
+        let rest = &mut candidates[sorted..];
+        let n = portion.min(rest.len());
+        if n < rest.len() {
+            rest.select_nth_unstable_by(n, by_score);
+        }
+        rest[..n].sort_unstable_by(by_score);
+        for i in sorted..sorted + n {
+            if i > 0 && total - before <= cut {
+                candidates.truncate(i);
+                return;
+            }
+            before += weight(&candidates[i], best);
+        }
+        sorted += n;
+        portion *= 4;
+    }
+}
+
+/// Removes tokens with less than `m` times the best token's probability.
+fn keep_min_p(candidates: &mut Vec<Candidate>, m: f64) {
+    let best = max_score(candidates);
+    // One token always stays, also where `m` is 1.
+    candidates.retain(|c| c.score == best || weight(c, best) >= m);
+}

@@ -1,0 +1,50 @@
+//! A token costs no allocation, on the test device and on the real one.
+
+mod toy;
+
+use jet_runtime::{Cpu, Session};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use toy::*;
+
+struct Counting;
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.fetch_add(1, SeqCst);
+        // SAFETY: the caller keeps to the contract of this very method.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One test alone in this file: another one beside it would be counted too.
+#[test]
+fn a_token_allocates_nothing() {
+    let ret: &[u8] = if cfg!(target_arch = "aarch64") { &[0xc0, 0x03, 0x5f, 0xd6] } else { &[0xc3] };
+    let mut code = vec![0; 7 * 16];
+    (0..7).for_each(|k| code[k * 16..k * 16 + ret.len()].copy_from_slice(ret));
+    let (_folder, model) = model_of("no-alloc", &Recipe { code, ..Recipe::default() });
+    let toy = Session::with_device(&model, Box::new(Toy::new(3)), 2).unwrap();
+    let cpu = Session::with_device(&model, Box::new(Cpu::new(3).unwrap()), 2).unwrap();
+    for (name, mut session) in [("toy", toy), ("cpu", cpu)] {
+        let mut token = |n: u32| {
+            session.prefill(0, &[n % 11, 2]).unwrap();
+            session.decode(&[(0, 1), (1, n % 11)]).unwrap();
+            session.argmax(0).unwrap() + session.logits(1).unwrap()[0] as u32
+        };
+        // The first call on a thread registers the thread with the pool.
+        token(0);
+        let before = COUNT.load(SeqCst);
+        let sum: u32 = (1..10).map(&mut token).sum();
+        assert_eq!(COUNT.load(SeqCst) - before, 0, "{name} (sum {sum})");
+    }
+}
