@@ -213,6 +213,11 @@ impl Builder {
         V::wrap(self, id)
     }
 
+    /// A literal subscript.
+    pub fn index(&self, value: u32) -> V<'_, Index> {
+        value.on(self)
+    }
+
     /// `value` in each of `lanes` lanes.
     pub fn splat<'k, E: Element>(&'k self, value: impl Operand<'k, E>, lanes: u16) -> V<'k, E> {
         value.on(self).splat(lanes)

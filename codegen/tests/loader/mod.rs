@@ -1,17 +1,7 @@
 //! Maps compiled kernels into this process and calls them: what tests run code with.
 
-use jet_codegen::targets::{TARGETS, Target, runnable};
-use jet_codegen::{CodeBlob, compile, kir::Kernel};
+use jet_codegen::CodeBlob;
 use std::collections::BTreeMap;
-
-/// Runs a test on every target that this build has and this machine runs.
-#[allow(dead_code, reason = "each test binary uses its part of this module")]
-pub fn on_every_target(test: impl Fn(&'static Target)) {
-    for target in runnable() {
-        println!("on {}:", target.name);
-        test(target);
-    }
-}
 
 /// Mapped code.
 pub struct Code {
@@ -21,27 +11,8 @@ pub struct Code {
 }
 
 impl Code {
-    /// Compiles `kernels` for `target` and maps them.
-    #[allow(dead_code, reason = "each test binary uses its part of this module")]
-    pub fn of(kernels: &[Kernel], target: &Target) -> Code {
-        Code::load(compile(kernels, target).unwrap_or_else(|e| panic!("{}: {e}", target.name)))
-    }
-
-    /// Compiles `kernels` for every target that this build has, and maps what this machine runs.
-    #[allow(dead_code, reason = "each test binary uses its part of this module")]
-    pub fn of_every_target(kernels: &[Kernel]) -> Vec<(&'static Target, Code)> {
-        let mut codes = vec![];
-        for target in TARGETS.iter().filter(|t| t.backend.is_built()) {
-            let blob = compile(kernels, target).unwrap_or_else(|e| panic!("{}: {e}", target.name));
-            assert_eq!(blob.symbols.len(), kernels.len(), "{}", target.name);
-            if target.runs_here() {
-                codes.push((target, Code::load(blob)));
-            }
-        }
-        codes
-    }
-
-    fn load(blob: CodeBlob) -> Code {
+    /// Maps code for this machine.
+    pub fn load(blob: CodeBlob) -> Code {
         let bytes = blob.bytes.len().next_multiple_of(4096);
         let (rw, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a fresh private mapping, written within its bounds before it becomes executable.
