@@ -62,7 +62,7 @@ pub fn compile(kernels: &[Kernel], target: &Target) -> Result<CodeBlob, Error> {
 
 fn emit(kernels: &[Kernel], target: &Target) -> Result<CodeBlob, Error> {
     match target.backend {
-        Backend::Cranelift { settings } => Ok(flat_link(&emit::cranelift::emit(kernels, target, settings)?)?),
+        Backend::Cranelift { .. } => Ok(flat_link(&emit::cranelift::emit(kernels, target)?)?),
         #[cfg(feature = "mlir")]
         Backend::Mlir { cpu, features } => {
             let mut blob = CodeBlob::default();

@@ -1,8 +1,9 @@
 //! The ways to run a kernel: code for each target, in this process or as a program for another processor under an emulator.
 
 use crate::loader::{Buffer, Code};
+use jet_codegen::compile;
+use jet_codegen::kir::{Kernel, parse};
 use jet_codegen::targets::{TARGETS, Target};
-use jet_codegen::{compile, kir::Kernel};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -42,6 +43,7 @@ impl Engine {
     /// The `n` elements at `y`, zero before.
     pub fn run<T: Plain, U: Plain>(&self, x: &[T], n: usize, counts: &[u64], kernel: Kernel) -> Vec<U> {
         let name = kernel.name.clone();
+        let kernel = reread(&kernel);
         let blob = compile(&[kernel], self.target).unwrap_or_else(|e| panic!("{e}"));
         match &self.place {
             Place::Here => {
@@ -64,6 +66,14 @@ impl Engine {
             }
         }
     }
+}
+
+/// The kernel, printed and read again: what runs has gone through the text form.
+fn reread(kernel: &Kernel) -> Kernel {
+    let text = kernel.to_string();
+    let (kernel, _) = parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert_eq!(kernel.to_string(), text);
+    kernel
 }
 
 fn set_executable(file: &Path) {
