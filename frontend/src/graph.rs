@@ -144,14 +144,14 @@ impl<'a> Builder<'a> {
                 return Err(Problems::one(&self.scope, message));
             }
         };
-        let mixer_hidden = self.op(Add {}, &[hidden, mixed])?;
+        let mixer_hidden = self.op(Add {}, &[mixed, hidden])?;
         let normed = self.rms_norm(mixer_hidden, &name("post_attention_layernorm.weight"))?;
         let gate = self.linear(normed, &name("mlp.gate_proj.weight"))?;
         let gate = self.op(Silu {}, &[gate])?;
         let up = self.linear(normed, &name("mlp.up_proj.weight"))?;
         let wide = self.op(Mul {}, &[gate, up])?;
         let down = self.linear(wide, &name("mlp.down_proj.weight"))?;
-        let out = self.op(Add {}, &[mixer_hidden, down])?;
+        let out = self.op(Add {}, &[down, mixer_hidden])?;
         Ok(LayerValues { mixer_out: mixed, mixer_hidden, out })
     }
 

@@ -246,12 +246,17 @@ impl<'t> Parser<'t> {
         Ok(())
     }
 
+    /// Whether a definition begins here.
+    fn at_definition(&self) -> bool {
+        let next = self.tokens.get(self.at + 1).map(|token| &token.kind);
+        matches!(self.peek().kind, Kind::Value(_)) && next == Some(&Kind::Mark(':'))
+    }
+
     /// A value that is defined above, or `None` if its definition could not be read.
     fn value(&mut self) -> Read<Option<Id>> {
         let position = self.position();
-        let next = self.tokens.get(self.at + 1).map(|token| &token.kind);
-        if let (Kind::Value(name), Some(Kind::Mark(':'))) = (&self.peek().kind, next) {
-            let message = format!("expected a value, found the definition of `{name}`");
+        if self.at_definition() {
+            let message = format!("expected a value, found the definition of {}", self.peek().kind.describe());
             return Err(self.report(position, message));
         }
         let name =
@@ -302,6 +307,9 @@ impl<'t> Parser<'t> {
                 break;
             }
             self.step();
+        }
+        if matches!(self.peek().kind, Kind::Value(_)) && !self.at_definition() {
+            return Err(self.expected("`,`"));
         }
         let op = self.attributes(info, positions.op)?;
         let args: Option<Vec<Id>> = args.into_iter().collect();
