@@ -2,8 +2,8 @@
 //!
 //! `ARCHITECTURE.md` is the map of the whole.
 
-pub mod artifact;
+pub mod bench;
 pub mod ceilings;
 pub mod cmd;
 pub mod compare;
-pub mod tensor_writer;
+pub mod quality;

@@ -31,17 +31,25 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
 pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
     origin: String,
+    /// The path of the object within the file, with a dot at its end; empty for the whole.
+    prefix: String,
     seen: HashSet<&'static str>,
 }
 
 impl<'a> Fields<'a> {
     pub(crate) fn new(map: &'a Map<String, Value>, origin: impl Into<String>) -> Fields<'a> {
-        Fields { map, origin: origin.into(), seen: HashSet::new() }
+        Fields { map, origin: origin.into(), prefix: String::new(), seen: HashSet::new() }
+    }
+
+    /// The fields of an object that is a field of this one.
+    pub(crate) fn nested(&self, name: &str, map: &'a Map<String, Value>) -> Fields<'a> {
+        let prefix = format!("{}{name}.", self.prefix);
+        Fields { map, origin: self.origin.clone(), prefix, seen: HashSet::new() }
     }
 
     /// `FILE: FIELD`, the origin of a problem with one field.
     pub(crate) fn origin(&self, name: &str) -> String {
-        format!("{}: {name}", self.origin)
+        format!("{}: {}{name}", self.origin, self.prefix)
     }
 
     /// The field's value if it is there and not null.

@@ -102,7 +102,13 @@ impl Sidecar {
         self.eos_token = special_token(&map, "eos_token", origin, &mut out);
         self.chat_template = default_template(&map, origin, &mut out);
         if let Some(decoder) = map.get("added_tokens_decoder").filter(|v| !v.is_null()) {
-            for (id, token) in decoder.as_object().unwrap_or(&Map::new()) {
+            if !decoder.is_object() {
+                out.push(
+                    format!("{origin}: added_tokens_decoder"),
+                    format!("found {}, expected an object", shown(decoder)),
+                );
+            }
+            for (id, token) in decoder.as_object().into_iter().flatten() {
                 match id.parse().ok().and_then(|id| added_token(id, token)) {
                     Some(token) if self.added_tokens.iter().any(|t| t.id == token.id) => {}
                     Some(token) => self.added_tokens.push(token),

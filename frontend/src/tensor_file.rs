@@ -76,6 +76,12 @@ pub struct TensorEntry {
 pub struct TensorFile {
     path: PathBuf,
     map: Mmap,
+    layout: Layout,
+}
+
+/// What a file's header says, once it has been found to fit the file.
+#[derive(Debug)]
+struct Layout {
     data_start: usize,
     names: Vec<String>,
     entries: HashMap<String, TensorEntry>,
@@ -88,33 +94,12 @@ impl TensorFile {
     /// The file cannot be mapped; it is cut short; the header is not what the format asks for; tensors overlap, leave
     /// holes, or do not fit their types and shapes. All problems of the header's entries are listed.
     pub fn open(path: &Path) -> Result<TensorFile> {
-        let origin = path.display().to_string();
         let file = File::open(path).map_err(|e| Problems::io(path, "open", &e))?;
-        let length = file.metadata().map_err(|e| Problems::io(path, "read", &e))?.len();
-        if length < 8 {
-            let message = format!("found {length} bytes, expected a safetensors file of at least 8");
-            return Err(Problems::one(origin, message));
-        }
         // SAFETY: the map is only read. As with every mapped file, nobody may shorten it meanwhile; a writer of ours
         // never does, because it renames finished files into place.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Problems::io(path, "map", &e))?;
-        let header_bytes = u64::from_le_bytes(*map.first_chunk().expect("the length was checked"));
-        if header_bytes > MAX_HEADER_BYTES || header_bytes > length - 8 {
-            let message = format!(
-                "the header claims {header_bytes} bytes, expected at most {} (cut short, or not a safetensors file)",
-                MAX_HEADER_BYTES.min(length - 8)
-            );
-            return Err(Problems::one(origin, message));
-        }
-        let data_start = 8 + header_bytes as usize;
-        let header: Header = serde_json::from_slice(&map[8..data_start])
-            .map_err(|e| Problems::one(&origin, format!("the header is not valid JSON: {e}")))?;
-        let mut out = Collector::default();
-        let (names, entries) = read_entries(&origin, header, &mut out);
-        if out.is_empty() {
-            check_cover(&origin, &names, &entries, map.len() - data_start, &mut out);
-        }
-        out.finish(TensorFile { path: path.to_path_buf(), map, data_start, names, entries })
+        let layout = Layout::parse(&map, &path.display().to_string())?;
+        Ok(TensorFile { path: path.to_path_buf(), map, layout })
     }
 
     /// The file's path, as it was given.
@@ -124,17 +109,17 @@ impl TensorFile {
 
     /// The tensors' names in the header's order.
     pub fn names(&self) -> &[String] {
-        &self.names
+        &self.layout.names
     }
 
     /// Type and shape of a tensor.
     pub fn entry(&self, name: &str) -> Option<&TensorEntry> {
-        self.entries.get(name)
+        self.layout.entries.get(name)
     }
 
     /// The little-endian bytes of a tensor.
     pub fn bytes(&self, entry: &TensorEntry) -> &[u8] {
-        &self.map[self.data_start..][entry.range.clone()]
+        &self.map[self.layout.data_start..][entry.range.clone()]
     }
 
     /// The values of an f32 tensor.
@@ -164,6 +149,31 @@ impl TensorFile {
             return Err(Problems::one(origin(), message));
         }
         Ok(self.bytes(entry))
+    }
+}
+
+impl Layout {
+    fn parse(bytes: &[u8], origin: &str) -> Result<Layout> {
+        let Some((length, rest)) = bytes.split_first_chunk() else {
+            let message = format!("found {} bytes, expected a safetensors file of at least 8", bytes.len());
+            return Err(Problems::one(origin, message));
+        };
+        let (length, most) = (u64::from_le_bytes(*length), MAX_HEADER_BYTES.min(rest.len() as u64));
+        if length > most {
+            let message = format!(
+                "the header claims {length} bytes, expected at most {most} (cut short, or not a safetensors file)"
+            );
+            return Err(Problems::one(origin, message));
+        }
+        let (header, data) = rest.split_at(length as usize);
+        let header: Header = serde_json::from_slice(header)
+            .map_err(|e| Problems::one(origin, format!("the header is not valid JSON: {e}")))?;
+        let mut out = Collector::default();
+        let (names, entries) = read_entries(origin, header, &mut out);
+        if out.is_empty() {
+            check_cover(origin, &names, &entries, data.len(), &mut out);
+        }
+        out.finish(Layout { data_start: bytes.len() - data.len(), names, entries })
     }
 }
 
@@ -262,5 +272,57 @@ fn check_cover(
     }
     if out.is_empty() && covered != data_bytes {
         out.push(origin, format!("found {data_bytes} bytes of data, expected {covered}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three tensors of different types, and the length of the file's header.
+    fn sample() -> (Vec<u8>, usize) {
+        let header = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},
+            "b":{"dtype":"BF16","shape":[5],"data_offsets":[24,34]},"c":{"dtype":"U8","shape":[],"data_offsets":[34,35]}}"#;
+        let length = (header.len() as u64).to_le_bytes();
+        ([&length[..], header.as_bytes(), &[7; 35]].concat(), 8 + header.len())
+    }
+
+    #[test]
+    fn a_good_file() {
+        let (bytes, header) = sample();
+        let layout = Layout::parse(&bytes, "x").unwrap();
+        assert_eq!((layout.data_start, layout.names), (header, ["a", "b", "c"].map(String::from).to_vec()));
+    }
+
+    #[test]
+    fn every_cut_is_refused() {
+        let (bytes, _) = sample();
+        for end in 0..bytes.len() {
+            assert!(Layout::parse(&bytes[..end], "x").is_err(), "cut at {end}");
+        }
+    }
+
+    /// Whatever two bits of the header flip: no panic, and what is accepted lies within the file.
+    #[test]
+    fn flipped_header_bits() {
+        let (bytes, header) = sample();
+        let mut accepted = 0;
+        for bit in 0..8 * header {
+            for distance in [0, 1, 3, 8, 25, 177] {
+                let mut damaged = bytes.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                if distance > 0 {
+                    let second = (bit + distance) % (8 * header);
+                    damaged[second / 8] ^= 1 << (second % 8);
+                }
+                if let Ok(layout) = Layout::parse(&damaged, "x") {
+                    accepted += 1;
+                    let data = damaged.len() - layout.data_start;
+                    assert!(layout.entries.values().all(|entry| entry.range.end <= data));
+                }
+            }
+        }
+        // Only names, the metadata and blanks may change without notice.
+        assert!(accepted < 8 * header, "{accepted} of {} damaged headers were accepted", 6 * 8 * header);
     }
 }

@@ -33,7 +33,8 @@ impl TensorHeader {
     }
 }
 
-/// A safetensors file that is being written. It appears under its name only when it is complete.
+/// A safetensors file that is being written. It appears under its name only when it is complete; dropped before that,
+/// it leaves nothing behind.
 #[derive(Debug)]
 pub struct TensorWriter {
     path: PathBuf,
@@ -41,6 +42,7 @@ pub struct TensorWriter {
     file: File,
     /// Where the rest of each tensor goes: the caller's order is free, the file's is not.
     rests: Vec<(String, u64, u64)>,
+    renamed: bool,
 }
 
 impl TensorWriter {
@@ -75,7 +77,7 @@ impl TensorWriter {
             Ok(file)
         });
         let file = written.map_err(|e| Problems::io(&partial, "write", &e))?;
-        Ok(TensorWriter { path: path.to_path_buf(), partial, file, rests })
+        Ok(TensorWriter { path: path.to_path_buf(), partial, file, rests, renamed: false })
     }
 
     /// Appends bytes to a tensor.
@@ -100,12 +102,23 @@ impl TensorWriter {
     ///
     /// # Errors
     /// A tensor lacks bytes, or the file cannot be renamed.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         if let Some((name, begin, end)) = self.rests.iter().find(|(_, begin, end)| begin != end) {
             let message = format!("{} bytes have not been written", end - begin);
             return Err(Problems::one(format!("{}: {name}", self.path.display()), message));
         }
-        std::fs::rename(&self.partial, &self.path).map_err(|e| Problems::io(&self.path, "write", &e))
+        std::fs::rename(&self.partial, &self.path).map_err(|e| Problems::io(&self.path, "write", &e))?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for TensorWriter {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // Nothing can be done about a file that cannot be removed; its name says that it is not complete.
+            let _ = std::fs::remove_file(&self.partial);
+        }
     }
 }
 

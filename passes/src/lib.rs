@@ -1,5 +1,25 @@
-//! E-graph fusion, layouts, schedule and memory plan of jetc.
+//! E-graph fusion, layouts and memory plan of jetc.
+//!
+//! ```text
+//! graph -> normalise -> saturate -> e-graph -> extract (target, phase) -> fused graph and kernels -> plan_memory -> arena
+//! ```
 
+pub mod cost;
+pub mod error;
+pub mod extract;
+pub mod fuse;
+pub mod lang;
 pub mod memory;
+pub mod normalise;
+pub mod roofline;
+pub mod rules;
+pub mod saturate;
+pub mod search;
+pub mod traffic;
 
+pub use cost::{CostModel, Layout, OneLayout, Phase, Price, Work};
+pub use error::FuseError;
+pub use fuse::{Fused, Report, extract, fuse};
 pub use memory::{Buffer, Domain, MemoryPlan, RowLimits, plan_memory, validate};
+pub use roofline::{H100, Roofline, TargetParams, ZEN4_2};
+pub use saturate::{Options, Saturated, saturate};

@@ -1,7 +1,8 @@
 //! `jetc inspect`: what an artifact holds.
 
 use super::{Outcome, output};
-use crate::artifact::{Artifact, json_section};
+use anyhow::Context;
+use jet_runtime::{Model, OpenOptions};
 use jetbin::{Phase, ProgramView, Reader, SectionKind, hex, print};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -39,8 +40,8 @@ const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
 /// # Errors
 /// If the file is not an artifact, or a damaged one.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let artifact = Artifact::map(&args.artifact)?;
-    let reader = artifact.reader()?;
+    let model = Model::read(&args.artifact, &OpenOptions::default())?;
+    let reader = model.reader();
     if args.json {
         output::json(&everything(&reader)?)?;
         return Ok(Outcome::Done);
@@ -66,6 +67,12 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         }
     }
     Ok(Outcome::Done)
+}
+
+/// A section that holds JSON; `null` if there is none.
+fn json_section(reader: &Reader<'_>, kind: SectionKind) -> anyhow::Result<Value> {
+    let Some(text) = reader.text(kind)? else { return Ok(Value::Null) };
+    serde_json::from_str(text).with_context(|| format!("section {kind}: not valid JSON"))
 }
 
 fn programs<'a>(reader: &Reader<'a>, target: u32) -> impl Iterator<Item = (Phase, ProgramView<'a>)> {

@@ -5,6 +5,7 @@
 pub mod output;
 
 use clap::{Parser, Subcommand};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// What a command that did its work has to say with its exit code.
@@ -41,7 +42,9 @@ macro_rules! commands {
 }
 
 commands! {
+    compare Compare,
     inspect Inspect,
+    bench Bench,
     synth Synth,
     targets Targets,
     doctor Doctor,
@@ -75,6 +78,17 @@ pub fn main() -> ExitCode {
             ExitCode::from(code_of(&error))
         }
     }
+}
+
+/// Opens an artifact to run it on this machine.
+///
+/// # Errors
+/// If the file is not an artifact, or a damaged one; [`DeviceCannot`] if it holds no code for this machine.
+pub fn open(path: &Path) -> anyhow::Result<jet_runtime::Model> {
+    jet_runtime::Model::open(path).map_err(|error| match error {
+        jet_runtime::Error::NoTarget(_) => DeviceCannot(format!("{}: {error}", path.display())).into(),
+        other => other.into(),
+    })
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {

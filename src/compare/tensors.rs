@@ -1,8 +1,8 @@
 //! Named arrays of a safetensors file, in memory.
 
-use crate::tensor_writer::{Planned, TensorWriter};
 use anyhow::{Context, bail};
 use jet_frontend::tensor_file::{ElementType, TensorFile};
+use jet_frontend::tensor_writer::{TensorHeader, TensorWriter};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -104,26 +104,19 @@ fn words<const N: usize, T>(bytes: &[u8], decode: impl Fn([u8; N]) -> T) -> Vec<
 /// # Errors
 /// If the file cannot be written.
 pub fn write(path: &Path, tensors: &Tensors) -> anyhow::Result<()> {
-    let plan = |(name, array): (&String, &Array)| {
-        let element = if array.values().is_some() { ElementType::F32 } else { ElementType::I64 };
-        Planned { name: name.clone(), element, shape: array.shape.clone() }
+    let header = |(name, array): (&String, &Array)| {
+        let dtype = if array.values().is_some() { ElementType::F32 } else { ElementType::I64 };
+        TensorHeader { name: name.clone(), dtype, shape: array.shape.clone() }
     };
-    let planned: Vec<_> = tensors.iter().map(plan).collect();
-    let write_all = || -> std::io::Result<()> {
-        let mut writer = TensorWriter::create(path, &planned)?;
-        for array in tensors.values() {
-            match &array.data {
-                Data::F32(values) => {
-                    writer.append(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())?
-                }
-                Data::I64(values) => {
-                    writer.append(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())?
-                }
-            }
-        }
-        writer.finish()
-    };
-    write_all().with_context(|| format!("{}: cannot write", path.display()))
+    let mut writer = TensorWriter::create(path, tensors.iter().map(header).collect())?;
+    for (name, array) in tensors {
+        let bytes: Vec<u8> = match &array.data {
+            Data::F32(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::I64(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        };
+        writer.append(name, &bytes)?;
+    }
+    Ok(writer.finish()?)
 }
 
 #[cfg(test)]
@@ -147,9 +140,9 @@ mod tests {
         let path = dir.path().join("io.safetensors");
         std::fs::write(&path, b"not one of ours").unwrap();
         assert!(format!("{:#}", read(&path).unwrap_err()).contains("not a safetensors file"));
-        let plan = [Planned { name: "x".into(), element: ElementType::F64, shape: vec![1] }];
-        let mut writer = TensorWriter::create(&path, &plan).unwrap();
-        writer.append(&[0; 8]).unwrap();
+        let header = TensorHeader { name: "x".into(), dtype: ElementType::F64, shape: vec![1] };
+        let mut writer = TensorWriter::create(&path, vec![header]).unwrap();
+        writer.append("x", &[0; 8]).unwrap();
         writer.finish().unwrap();
         let error = format!("{:#}", read(&path).unwrap_err());
         assert!(error.ends_with("x: found type F64, expected F32, BF16, I64 or I32"), "{error}");

@@ -141,9 +141,13 @@ impl Builder {
 
     pub(super) fn finish(self) -> Kernel {
         let mut s = self.state.into_inner();
-        let mut body = s.open.pop().expect("the body is open until here");
-        body.insts.splice(0..0, s.constants);
-        Kernel { body, ..s.kernel }
+        let body = s.open.pop().expect("the body is open until here");
+        let mut kernel = Kernel { body, ..s.kernel };
+        // a scalar literal that became a vector or part of an address leaves a constant behind
+        let uses = kernel.uses();
+        let used = s.constants.into_iter().filter(|c| uses.contains_key(&c.results[0]));
+        kernel.body.insts.splice(0..0, used);
+        kernel
     }
 
     /// Declares `fixed` items of work, of each row if `per_row`, and the range `begin..end` as the next two parameters;
@@ -211,6 +215,11 @@ impl Builder {
         s.seen[0].insert(key, vec![id]);
         s.known.insert(id, bits);
         V::wrap(self, id)
+    }
+
+    /// A literal subscript.
+    pub fn index(&self, value: u32) -> V<'_, Index> {
+        value.on(self)
     }
 
     /// `value` in each of `lanes` lanes.

@@ -74,7 +74,7 @@ pub enum Cap {
 /// What an instruction does.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Op {
-    /// The same bits in every lane: of an f32, of an integer (sign-extended to 64 bits), or 0 and 1 of a predicate.
+    /// The same bits in every lane: of an f32, or of an integer (sign-extended to 64 bits).
     Const(u64),
     /// A row of the table of scalar operations, lanewise.
     Scalar(Scalar),
@@ -84,7 +84,7 @@ pub enum Op {
     ShiftRight(u8),
     /// Lanewise comparison, giving `Pred`.
     Cmp(Cmp),
-    /// `(pred, a, b)`, lanewise.
+    /// `(pred, a, b)`, lanewise; a scalar predicate chooses between whole vectors.
     Select,
     /// A scalar to every lane of a vector.
     Splat,

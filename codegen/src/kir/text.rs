@@ -1,6 +1,6 @@
 //! The printed form of a kernel. Values are numbered in the order of their definitions, so that equal kernels print alike.
 
-use super::{Block, Cmp, Elem, Inst, Kernel, Mem, Op, Space, Type, Value};
+use super::{Block, Cmp, Elem, Inst, Kernel, Mem, Op, Scalar, Space, Type, Value};
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter, Write};
 
@@ -27,40 +27,97 @@ impl Display for Type {
     }
 }
 
-impl Display for Mem {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        write!(f, "{} {:+} align {}", if self.constant { ".const" } else { "" }, self.offset, self.align)
+/// Every operation that is no row of the table of scalar operations, with its name; attributes are zero.
+const NAMES: &[(&str, Op)] = &[
+    ("const", Op::Const(0)),
+    ("shl", Op::ShiftLeft(0)),
+    ("shr", Op::ShiftRight(0)),
+    ("lt", Op::Cmp(Cmp::Lt)),
+    ("le", Op::Cmp(Cmp::Le)),
+    ("eq", Op::Cmp(Cmp::Eq)),
+    ("select", Op::Select),
+    ("splat", Op::Splat),
+    ("extract", Op::Extract(0)),
+    ("pack", Op::Pack),
+    ("sum_lanes", Op::SumLanes),
+    ("widen", Op::Widen),
+    ("widen_pairs", Op::WidenPairs),
+    ("round", Op::Round),
+    ("bf16_bits", Op::Bf16Bits),
+    ("bitcast", Op::Bitcast),
+    ("to_index", Op::ToIndex),
+    ("to_i32", Op::ToI32),
+    ("offset", Op::Offset { scale: 0 }),
+    ("load", Op::Load(Mem { offset: 0, align: 0, constant: false })),
+    ("load.const", Op::Load(Mem { offset: 0, align: 0, constant: true })),
+    ("store", Op::Store(Mem { offset: 0, align: 0, constant: false })),
+    ("for", Op::For { step: 0 }),
+    ("if", Op::If),
+];
+
+/// The numbers of an operation, in the order of the text, each with the word before it.
+pub(super) type Attributes = Vec<(&'static str, i64)>;
+
+impl Op {
+    /// The operation called `name`, its attributes zero.
+    pub(super) fn named(name: &str) -> Option<Op> {
+        let scalar = Scalar::ALL.iter().find(|s| s.name() == name).map(|s| Op::Scalar(*s));
+        scalar.or_else(|| NAMES.iter().find(|(n, _)| *n == name).map(|(_, op)| op.clone()))
+    }
+
+    pub(super) fn attributes(&self) -> Attributes {
+        match self {
+            Op::Const(bits) => vec![("", *bits as i64)],
+            Op::ShiftLeft(by) | Op::ShiftRight(by) => vec![("", i64::from(*by))],
+            Op::Extract(lane) => vec![("", i64::from(*lane))],
+            Op::Offset { scale } => vec![("", i64::from(*scale))],
+            Op::Load(m) | Op::Store(m) => vec![("", i64::from(m.offset)), ("align", i64::from(m.align))],
+            Op::For { step } => vec![("step", i64::from(*step))],
+            _ => vec![],
+        }
+    }
+
+    /// The same operation with other attributes; none if one of them is out of range.
+    pub(super) fn with_attributes(&self, numbers: &[i64]) -> Option<Op> {
+        let mem = |m: &Mem| {
+            let (offset, align) = (i32::try_from(numbers[0]).ok()?, u16::try_from(numbers[1]).ok()?);
+            Some(Mem { offset, align, constant: m.constant })
+        };
+        Some(match self {
+            Op::Const(_) => Op::Const(numbers[0] as u64),
+            Op::ShiftLeft(_) => Op::ShiftLeft(numbers[0].try_into().ok()?),
+            Op::ShiftRight(_) => Op::ShiftRight(numbers[0].try_into().ok()?),
+            Op::Extract(_) => Op::Extract(numbers[0].try_into().ok()?),
+            Op::Offset { .. } => Op::Offset { scale: numbers[0].try_into().ok()? },
+            Op::For { .. } => Op::For { step: numbers[0].try_into().ok()? },
+            Op::Load(m) => Op::Load(mem(m)?),
+            Op::Store(m) => Op::Store(mem(m)?),
+            other => other.clone(),
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        if let Op::Scalar(s) = self {
+            return s.name();
+        }
+        let zeros = vec![0; self.attributes().len()];
+        let bare = self.with_attributes(&zeros);
+        NAMES.iter().find(|(_, op)| Some(op) == bare.as_ref()).map_or("?", |(name, _)| name)
     }
 }
 
 impl Display for Op {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        match self {
-            Op::Const(bits) => write!(f, "const {bits:#x}"),
-            Op::Scalar(s) => f.write_str(s.name()),
-            Op::ShiftLeft(by) => write!(f, "shl {by}"),
-            Op::ShiftRight(by) => write!(f, "shr {by}"),
-            Op::Cmp(Cmp::Lt) => f.write_str("lt"),
-            Op::Cmp(Cmp::Le) => f.write_str("le"),
-            Op::Cmp(Cmp::Eq) => f.write_str("eq"),
-            Op::Select => f.write_str("select"),
-            Op::Splat => f.write_str("splat"),
-            Op::Extract(lane) => write!(f, "extract {lane}"),
-            Op::Pack => f.write_str("pack"),
-            Op::SumLanes => f.write_str("sum_lanes"),
-            Op::Widen => f.write_str("widen"),
-            Op::WidenPairs => f.write_str("widen_pairs"),
-            Op::Round => f.write_str("round"),
-            Op::Bf16Bits => f.write_str("bf16_bits"),
-            Op::Bitcast => f.write_str("bitcast"),
-            Op::ToIndex => f.write_str("to_index"),
-            Op::ToI32 => f.write_str("to_i32"),
-            Op::Offset { scale } => write!(f, "offset {scale}"),
-            Op::Load(m) => write!(f, "load{m}"),
-            Op::Store(m) => write!(f, "store{m}"),
-            Op::For { step } => write!(f, "for step {step}"),
-            Op::If => f.write_str("if"),
+        f.write_str(self.name())?;
+        for (word, n) in self.attributes() {
+            f.write_str(" ")?;
+            if !word.is_empty() {
+                write!(f, "{word} ")?;
+            }
+            // subscripts are small; the bits of an f32 are not
+            if n.unsigned_abs() < 1 << 16 { write!(f, "{n}")? } else { write!(f, "{n:#x}")? }
         }
+        Ok(())
     }
 }
 

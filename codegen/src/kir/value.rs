@@ -127,10 +127,11 @@ impl<'k, E: Element> V<'k, E> {
 }
 
 impl<'k> V<'k, Pred> {
-    /// `self ? a : b`, lanewise.
+    /// `self ? a : b`, lanewise; a scalar predicate chooses between whole vectors.
     pub fn select<E: Element>(self, a: impl Operand<'k, E>, b: impl Operand<'k, E>) -> V<'k, E> {
-        let (a, b) = (a.on(self.k).splat(self.lanes()), b.on(self.k).splat(self.lanes()));
-        self.op(Op::Select, &[a.id, b.id], self.lanes())
+        let (a, b) = (a.on(self.k), b.on(self.k));
+        let lanes = self.lanes().max(a.lanes()).max(b.lanes());
+        self.op(Op::Select, &[a.splat(lanes).id, b.splat(lanes).id], lanes)
     }
 
     /// Both.
@@ -224,7 +225,7 @@ impl<'k> V<'k, Bf16> {
 }
 
 macro_rules! methods {
-    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident $clif:tt $doc:literal;)+) => {
+    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident $clif:tt $mlir:tt $doc:literal;)+) => {
         $( methods!(@ $domain $variant $name $doc $($a)+); )+
     };
     (@ Float $variant:ident $name:ident $doc:literal $a:ident $($rest:ident)*) => {

@@ -33,6 +33,11 @@ impl fmt::Display for Fault {
 /// # Errors
 /// Everything that is wrong, in the order of the text.
 pub fn verify(kernel: &Kernel, target: Option<&Target>) -> Result<(), Vec<Fault>> {
+    let params_are_typed = kernel.params.iter().all(|p| typed(kernel, p.value));
+    if !params_are_typed || !block_is_typed(kernel, &kernel.body) {
+        let message = format!("a value has no type; there are types for {} values", kernel.types.len());
+        return Err(vec![Fault { kernel: kernel.name.clone(), inst: None, head: String::new(), message }]);
+    }
     let names = Names::of(kernel);
     let mut v =
         Verifier { k: kernel, target, names, defined: HashSet::new(), scope: HashSet::new(), next: 0, faults: vec![] };
@@ -44,6 +49,17 @@ pub fn verify(kernel: &Kernel, target: Option<&Target>) -> Result<(), Vec<Fault>
     }
     v.block(&kernel.body, &[], None);
     if v.faults.is_empty() { Ok(()) } else { Err(v.faults) }
+}
+
+fn typed(kernel: &Kernel, v: Value) -> bool {
+    (v.0 as usize) < kernel.types.len()
+}
+
+fn block_is_typed(kernel: &Kernel, block: &Block) -> bool {
+    let inst = |i: &Inst| {
+        i.args.iter().chain(&i.results).all(|v| typed(kernel, *v)) && i.blocks.iter().all(|b| block_is_typed(kernel, b))
+    };
+    block.params.iter().chain(&block.yields).all(|v| typed(kernel, *v)) && block.insts.iter().all(inst)
 }
 
 struct Verifier<'a> {
@@ -90,6 +106,11 @@ impl Verifier<'_> {
     }
 
     fn define(&mut self, v: Value, at: At) {
+        if let Type::Vec(e, n) = self.k.ty(v)
+            && (n == 0 || (e == Elem::Index && n > 1))
+        {
+            self.fault(at, format!("found {n} lanes of {e}, expected {}", if n == 0 { "at least one" } else { "one" }));
+        }
         if !self.defined.insert(v) {
             self.fault(at, format!("{} is defined twice", self.names.value(v)));
         }
@@ -163,7 +184,7 @@ fn expectation(op: &Op) -> &'static str {
         Op::WidenPairs => "2n lanes of bf16 and two results of n lanes of f32",
         Op::Extract(_) => "a vector that has this lane and a scalar of its element",
         Op::Pack => "as many scalars as the result has lanes",
-        Op::Select => "a predicate and two values of as many lanes",
+        Op::Select => "a predicate of one or as many lanes, and two values of one type",
         Op::Offset { .. } => "a pointer and an index",
         _ => "operands that suit the operation",
     }
@@ -175,13 +196,13 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
     use Type::{Ptr, Vec};
     match (op, args, results) {
         (Op::Scalar(s), all, [r]) => all.len() == s.arity() && all.iter().all(|a| a == r) && in_domain(*s, *r),
-        (Op::Const(_), [], [Vec(..)]) => true,
+        (Op::Const(_), [], [Vec(F32 | I32 | Index, _)]) => true,
         (Op::ShiftLeft(by) | Op::ShiftRight(by), [a @ Vec(e @ (I32 | Index), _)], [r]) => {
             a == r && u32::from(*by) < if *e == I32 { 32 } else { 64 }
         }
         (Op::Cmp(_), [a @ Vec(F32 | I32 | Index, n), b], [Vec(Pred, m)]) => a == b && n == m,
-        (Op::Select, [Vec(Pred, n), a @ Vec(e, m), b], [r]) => a == b && a == r && n == m && *e != Bf16,
-        (Op::Splat, [Vec(e, 1)], [Vec(f, _)]) => e == f,
+        (Op::Select, [Vec(Pred, n), a @ Vec(e, m), b], [r]) => a == b && a == r && (n == m || *n == 1) && *e != Bf16,
+        (Op::Splat, [Vec(e, 1)], [Vec(f, _)]) => e == f && *e != Pred,
         (Op::Extract(i), [Vec(e, n)], [Vec(f, 1)]) => e == f && i < n && *e != Bf16 && *e != Pred,
         (Op::Pack, all, [Vec(e @ (F32 | I32), n)]) => {
             all.len() == usize::from(*n) && all.iter().all(|a| *a == Vec(*e, 1))
@@ -203,7 +224,7 @@ fn in_domain(s: Scalar, ty: Type) -> bool {
         (Domain::Bits, Some(Elem::Pred)) => true,
         (Domain::Int, Some(Elem::I32)) => !matches!(s, Scalar::UDiv | Scalar::URem),
         (Domain::Bits, Some(Elem::I32)) => true,
-        (Domain::Int | Domain::Bits, Some(Elem::Index)) => ty.lanes() == 1,
+        (Domain::Int | Domain::Bits, Some(Elem::Index)) => true,
         _ => false,
     }
 }

@@ -1,9 +1,8 @@
-//! Runs a graph with the reference meaning of its ops, for one sequence whose states are kept between runs.
+//! The golden cases, and the reference evaluation of their graphs.
 
 use jet_frontend::tensor_file::TensorFile;
 use jet_frontend::{ModelConfig, WeightSource, graph};
-use jet_ir::{Graph, Leaf, Mat, NodeKind, OutputKind, Value};
-use std::collections::HashMap;
+use jet_ir::{Graph, Leaf, Mat, Named, Sequence, Type, rope_table};
 use std::path::PathBuf;
 
 /// The folder of a golden case.
@@ -11,89 +10,46 @@ pub fn golden(case: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(case)
 }
 
-/// The weights of a graph by name, as the reference evaluation takes them.
-pub type Weights = HashMap<String, Value<f32>>;
-
-/// Loads every weight that a graph names.
-pub fn load_weights(graph: &Graph, source: &dyn WeightSource) -> Weights {
-    let mut weights = Weights::new();
-    for id in graph.ids() {
-        if let Some((Leaf::Weight, name)) = graph.leaf(id) {
-            let data = source.read_all(name).unwrap();
-            let cols = graph.ty(id).cols();
-            weights.insert(name.to_string(), Value::Mat(Mat { rows: data.len() / cols, cols, data }));
-        }
-    }
-    weights
+/// A graph with its weights in memory.
+pub struct Model {
+    config: ModelConfig,
+    graph: Graph,
+    weights: Named<f32>,
 }
 
-/// One sequence.
-pub struct Sequence<'a> {
-    graph: &'a Graph,
-    config: &'a ModelConfig,
-    weights: &'a Weights,
-    /// The states by name.
-    pub states: HashMap<String, Mat<f32>>,
-    position: usize,
-}
-
-impl<'a> Sequence<'a> {
-    /// A fresh sequence: states of zero, caches of no rows.
-    pub fn new(graph: &'a Graph, config: &'a ModelConfig, weights: &'a Weights) -> Sequence<'a> {
-        let mut states = HashMap::new();
+impl Model {
+    /// Loads every weight that a graph names.
+    pub fn new(config: &ModelConfig, graph: Graph, source: &dyn WeightSource) -> Model {
+        let mut weights = Named::new();
         for id in graph.ids() {
-            if let Some((Leaf::State, name)) = graph.leaf(id) {
-                let rows = match graph.ty(id).rows() {
-                    Some(jet_ir::Rows::Fixed(rows)) => rows,
-                    _ => 0,
-                };
-                states.insert(name.to_string(), Mat::zeros(rows, graph.ty(id).cols()));
+            if let Some((Leaf::Weight, name)) = graph.leaf(id) {
+                let data = source.read_all(name).unwrap();
+                let cols = graph.ty(id).cols();
+                weights.insert(name.to_string(), Mat { rows: data.len() / cols, cols, data });
             }
         }
-        Sequence { graph, config, weights, states, position: 0 }
+        Model { config: config.clone(), graph, weights }
     }
 
-    /// Feeds token ids; the results are the graph's returns and probes by name.
-    pub fn feed(&mut self, ids: &[u32]) -> HashMap<String, Mat<f32>> {
+    /// A fresh sequence.
+    pub fn sequence(&self) -> Sequence<'_, f32> {
+        Sequence::new(&self.graph)
+    }
+
+    /// Feeds token ids; the results are the graph's returns and probes.
+    pub fn feed(&self, sequence: &mut Sequence<f32>, ids: &[u32]) -> Named<f32> {
         let ids = Mat { rows: ids.len(), cols: 1, data: ids.iter().map(|id| *id as f32).collect() };
-        self.run(graph::TOKEN_IDS, ids)
+        self.run(sequence, graph::TOKEN_IDS, ids)
     }
 
-    /// Runs the graph on an input of one row per token.
-    pub fn run(&mut self, input: &str, rows: Mat<f32>) -> HashMap<String, Mat<f32>> {
+    /// Feeds an input of one row per token; the results are the graph's returns and probes.
+    pub fn run(&self, sequence: &mut Sequence<f32>, input: &str, rows: Mat<f32>) -> Named<f32> {
         let tokens = rows.rows;
-        let rope = self.rope_table(tokens);
-        let mut values: Vec<Value<f32>> = Vec::with_capacity(self.graph.nodes.len());
-        for node in &self.graph.nodes {
-            let value = match &node.kind {
-                NodeKind::Leaf(Leaf::Input, name) if name == input => Value::Mat(rows.clone()),
-                NodeKind::Leaf(Leaf::Input, _) => Value::Mat(rope.clone()),
-                NodeKind::Leaf(Leaf::Weight, name) => self.weights[name].clone(),
-                NodeKind::Leaf(Leaf::State, name) => Value::Mat(self.states[name].clone()),
-                NodeKind::Op(op) => op.eval(&node.args.iter().map(|id| &values[id.index()]).collect::<Vec<_>>()),
-            };
-            values.push(value);
-        }
-        let mut results = HashMap::new();
-        for output in &self.graph.outputs {
-            let value = values[output.value.index()].mat().clone();
-            match output.kind {
-                OutputKind::Update => self.states.insert(output.name.clone(), value),
-                OutputKind::Return | OutputKind::Probe => results.insert(output.name.clone(), value),
-            };
-        }
-        self.position += tokens;
-        results
-    }
-
-    /// `cos | sin` of the f32 angles of the next tokens.
-    fn rope_table(&self, tokens: usize) -> Mat<f32> {
-        let inv_freq = self.config.inv_freq();
-        let half = inv_freq.len();
-        Mat::new(tokens, 2 * half, |t, c| {
-            let angle = (self.position + t) as f32 * inv_freq[c % half];
-            if c < half { angle.cos() } else { angle.sin() }
-        })
+        let rope = rope_table(sequence.position(), tokens, &self.config.inv_freq());
+        let inputs = Named::from([(input.to_string(), rows), (graph::ROPE.to_string(), rope)]);
+        let weights = |name: &str, _: Type| Ok(self.weights[name].clone());
+        let results = sequence.feed(tokens, &inputs, &weights).unwrap();
+        results.returns.into_iter().chain(results.probes).collect()
     }
 }
 
@@ -108,8 +64,8 @@ pub fn rel_l2(ours: &[f32], golden: &[f32]) -> f64 {
 
 /// The tolerance that a case's `meta.json` states for f32 (six times the noise of the golden data themselves).
 pub fn tolerance(case: &str) -> f64 {
-    let meta: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(golden(case).join("meta.json")).unwrap()).unwrap();
+    let text = std::fs::read(golden(case).join("meta.json")).unwrap();
+    let meta: serde_json::Value = serde_json::from_slice(&text).unwrap();
     meta["tolerance"]["f32_rel_l2_per_key"].as_f64().unwrap()
 }
 

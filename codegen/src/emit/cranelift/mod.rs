@@ -3,25 +3,21 @@
 mod function;
 mod shape;
 
-use crate::{kir::Kernel, link::ALIGNMENT, targets::Target};
+use super::EmitError;
+use crate::{
+    kir::Kernel,
+    link::ALIGNMENT,
+    targets::{Backend, Target},
+};
 use cranelift::frontend::FunctionBuilderContext;
 use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::Function;
 use cranelift_codegen::isa::{self, OwnedTargetIsa, TargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{Context, FinalizedMachReloc};
 use cranelift_module::{Linkage, Module, ModuleReloc};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use std::num::NonZero;
-
-/// Why Cranelift refuses a kernel or a target.
-#[derive(Debug, thiserror::Error)]
-#[error("{subject}: {message}")]
-pub struct EmitError {
-    /// The kernel or target.
-    pub subject: String,
-    /// What Cranelift says.
-    pub message: String,
-}
 
 fn refused(subject: &str) -> impl Fn(&dyn std::fmt::Debug) -> EmitError {
     move |e| EmitError { subject: subject.into(), message: format!("{e:?}") }
@@ -55,15 +51,27 @@ pub fn emit(kernels: &[Kernel], target: &Target) -> Result<Vec<u8>, EmitError> {
     module.finish().emit().map_err(|e| bug(&e))
 }
 
+/// The Cranelift function of a kernel, as text.
+///
+/// # Errors
+/// If Cranelift refuses the target.
+pub fn clif(kernel: &Kernel, target: &Target) -> Result<String, EmitError> {
+    let isa = instruction_set(target)?;
+    Ok(function(kernel, &*isa, &mut FunctionBuilderContext::new()).display().to_string())
+}
+
 /// Cranelift for `target`. Without optimisation: at `speed` it hoists loads over multiply-adds and spills accumulators.
 fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, EmitError> {
     let bug = refused(target.name);
+    let Backend::Cranelift { settings: features } = target.backend else {
+        return Err(bug(&"found a target of another backend, expected one of Cranelift"));
+    };
     let mut flags = settings::builder();
     for (name, value) in [("opt_level", "none"), ("is_pic", "true"), ("enable_verifier", "true")] {
         flags.set(name, value).map_err(|e| bug(&e))?;
     }
-    let mut isa = isa::lookup_by_name(target.triple).map_err(|e| bug(&e))?;
-    for feature in target.features {
+    let mut isa = isa::lookup_by_name(target.arch).map_err(|e| bug(&e))?;
+    for feature in features {
         isa.enable(feature).map_err(|e| bug(&e))?;
     }
     isa.finish(settings::Flags::new(flags)).map_err(|e| bug(&e))
@@ -89,10 +97,15 @@ fn compile_all(kernels: &[Kernel], isa: &dyn TargetIsa) -> Result<Vec<Code>, Emi
     Ok(done.into_iter().map(|(_, code)| code).collect())
 }
 
+fn function(kernel: &Kernel, isa: &dyn TargetIsa, scratch: &mut FunctionBuilderContext) -> Function {
+    let mut func = Function::new();
+    func.signature = function::signature(isa.default_call_conv());
+    function::emit(kernel, isa, &mut func, scratch);
+    func
+}
+
 fn compile_one(kernel: &Kernel, isa: &dyn TargetIsa, scratch: &mut FunctionBuilderContext) -> Result<Code, EmitError> {
-    let mut context = Context::new();
-    context.func.signature = function::signature(isa.default_call_conv());
-    function::emit(kernel, isa, &mut context.func, scratch);
+    let mut context = Context::for_function(function(kernel, isa, scratch));
     match context.compile(isa, &mut ControlPlane::default()) {
         Ok(code) => Ok(Code { bytes: code.code_buffer().to_vec(), relocations: code.buffer.relocs().to_vec() }),
         Err(e) => Err(refused(&kernel.name)(&e.inner)),

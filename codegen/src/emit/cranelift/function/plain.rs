@@ -9,7 +9,7 @@ use cranelift_codegen::ir::types::{F32, F32X4, I16, I32, I32X4, I64};
 use cranelift_codegen::ir::{self as clif, InstBuilder};
 
 macro_rules! scalar_emitter {
-    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] $doc:literal;)+) => {
+    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] $mlir:tt $doc:literal;)+) => {
         fn scalar(b: &mut FunctionBuilder, op: Scalar, args: &[clif::Value]) -> clif::Value {
             match op { $(Scalar::$variant => scalar_emitter!(@ b args [$($clif)?] $($a)+)),+ }
         }
@@ -59,13 +59,7 @@ impl Emitter<'_, '_> {
                 };
                 self.each(args, |b, a| b.ins().icmp(cc, a[0], a[1]))
             }
-            Op::Select => self.each(args, |b, a| match ty.is_vector() {
-                true => {
-                    let mask = b.ins().bitcast(ty, little(), a[0]);
-                    b.ins().bitselect(mask, a[1], a[2])
-                }
-                false => b.ins().select(a[0], a[1], a[2]),
-            }),
+            Op::Select => self.select(args, of(0), ty),
             Op::Splat => {
                 vec![if ty.is_vector() { self.b.ins().splat(ty, args[0][0]) } else { args[0][0] }; n]
             }
@@ -101,8 +95,19 @@ impl Emitter<'_, '_> {
             F32 => self.b.ins().f32const(f32::from_bits(bits as u32)),
             I64 => self.b.ins().iconst(I64, bits as i64),
             I32 => self.b.ins().iconst(I32, i64::from(bits as u32)),
-            other => self.b.ins().iconst(other, (bits & 0xff) as i64),
+            other => unreachable!("constants of {other} are not verified"),
         }
+    }
+
+    fn select(&mut self, args: &[Pieces], predicate: clif::Type, ty: clif::Type) -> Pieces {
+        let choose = |(i, (a, b)): (usize, (&clif::Value, &clif::Value))| match predicate.is_vector() {
+            true => {
+                let mask = self.b.ins().bitcast(ty, little(), args[0][i]);
+                self.b.ins().bitselect(mask, *a, *b)
+            }
+            false => self.b.ins().select(*args[0].get(i).unwrap_or(&args[0][0]), *a, *b),
+        };
+        args[1].iter().zip(&args[2]).enumerate().map(choose).collect()
     }
 
     fn lane(&mut self, from: &Pieces, piece: clif::Type, i: u16) -> clif::Value {
@@ -174,11 +179,17 @@ impl Emitter<'_, '_> {
 
     pub(super) fn widen_pairs(&mut self, inst: &Inst, from: &Pieces) {
         let (mut even, mut odd) = (vec![], vec![]);
-        for p in from {
-            let pairs = self.b.ins().bitcast(I32X4, little(), *p);
-            let (e, o) = (self.b.ins().ishl_imm_u(pairs, 16), self.b.ins().band(pairs, self.high_halves));
-            even.push(self.b.ins().bitcast(F32X4, little(), e));
-            odd.push(self.b.ins().bitcast(F32X4, little(), o));
+        if !pieces(self.k.ty(inst.args[0])).0.is_vector() {
+            let wide = self.widen(from, I16, F32);
+            even.extend(wide.iter().step_by(2));
+            odd.extend(wide.iter().skip(1).step_by(2));
+        } else {
+            for p in from {
+                let pairs = self.b.ins().bitcast(I32X4, little(), *p);
+                let (e, o) = (self.b.ins().ishl_imm_u(pairs, 16), self.b.ins().band(pairs, self.high_halves));
+                even.push(self.b.ins().bitcast(F32X4, little(), e));
+                odd.push(self.b.ins().bitcast(F32X4, little(), o));
+            }
         }
         self.map.extend([(inst.results[0], even), (inst.results[1], odd)]);
     }

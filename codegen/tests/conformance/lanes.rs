@@ -1,0 +1,102 @@
+//! Vectors of all widths, conversions, comparisons and selections.
+
+use crate::{Engine, cases, floats, kernel};
+use jet_codegen::kir::{Bf16, F32, Kernel, V};
+
+cases! {
+    lanes_keep_their_places,
+    widths_that_fill_no_register_work_too,
+    bf16_rounds_to_nearest_even_and_is_stored,
+    bf16_widens_in_order_and_in_pairs,
+    nothing_compares_with_nan,
+    a_scalar_predicate_chooses_between_vectors,
+}
+
+fn lanes_keep_their_places(e: &Engine) {
+    let x: Vec<f32> = (0..16).map(|i| i as f32 - 7.5).collect();
+    let want: Vec<f32> = x.iter().map(|v| v.clamp(-3.0, 3.0)).collect();
+    let y = floats(e, &x, 21, |_, x, y| {
+        let v = x.load(16);
+        y.store(v.max(-3.0).min(3.0));
+        y.at(20).store(v.lane(2).abs() + v.lane(13).abs());
+        let some: Vec<_> = [3, 8, 15, 0].iter().map(|i| v.lane(*i)).collect();
+        y.at(16).store(V::pack(&some));
+    });
+    assert_eq!(y[..16], want);
+    assert_eq!(y[16..], [x[3], x[8], x[15], x[0], 11.0]);
+}
+
+fn widths_that_fill_no_register_work_too(e: &Engine) {
+    for lanes in [1u16, 2, 3, 5, 6, 7, 12] {
+        let n = usize::from(lanes);
+        let x: Vec<f32> = (0..n).map(|i| i as f32 * 1.5 - 2.0).collect();
+        let y = floats(e, &x, 2 * n + 1, |k, x, y| {
+            let (v, y) = (x.load(lanes), y.aligned(4));
+            let positive = k.splat(0.0, lanes).lt(v);
+            y.store(positive.select(v * 2.0, -v));
+            y.at(n).store(v.round_bf16().widen());
+            y.at(2 * n).store(v.sum_lanes());
+        });
+        let want: Vec<f32> = x.iter().map(|v| if *v > 0.0 { v * 2.0 } else { -v }).collect();
+        assert_eq!(y[..n], want, "{lanes}");
+        assert_eq!(y[n..2 * n], x, "{lanes}");
+        assert_eq!(y[2 * n], x.iter().sum::<f32>(), "{lanes}");
+    }
+}
+
+fn bf16_bits(x: f32) -> u16 {
+    ((x.to_bits() + 0x7fff + (x.to_bits() >> 16 & 1)) >> 16) as u16
+}
+
+/// A tie to even in both directions, a carry into the exponent, both signs, and the extremes.
+const HARD_TO_ROUND: [f32; 8] =
+    [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1.999, -0.3, 1e-20, -3e20, 0.0, f32::NEG_INFINITY];
+
+fn bf16_rounds_to_nearest_even_and_is_stored(e: &Engine) {
+    let k = kernel(|k| k.output::<Bf16>("y").store(k.input::<F32>("x").load(8).round_bf16()));
+    // parameters are declared in the order of the text: `y` first
+    let k = Kernel { params: k.params.into_iter().rev().collect(), ..k };
+    assert_eq!(e.run::<f32, u16>(&HARD_TO_ROUND, 8, &[], k), HARD_TO_ROUND.map(bf16_bits));
+}
+
+fn bf16_widens_in_order_and_in_pairs(e: &Engine) {
+    for lanes in [4u16, 8, 16, 20] {
+        let n = usize::from(lanes);
+        let x: Vec<u16> = (0..n).map(|i| bf16_bits(i as f32 * if i % 3 == 0 { -1.5 } else { 2.0 })).collect();
+        let k = kernel(|k| {
+            let (x, y) = (k.input::<Bf16>("x"), k.output::<F32>("y").aligned(4));
+            let v = x.load(lanes);
+            let (even, odd) = v.widen_pairs();
+            y.store(v.widen());
+            y.at(n).store(even);
+            y.at(n + n / 2).store(odd);
+        });
+        let y: Vec<f32> = e.run(&x, 2 * n, &[], k);
+        let wide: Vec<f32> = x.iter().map(|b| f32::from_bits(u32::from(*b) << 16)).collect();
+        assert_eq!(y[..n], wide, "{lanes}");
+        assert!(y[n..n + n / 2].iter().eq(wide.iter().step_by(2)), "{lanes}");
+        assert!(y[n + n / 2..].iter().eq(wide.iter().skip(1).step_by(2)), "{lanes}");
+    }
+}
+
+fn nothing_compares_with_nan(e: &Engine) {
+    let y = floats(e, &[f32::NAN, 1.0, 2.0], 5, |k, x, y| {
+        let [nan, one, two] = [0, 1, 2u32].map(|i| x.at(i).load(1));
+        let (yes, no) = (k.splat(1.0, 1), k.splat(0.0, 1));
+        [one.lt(nan), nan.le(nan), nan.equals(nan), one.le(one), one.lt(two).and(two.lt(one))]
+            .iter()
+            .enumerate()
+            .for_each(|(i, p)| y.at(i).store(p.select(yes, no)));
+    });
+    assert_eq!(y, [0.0, 0.0, 0.0, 1.0, 0.0]);
+}
+
+fn a_scalar_predicate_chooses_between_vectors(e: &Engine) {
+    let y = floats(e, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 16, |_, x, y| {
+        let v = x.load(8);
+        y.store(v.lane(0).lt(v.lane(1)).select(v, -v));
+        y.at(8).store(v.lane(7).lt(v.lane(1)).select(v, -v));
+    });
+    assert_eq!(y[..8], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+    assert_eq!(y[8..], [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0]);
+}

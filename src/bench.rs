@@ -1,0 +1,212 @@
+//! Timing of an artifact: prompts (`pp`), generation (`tg`), loading.
+
+use crate::ceilings::Ceilings;
+use jet_frontend::synth::token_ids;
+use jet_runtime::{Model, Options, Session};
+use jetbin::{Domain, Phase};
+use serde::Serialize;
+use std::path::Path;
+use std::time::Instant;
+
+/// What to measure: `n_prompt` tokens of a prompt or `n_gen` generated ones, after `n_depth` tokens in each of `n_batch` sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Test {
+    /// Tokens of the prompt; 0 in a test of generation.
+    pub n_prompt: u32,
+    /// Tokens generated one after another; 0 in a test of a prompt.
+    pub n_gen: u32,
+    /// Tokens that each sequence holds before.
+    pub n_depth: u32,
+    /// Sequences that take a token in each step.
+    pub n_batch: u32,
+}
+
+impl Test {
+    /// `pp512`, `tg128 @ d4096`, `tg128 b4`.
+    pub fn name(&self) -> String {
+        let depth = if self.n_depth > 0 { format!(" @ d{}", self.n_depth) } else { String::new() };
+        let batch = if self.n_batch > 1 { format!(" b{}", self.n_batch) } else { String::new() };
+        let (kind, n) = if self.n_gen > 0 { ("tg", self.n_gen) } else { ("pp", self.n_prompt) };
+        format!("{kind}{n}{batch}{depth}")
+    }
+
+    /// Tokens that a repetition counts.
+    fn tokens(&self) -> u64 {
+        u64::from(self.n_batch) * u64::from(self.n_prompt + self.n_gen)
+    }
+}
+
+/// The result of a test. The first fields are named as llama-bench's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// As given.
+    pub n_prompt: u32,
+    /// As given.
+    pub n_gen: u32,
+    /// As given.
+    pub n_depth: u32,
+    /// As given.
+    pub n_batch: u32,
+    /// Threads, the calling one included.
+    pub n_threads: u32,
+    /// Mean of the repetitions, in tokens per second.
+    pub avg_ts: f64,
+    /// Standard deviation of a single repetition, in tokens per second.
+    pub stddev_ts: f64,
+    /// Every repetition, in tokens per second.
+    pub samples_ts: Vec<f64>,
+    /// Name of the test.
+    pub test: String,
+    /// Bytes of weights and states that a second moves, by the artifact's own account, in 1e9.
+    pub gbps: f64,
+    /// Its share of the measured rate of reading memory.
+    pub read_share: f64,
+    /// Operations of a second, by the artifact's own account, in 1e9.
+    pub gflops: f64,
+    /// Its share of the measured rate of f32 multiply-adds.
+    pub fma_share: f64,
+}
+
+/// Times of loading an artifact, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Load {
+    /// Mapping, checks, memory, threads: until the first kernel could start.
+    pub load_ms: f64,
+    /// The same and the first token of a prompt of one token.
+    pub first_token_ms: f64,
+}
+
+/// Bytes and operations of one call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Work {
+    bytes: u64,
+    flops: u64,
+}
+
+/// Loads the artifact as a new process would, with its file in the page cache if it was read before.
+///
+/// # Errors
+/// As for opening and running a model.
+pub fn load(path: &Path, threads: u32) -> jet_runtime::Result<Load> {
+    let start = Instant::now();
+    let model = Model::open(path)?;
+    let mut session = Session::new(&model, Options { threads, sequences: 1 })?;
+    let load_ms = start.elapsed().as_secs_f64() * 1e3;
+    session.prefill(0, &[0])?;
+    session.argmax(0)?;
+    Ok(Load { load_ms, first_token_ms: start.elapsed().as_secs_f64() * 1e3 })
+}
+
+/// Runs a test `repetitions` times after one that does not count; the session holds `n_batch` sequences at least.
+///
+/// # Errors
+/// If the tokens do not fit, or the device fails.
+pub fn measure(session: &mut Session, test: Test, repetitions: u32, ceilings: &Ceilings) -> jet_runtime::Result<Row> {
+    let mut seconds = Vec::new();
+    for repetition in 0..=repetitions {
+        let elapsed = once(session, test)?;
+        if repetition > 0 {
+            seconds.push(elapsed);
+        }
+    }
+    let samples_ts: Vec<f64> = seconds.iter().map(|s| test.tokens() as f64 / s).collect();
+    let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
+    let work = work(session.model(), test);
+    let mean_seconds = seconds.iter().sum::<f64>() / seconds.len().max(1) as f64;
+    let (gbps, gflops) = (work.bytes as f64 / mean_seconds / 1e9, work.flops as f64 / mean_seconds / 1e9);
+    let Test { n_prompt, n_gen, n_depth, n_batch } = test;
+    Ok(Row {
+        n_prompt,
+        n_gen,
+        n_depth,
+        n_batch,
+        n_threads: session.threads(),
+        avg_ts,
+        stddev_ts,
+        samples_ts,
+        test: test.name(),
+        gbps,
+        read_share: gbps / ceilings.read_gbps,
+        gflops,
+        fma_share: gflops / ceilings.fma_gflops,
+    })
+}
+
+/// Seconds of one repetition; what comes before does not count.
+fn once(session: &mut Session, test: Test) -> jet_runtime::Result<f64> {
+    let vocab = session.model().facts().vocab_size as usize;
+    for sequence in 0..test.n_batch {
+        session.reset(sequence)?;
+        if test.n_depth > 0 {
+            session.prefill(sequence, &token_ids(sequence as usize, 1, vocab, test.n_depth as usize))?;
+        }
+    }
+    let prompts: Vec<_> =
+        (0..test.n_batch).map(|s| token_ids(100 + s as usize, 1, vocab, test.n_prompt as usize)).collect();
+    let mut batch: Vec<(u32, u32)> = (0..test.n_batch).map(|s| (s, 1 % vocab as u32)).collect();
+    let start = Instant::now();
+    for (sequence, prompt) in (0..).zip(prompts.iter().filter(|p| !p.is_empty())) {
+        session.prefill(sequence, prompt)?;
+        session.argmax(session.rows() - 1)?;
+    }
+    for _ in 0..test.n_gen {
+        session.decode(&batch)?;
+        for (row, entry) in (0..).zip(&mut batch) {
+            entry.1 = session.argmax(row)?;
+        }
+    }
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// What a repetition moves and computes, by the artifact's own account: weights once a call, states and operations once a row.
+fn work(model: &Model, test: Test) -> Work {
+    let chunk = model.facts().prefill_chunk;
+    let mut total = Work::default();
+    let mut add = |work: Work, times: u32| {
+        total.bytes += work.bytes * u64::from(times);
+        total.flops += work.flops * u64::from(times);
+    };
+    let (full, rest) = (test.n_prompt / chunk, test.n_prompt % chunk);
+    let last_full = u32::from(rest == 0 && full > 0);
+    add(call(model, Phase::Prefill, chunk, 0), test.n_batch * (full - last_full));
+    add(call(model, Phase::Prefill, chunk, 1), test.n_batch * last_full);
+    add(call(model, Phase::Prefill, rest, 1), test.n_batch * u32::from(rest > 0));
+    add(call(model, Phase::Decode, test.n_batch, test.n_batch), test.n_gen);
+    total
+}
+
+/// One call with so many rows, of which the head sees some.
+fn call(model: &Model, phase: Phase, rows: u32, head_rows: u32) -> Work {
+    let Some(program) = model.reader().program(model.target(), phase) else { return Work::default() };
+    program.steps().iter().fold(Work::default(), |sum, step| {
+        let rows = u64::from(if step.domain == Domain::Head { head_rows } else { rows });
+        let weights = if rows > 0 { step.cost.weight_bytes } else { 0 };
+        Work { bytes: sum.bytes + weights + step.cost.state_bytes * rows, flops: sum.flops + step.cost.flops * rows }
+    })
+}
+
+fn mean_and_deviation(samples: &[f64]) -> (f64, f64) {
+    let n = samples.len() as f64;
+    let mean = samples.iter().sum::<f64>() / n;
+    let squares: f64 = samples.iter().map(|x| (x - mean) * (x - mean)).sum();
+    (mean, if samples.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_are_named_as_elsewhere() {
+        let test = Test { n_prompt: 512, n_gen: 0, n_depth: 0, n_batch: 1 };
+        assert_eq!(test.name(), "pp512");
+        let test = Test { n_prompt: 0, n_gen: 128, n_depth: 4096, n_batch: 4 };
+        assert_eq!((test.name().as_str(), test.tokens()), ("tg128 b4 @ d4096", 512));
+    }
+
+    #[test]
+    fn deviation_is_that_of_a_sample() {
+        assert_eq!(mean_and_deviation(&[1.0, 3.0]), (2.0, 2f64.sqrt()));
+        assert_eq!(mean_and_deviation(&[7.0]), (7.0, 0.0));
+    }
+}

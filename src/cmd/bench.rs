@@ -1,0 +1,163 @@
+//! `jetc bench`: how fast an artifact is on this machine, and how near to the machine's limits.
+
+use super::{Outcome, output};
+use crate::bench::{Load, Row, Test, load, measure};
+use crate::ceilings::{self, Ceilings};
+use anyhow::ensure;
+use clap::ValueEnum;
+use jet_runtime::{Options, Session};
+use serde::Serialize;
+use std::path::PathBuf;
+
+const HELP: &str = "\
+Shares are of two ceilings measured in the same run: reading memory (GB/s), and f32 multiply-adds (GFLOP/s). Bytes and
+operations are those that the artifact states for its steps: weights once a call, states and operations once a row.
+
+Examples:
+  jetc bench model.jetbin
+  jetc bench model.jetbin -p 128,512 -n 64 -d 0,4096 -b 1,4 -o json";
+
+/// Measure tokens per second for prompts and generation, and the share of the machine's measured limits
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub struct Args {
+    /// The artifact
+    artifact: PathBuf,
+    /// Tokens of a prompt; 0 leaves these tests out
+    #[arg(short = 'p', long = "n-prompt", value_name = "N,..", value_delimiter = ',', default_value = "512")]
+    n_prompt: Vec<u32>,
+    /// Tokens to generate; 0 leaves these tests out
+    #[arg(short = 'n', long = "n-gen", value_name = "N,..", value_delimiter = ',', default_value = "128")]
+    n_gen: Vec<u32>,
+    /// Tokens that each sequence holds before
+    #[arg(short = 'd', long = "n-depth", value_name = "N,..", value_delimiter = ',', default_value = "0")]
+    n_depth: Vec<u32>,
+    /// Sequences that generate at once
+    #[arg(short = 'b', long = "n-batch", value_name = "N,..", value_delimiter = ',', default_value = "1")]
+    n_batch: Vec<u32>,
+    /// Repetitions, after one that does not count
+    #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: u32,
+    /// Threads; 0 means one for each core
+    #[arg(short, long, default_value_t = 0)]
+    threads: u32,
+    /// Form of the report
+    #[arg(short, long, value_enum, default_value_t = Form::Md)]
+    output: Form,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A Markdown table
+    Md,
+    /// Comma-separated values
+    Csv,
+    /// One JSON object with everything
+    Json,
+    /// One JSON object per line and test
+    Jsonl,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    target: String,
+    weight_bytes: u64,
+    ceilings: Ceilings,
+    load: Load,
+    rows: Vec<Row>,
+}
+
+/// Runs the tests and prints the report.
+///
+/// # Errors
+/// If the artifact cannot be used, or the tests do not fit it.
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let model = super::open(&args.artifact)?;
+    let tests = tests(args);
+    ensure!(!tests.is_empty(), "nothing to measure: -p and -n are both 0");
+    let facts = model.facts();
+    for test in &tests {
+        let tokens = test.n_depth + test.n_prompt + test.n_gen;
+        ensure!(tokens <= facts.max_context, "{}: {tokens} tokens, the artifact's context is {}", test.name(), facts.max_context);
+        let batch = test.n_batch;
+        ensure!((1..=facts.max_batch).contains(&batch), "-b: found {batch}, expected 1 to {}", facts.max_batch);
+    }
+    let bar = output::progress(tests.len() as u64 + 2, output::Unit::Items);
+    bar.set_message("ceilings");
+    let sequences = tests.iter().map(|t| t.n_batch).max().unwrap_or(1);
+    let mut session = Session::new(&model, Options { threads: args.threads, sequences })?;
+    let ceilings = ceilings::measure(session.threads() as usize);
+    bar.inc(1);
+    bar.set_message("loading");
+    let load = load(&args.artifact, args.threads)?;
+    let mut rows = Vec::new();
+    for test in tests {
+        bar.inc(1);
+        bar.set_message(test.name());
+        rows.push(measure(&mut session, test, args.repetitions, &ceilings)?);
+    }
+    bar.finish_and_clear();
+    let target = model.candidates().first().map(|c| c.name.clone()).unwrap_or_default();
+    let weight_bytes = model.weight_data().len() as u64;
+    let report = Report { model: facts.name.clone(), target, weight_bytes, ceilings, load, rows };
+    print(&report, args.output)?;
+    Ok(Outcome::Done)
+}
+
+/// Prompts first, then generation, each at every depth; batches concern generation.
+fn tests(args: &Args) -> Vec<Test> {
+    let mut tests = Vec::new();
+    for &n_depth in &args.n_depth {
+        for &n_prompt in args.n_prompt.iter().filter(|&&n| n > 0) {
+            tests.push(Test { n_prompt, n_gen: 0, n_depth, n_batch: 1 });
+        }
+        for &n_batch in &args.n_batch {
+            for &n_gen in args.n_gen.iter().filter(|&&n| n > 0) {
+                tests.push(Test { n_prompt: 0, n_gen, n_depth, n_batch });
+            }
+        }
+    }
+    tests
+}
+
+fn print(report: &Report, form: Form) -> anyhow::Result<()> {
+    match form {
+        Form::Json => output::json(report)?,
+        Form::Jsonl => {
+            for row in &report.rows {
+                println!("{}", serde_json::to_string(row)?);
+            }
+        }
+        Form::Csv => {
+            println!("test,n_prompt,n_gen,n_depth,n_batch,n_threads,avg_ts,stddev_ts,gbps,read_share,gflops,fma_share");
+            for r in &report.rows {
+                let Row { n_prompt, n_gen, n_depth, n_batch, n_threads, avg_ts, stddev_ts, .. } = r;
+                print!("{},{n_prompt},{n_gen},{n_depth},{n_batch},{n_threads},{avg_ts},{stddev_ts}", r.test);
+                println!(",{},{},{},{}", r.gbps, r.read_share, r.gflops, r.fma_share);
+            }
+        }
+        Form::Md => print_table(report),
+    }
+    Ok(())
+}
+
+fn print_table(report: &Report) {
+    let Ceilings { threads, read_gbps, fma_gflops } = report.ceilings;
+    println!("| model | target | threads | test | tok/s | of {read_gbps:.1} GB/s | of {fma_gflops:.0} GFLOP/s |");
+    println!("| --- | --- | ---: | --- | ---: | ---: | ---: |");
+    for row in &report.rows {
+        println!(
+            "| {} {} | {} | {threads} | {} | {:.2} ± {:.2} | {:.0} % | {:.0} % |",
+            report.model,
+            output::bytes(report.weight_bytes),
+            report.target,
+            row.test,
+            row.avg_ts,
+            row.stddev_ts,
+            row.read_share * 100.0,
+            row.fma_share * 100.0,
+        );
+    }
+    println!("\nload {:.1} ms, first token after {:.1} ms", report.load.load_ms, report.load.first_token_ms);
+}
