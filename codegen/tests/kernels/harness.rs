@@ -141,7 +141,8 @@ pub fn compile(graph: &Graph, phase: Phase) -> Compiled {
         assert_eq!(first.kernel.to_string(), b.kernel.to_string(), "equal keys, different code");
     }
     let kernels: Vec<_> = unique.values().map(|b| b.kernel.clone()).collect();
-    Compiled { code: Code::of(&kernels), built }
+    let blob = jet_codegen::compile(&kernels, target).unwrap_or_else(|e| panic!("{e}"));
+    Compiled { code: Code::load(blob), built }
 }
 
 /// What one run leaves behind.
