@@ -16,10 +16,13 @@
 //!
 //! A call allocates nothing: the words of every step and thread are laid out when the session is made.
 
+#[cfg(feature = "capi")]
+pub mod capi;
 mod cpu;
 mod device;
 mod error;
 mod export;
+pub mod generate;
 mod machine;
 mod mapping;
 mod model;
@@ -28,6 +31,10 @@ mod plan;
 mod pool;
 pub mod sampling;
 mod session;
+pub mod stop;
+#[cfg(feature = "text")]
+pub mod text;
+pub mod utf8;
 
 pub use cpu::Cpu;
 pub use device::{Device, DeviceError, Launch};
