@@ -191,7 +191,8 @@ impl FromStr for PackSpec {
         else {
             return Err(bad());
         };
-        let argument = |name: &str| order.strip_prefix(name)?.strip_prefix('(')?.strip_suffix(')')?.parse::<usize>().ok();
+        let argument =
+            |name: &str| order.strip_prefix(name)?.strip_prefix('(')?.strip_suffix(')')?.parse::<usize>().ok();
         let order = match order {
             "linear" => RowOrder::Linear,
             "gate" => RowOrder::Gate,
@@ -300,7 +301,15 @@ mod tests {
         for spec in specs() {
             assert_eq!(spec.to_string().parse(), Ok(spec));
         }
-        for bad in ["", "linear bf16", "linear i32 1x1", "rope(3) bf16 3x1", "taps(0) f32 1x1", "rope(4) bf16 6x1", "linear f32 1x0"] {
+        for bad in [
+            "",
+            "linear bf16",
+            "linear i32 1x1",
+            "rope(3) bf16 3x1",
+            "taps(0) f32 1x1",
+            "rope(4) bf16 6x1",
+            "linear f32 1x0",
+        ] {
             assert!(bad.parse::<PackSpec>().is_err(), "{bad}");
         }
     }

@@ -92,9 +92,9 @@ pub fn compile_target(
     let desc = TargetDesc {
         name: name.to_string(),
         device: DeviceKind::Cpu,
-        arch: target.triple.to_string(),
-        features: target.features.iter().map(|f| rust_feature(f)).collect(),
-        rank: jet_codegen::targets::TARGETS.iter().position(|t| t.name == name).unwrap_or(0) as u32,
+        arch: target.arch.to_string(),
+        features: target.requires.iter().map(ToString::to_string).collect(),
+        rank: target.rank,
     };
     Ok(Compiled { desc, kernels: table, code: blob.bytes, programs, summary })
 }
@@ -105,11 +105,6 @@ fn rows(phase: Phase, limits: Limits) -> (u32, u32) {
         Phase::Prefill => (limits.prefill_chunk, HEAD_ROWS.min(limits.prefill_chunk)),
         Phase::Decode => (limits.max_batch, limits.max_batch),
     }
-}
-
-/// The name that `std::arch` gives to a setting of the code generator.
-fn rust_feature(setting: &str) -> String {
-    setting.trim_start_matches("has_").replace("sse41", "sse4.1").replace("sse42", "sse4.2")
 }
 
 /// Fuses and selects one phase.

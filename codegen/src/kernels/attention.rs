@@ -63,8 +63,12 @@ pub(crate) fn attention(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result
     let fixed = 4 * u64::from(group) * u64::from(BLOCK + head_dim + 2);
     // of the cache, whose length a kernel does not know, one block is counted
     let touched = 4 * 2 * u64::from(BLOCK) * kv_cols as u64;
-    let cost =
-        Cost { weight_bytes: 0, state_bytes: touched, act_bytes: 8 * q_cols as u64, flops: 4 * u64::from(BLOCK) * q_cols as u64 };
+    let cost = Cost {
+        weight_bytes: 0,
+        state_bytes: touched,
+        act_bytes: 8 * q_cols as u64,
+        flops: 4 * u64::from(BLOCK) * q_cols as u64,
+    };
     Ok(Shape { name, scratch: Scratch { fixed, per_row: 0 }, cost })
 }
 
@@ -96,9 +100,8 @@ impl<'k> Attention<'_, 'k, '_> {
         });
         k.range(0u32, self.group, 1, (), |g, ()| {
             let total = work.totals.at(g).load(1);
-            let out = |c: V<'k, Index>, lanes: u16| {
-                work.sums.at(g * self.head_dim + c).load(lanes) / total.splat(lanes)
-            };
+            let out =
+                |c: V<'k, Index>, lanes: u16| work.sums.at(g * self.head_dim + c).load(lanes) / total.splat(lanes);
             heads.finish(row, kv_head * self.group + g, &out);
         });
     }

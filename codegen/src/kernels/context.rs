@@ -168,7 +168,8 @@ impl<'k> Context<'k, '_> {
 
     fn pointer<E: Stored>(&self, binding: Binding, constant: bool) -> Ptr<'k, E> {
         let k = self.k;
-        let make = |name: &str| Param::Ptr(if constant { k.input(name) } else { k.output(name) });
+        // rows may have any number of columns, so nothing but whole elements is promised
+        let make = |name: &str| Param::Ptr(if constant { k.input(name) } else { k.output(name).aligned(4) });
         match self.declare(binding, make) {
             Param::Ptr(p) => p.cast(),
             Param::Count(_) => unreachable!("a binding is always declared the same way"),
@@ -195,7 +196,7 @@ impl<'k> Context<'k, '_> {
 
     /// A vector of f32 that is known at compile time, in the layout `pack`.
     pub fn vector(&self, pack: PackSpec, id: Id) -> Ptr<'k, F32> {
-        self.weight(pack, &[id])
+        self.weight(pack, &[id]).aligned(4)
     }
 
     /// The constant under its layout.
@@ -211,7 +212,9 @@ impl<'k> Context<'k, '_> {
         let args = &self.graph.node(id).args;
         match (self.graph.leaf(id), self.graph.op(id)) {
             (Some((Leaf::State, _)), _) => Ok(id),
-            (_, Some(Op::StoreKv(_) | Op::KvAppend(_) | Op::StoreRing(_) | Op::RingPush(_))) => self.state_leaf(args[0]),
+            (_, Some(Op::StoreKv(_) | Op::KvAppend(_) | Op::StoreRing(_) | Op::RingPush(_))) => {
+                self.state_leaf(args[0])
+            }
             _ => Err(Unsupported::new(self.graph, id, "expected a state or its update")),
         }
     }

@@ -202,9 +202,8 @@ impl<'k> Row<'_, 'k, '_> {
     ) -> Vec<V<'k, F32>> {
         let (cx, k) = (self.cx, self.cx.k);
         let cols = cx.cols(values) as u32;
-        let rows_at = |base: Ptr<'k, F32>| {
-            places.iter().map(|p| load_lanes(base.at(p.col), width, p.left)).collect::<Vec<_>>()
-        };
+        let rows_at =
+            |base: Ptr<'k, F32>| places.iter().map(|p| load_lanes(base.at(p.col), width, p.left)).collect::<Vec<_>>();
         let back = (taps - 1 - w) as u32;
         let now = |back: u32| rows_at(cx.value::<F32>(values).at((self.row - back) * cols));
         if back == 0 {

@@ -17,9 +17,14 @@ fn shape(name: &'static str, cost: Cost) -> Shape {
 /// Rows of the embedding table out of the panels of a product, so that a tied table is stored once.
 pub(crate) fn embed<'k>(cx: &Context<'k, '_>, id: Id) -> Result<Shape, Unsupported> {
     let args = &cx.graph.node(id).args;
-    let Type::Tensor { rows: Rows::Fixed(rows), cols, elem: elem @ (Elem::Bf16 | Elem::F32), .. } = cx.graph.ty(args[0])
+    let Type::Tensor { rows: Rows::Fixed(rows), cols, elem: elem @ (Elem::Bf16 | Elem::F32), .. } =
+        cx.graph.ty(args[0])
     else {
-        return Err(Unsupported::new(cx.graph, id, format!("a table must be bf16 or f32, found {}", cx.graph.ty(args[0]))));
+        return Err(Unsupported::new(
+            cx.graph,
+            id,
+            format!("a table must be bf16 or f32, found {}", cx.graph.ty(args[0])),
+        ));
     };
     let spec = PackSpec { order: RowOrder::Linear, elem, rows, cols };
     let (begin, end) = cx.item_range(Items { fixed: 1, per_row: true });

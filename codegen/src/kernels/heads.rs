@@ -70,9 +70,13 @@ impl<'k> Heads<'_, 'k, '_> {
         let (graph, args) = (self.cx.graph, &self.cx.graph.node(id).args);
         match graph.op(id)? {
             Op::GatedNorm(op) => {
-                let plain = matches!(graph.op(args[0]), Some(Op::Out(_))) || graph.ty(args[0]).place() == Some(Place::Mem);
+                let plain =
+                    matches!(graph.op(args[0]), Some(Op::Out(_))) || graph.ty(args[0]).place() == Some(Place::Mem);
                 if op.head_dim != self.head_dim as usize || !plain {
-                    self.cx.refuse(id, format!("only the plain output of heads of {} can be normalised here", self.head_dim));
+                    self.cx.refuse(
+                        id,
+                        format!("only the plain output of heads of {} can be normalised here", self.head_dim),
+                    );
                 }
                 Some(op.eps.get())
             }

@@ -36,7 +36,6 @@ pub fn store_lanes<'k>(p: Ptr<'k, F32>, v: V<'k, F32>, left: Option<V<'k, Index>
     k.choose(u32::from(v.lanes()).on(k).le(left), || p.store(v), some);
 }
 
-
 /// Sum of squares of `n` elements, in four vectors to keep the chains short.
 pub fn sum_of_squares<'k>(cx: &Context<'k, '_>, from: Ptr<'k, F32>, n: u32) -> V<'k, F32> {
     let k = cx.k;

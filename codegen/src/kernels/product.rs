@@ -83,14 +83,7 @@ fn input<'k>(
 }
 
 /// `to = from * rsqrt(mean(from^2) + eps) * gain` over one row of `n`.
-pub fn normalise<'k>(
-    cx: &Context<'k, '_>,
-    from: Ptr<'k, F32>,
-    gain: Ptr<'k, F32>,
-    to: Ptr<'k, F32>,
-    n: u32,
-    eps: f32,
-) {
+pub fn normalise<'k>(cx: &Context<'k, '_>, from: Ptr<'k, F32>, gain: Ptr<'k, F32>, to: Ptr<'k, F32>, n: u32, eps: f32) {
     let k = cx.k;
     let factor = (sum_of_squares(cx, from, n) * (1.0 / n as f32) + eps).rsqrt();
     spans(k, n, &[8, 1], |i, lanes| {
@@ -150,7 +143,9 @@ fn layout(cx: &Context<'_, '_>, store: Id, accs: &[Id], order: RowOrder) -> Resu
     let order = match (accs.len(), order) {
         (1, order) => order,
         (2, RowOrder::Linear) => RowOrder::Gate,
-        (n, order) => return refuse(format!("{n} accumulators in one epilogue over {order:?}; one, or two for a gate")),
+        (n, order) => {
+            return refuse(format!("{n} accumulators in one epilogue over {order:?}; one, or two for a gate"));
+        }
     };
     if weights.iter().any(|w| *w != weights[0]) {
         return refuse("the two weights of a gate differ in type".into());
@@ -158,13 +153,22 @@ fn layout(cx: &Context<'_, '_>, store: Id, accs: &[Id], order: RowOrder) -> Resu
     let Type::Tensor { rows: Rows::Fixed(rows), cols, elem: elem @ (Elem::Bf16 | Elem::F32), .. } = weights[0] else {
         return refuse(format!("weights must be bf16 or f32, found {}", weights[0]));
     };
-    if cx.graph.node(accs[0]).args.get(1).and_then(|w| cx.graph.op(*w)).is_some_and(|op| {
-        matches!(op, Op::PackFrag(_) | Op::PackTile(_))
-    }) {
+    if cx
+        .graph
+        .node(accs[0])
+        .args
+        .get(1)
+        .and_then(|w| cx.graph.op(*w))
+        .is_some_and(|op| matches!(op, Op::PackFrag(_) | Op::PackTile(_)))
+    {
         return refuse("weights of CPU kernels are packed in panels".into());
     }
     let fits = rows.checked_mul(cols).is_some_and(|n| n < 1 << 40) && PANEL * cols < 1 << 28;
-    if !fits { refuse(format!("a weight of {rows} by {cols} is too large")) } else { Ok(PackSpec { order, elem, rows, cols }) }
+    if !fits {
+        refuse(format!("a weight of {rows} by {cols} is too large"))
+    } else {
+        Ok(PackSpec { order, elem, rows, cols })
+    }
 }
 
 struct Kernel<'a, 'k, 'g> {
