@@ -76,7 +76,10 @@ impl GenerationArgs {
         } else {
             self.stop.clone()
         };
-        anyhow::ensure!(!stop.iter().any(String::is_empty), "--stop: found an empty text, expected one character at least");
+        anyhow::ensure!(
+            !stop.iter().any(String::is_empty),
+            "--stop: found an empty text, expected one character at least"
+        );
         let n_predict = self.n_predict.or_else(|| count("max_new_tokens")).unwrap_or(DEFAULT_NEW_TOKENS);
         Ok(Generation { sampling, n_predict, stop, seed: self.seed.unwrap_or_else(clock_seed) })
     }

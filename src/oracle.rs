@@ -25,7 +25,12 @@ pub fn oracle_graph(config: &ModelConfig) -> anyhow::Result<Graph> {
 
 impl<'m> Oracle<'m> {
     /// An oracle for `graph`, made by [`oracle_graph`] of the same configuration, with so many sequences.
-    pub fn new(config: &'m ModelConfig, source: &'m dyn WeightSource, graph: &'m Graph, sequences: usize) -> Oracle<'m> {
+    pub fn new(
+        config: &'m ModelConfig,
+        source: &'m dyn WeightSource,
+        graph: &'m Graph,
+        sequences: usize,
+    ) -> Oracle<'m> {
         let sequences = (0..sequences).map(|_| Sequence::new(graph)).collect();
         Oracle { config, source, graph, sequences }
     }
@@ -70,7 +75,8 @@ impl Runner for Oracle<'_> {
 
     fn reset(&mut self, slot: usize) -> anyhow::Result<()> {
         let graph = self.graph;
-        *self.sequences.get_mut(slot).with_context(|| format!("sequence {slot}: there is none"))? = Sequence::new(graph);
+        *self.sequences.get_mut(slot).with_context(|| format!("sequence {slot}: there is none"))? =
+            Sequence::new(graph);
         Ok(())
     }
 
@@ -114,7 +120,8 @@ fn official<R: Real + Into<f64>>(config: &ModelConfig, name: &str, value: &Mat<R
                 _ => rows,
             };
             let first = rows.saturating_sub(window);
-            let order = (0..heads).flat_map(|h| (first..rows).flat_map(move |r| (0..width).map(move |d| (r, h * width + d))));
+            let order =
+                (0..heads).flat_map(|h| (first..rows).flat_map(move |r| (0..width).map(move |d| (r, h * width + d))));
             let name = if kind == "keys" { "k" } else { "v" };
             (name, vec![heads, rows - first, width], all(&mut order.into_iter()))
         }

@@ -45,7 +45,12 @@ pub fn request(session: &Session) -> anyhow::Result<(Tensors, Vec<Sequence>)> {
 ///
 /// # Errors
 /// If one of them fails.
-pub fn against(session: &mut Session, other: &mut dyn Runner, tolerance: f64, step: &dyn Fn()) -> anyhow::Result<Report> {
+pub fn against(
+    session: &mut Session,
+    other: &mut dyn Runner,
+    tolerance: f64,
+    step: &dyn Fn(),
+) -> anyhow::Result<Report> {
     let (wanted, found) = request(session)?;
     let expected = collect(other, &wanted, &found, false, step)?;
     let ours = collect(session, &wanted, &found, false, step)?;
@@ -88,23 +93,14 @@ impl Runner for OneByOne<'_> {
     fn reset(&mut self, slot: usize) -> anyhow::Result<()> {
         Runner::reset(self.0, slot)
     }
-    fn prefill(
-        &mut self,
-        slot: usize,
-        ids: &[u32],
-        wanted: Wanted,
-    ) -> anyhow::Result<Rows> {
+    fn prefill(&mut self, slot: usize, ids: &[u32], wanted: Wanted) -> anyhow::Result<Rows> {
         let mut rows = Rows::default();
         for &id in ids {
             rows.append(Runner::decode(self.0, &[(slot, id)], wanted)?);
         }
         Ok(rows)
     }
-    fn decode(
-        &mut self,
-        batch: &[(usize, u32)],
-        wanted: Wanted,
-    ) -> anyhow::Result<Rows> {
+    fn decode(&mut self, batch: &[(usize, u32)], wanted: Wanted) -> anyhow::Result<Rows> {
         Runner::decode(self.0, batch, wanted)
     }
     fn states(&mut self, slot: usize) -> anyhow::Result<Vec<StateTensor>> {

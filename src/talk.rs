@@ -113,10 +113,7 @@ impl Speaker {
         let (fed, held) = (self.history.len(), self.session.length(0)? as usize);
         let room = (self.context as usize).saturating_sub(fed);
         ensure!(room > 0, "found {fed} tokens, expected less than the context of {}", self.context);
-        let limits = Limits {
-            max_new_tokens: self.generation.n_predict.min(room as u32),
-            eos_ids: &self.eos_ids,
-        };
+        let limits = Limits { max_new_tokens: self.generation.n_predict.min(room as u32), eos_ids: &self.eos_ids };
         let start = Instant::now();
         let mut first = None;
         let mut timed = |id| {

@@ -11,7 +11,8 @@ fn artifact() -> PathBuf {
     static COMPILED: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let compiled = COMPILED.get_or_init(|| {
         let folder = folder();
-        let path = compile(folder.path(), &austen(), &["--max-context", "1024", "--max-batch", "4", "--prefill-chunk", "128"]);
+        let path =
+            compile(folder.path(), &austen(), &["--max-context", "1024", "--max-batch", "4", "--prefill-chunk", "128"]);
         (folder, path)
     });
     compiled.1.clone()
@@ -70,7 +71,8 @@ fn a_stop_text_ends_the_continuation_before_itself() {
 #[test]
 fn the_same_seed_gives_the_same_text_and_another_one_another() {
     let sample = |seed: &str| {
-        let options = ["-n", "24", "--temp", "0.9", "--top-p", "0.95", "--top-k", "200", "--min-p", "0.01", "--seed", seed];
+        let options =
+            ["-n", "24", "--temp", "0.9", "--top-p", "0.95", "--top-k", "200", "--min-p", "0.01", "--seed", seed];
         let mut command = jetc();
         command.args(args!["run", artifact(), "-p", "Emma was"]).args(options);
         Said::of(command.output().unwrap()).ok().stdout
@@ -137,7 +139,8 @@ fn a_benchmark_reports_every_test_in_every_form() {
         Said::of(jetc().arg("bench").arg(artifact()).args(options).output().unwrap()).ok()
     };
     let json = bench("json").json();
-    let tests: Vec<_> = json["rows"].as_array().unwrap().iter().map(|r| r["test"].as_str().unwrap().to_string()).collect();
+    let tests: Vec<_> =
+        json["rows"].as_array().unwrap().iter().map(|r| r["test"].as_str().unwrap().to_string()).collect();
     assert_eq!(tests, ["pp64", "tg8", "tg8 b2", "pp64 @ d32", "tg8 @ d32", "tg8 b2 @ d32"]);
     for row in json["rows"].as_array().unwrap() {
         assert!(row["avg_ts"].as_f64().unwrap() > 0.0 && row["stddev_ts"].as_f64().unwrap() >= 0.0, "{row}");

@@ -18,7 +18,7 @@ fn files() -> &'static Files {
     FILES.get_or_init(|| {
         let folder = folder();
         let (one, two) = (folder.path().join("one"), folder.path().join("two"));
-        [&one, &two].map(|f| std::fs::create_dir(f).unwrap());
+        [&one, &two].into_iter().for_each(|f| std::fs::create_dir(f).unwrap());
         let limits = ["--max-context", "64", "--max-batch", "2", "--prefill-chunk", "16"];
         let artifact = compile(&one, &golden("tiny-a"), &limits);
         let austen = compile(&two, &austen(), &limits);
@@ -78,8 +78,14 @@ fn requests_that_an_artifact_cannot_serve() {
     refused(&["run", austen, "-i"], "error: the artifact has no chat template, so it cannot chat: expected -p");
     refused(&["run", austen, "-p", ""], "error: -p: found an empty prompt, expected one token at least");
     refused(&["run", artifact, "--ids", "1,512"], "error: token id 512, expected below 512");
-    refused(&["run", artifact, "--ids", "1", "-c", "65"], "error: -c: found 65, expected 1 to the artifact's context of 64");
-    refused(&["run", artifact, "--ids", "1", "-c", "0"], "error: -c: found 0, expected 1 to the artifact's context of 64");
+    refused(
+        &["run", artifact, "--ids", "1", "-c", "65"],
+        "error: -c: found 65, expected 1 to the artifact's context of 64",
+    );
+    refused(
+        &["run", artifact, "--ids", "1", "-c", "0"],
+        "error: -c: found 0, expected 1 to the artifact's context of 64",
+    );
     let long = vec!["1"; 64].join(",");
     refused(&["run", artifact, "--ids", &long], "error: found 64 tokens, expected less than the context of 64");
     refused(
@@ -98,7 +104,10 @@ fn requests_that_an_artifact_cannot_serve() {
     );
     refused(&["bench", artifact, "-p", "0", "-n", "0"], "error: nothing to measure: -p and -n are both 0");
     refused(&["bench", artifact, "-p", "65"], "error: pp65: 65 tokens, the artifact's context is 64");
-    refused(&["bench", artifact, "-p", "0", "-n", "8", "-d", "60"], "error: tg8 @ d60: 68 tokens, the artifact's context is 64");
+    refused(
+        &["bench", artifact, "-p", "0", "-n", "8", "-d", "60"],
+        "error: tg8 @ d60: 68 tokens, the artifact's context is 64",
+    );
     refused(&["bench", artifact, "-p", "8", "-n", "8", "-b", "3"], "error: -b: found 3, expected 1 to 2");
     refused(&["bench", artifact, "-p", "8", "-n", "8", "-b", "0"], "error: -b: found 0, expected 1 to 2");
     let missing = folder.path().join("missing.txt");
@@ -130,10 +139,7 @@ fn references_that_do_not_fit() {
     let artifact = text(artifact);
     let reference = golden("tiny-a").join("io.safetensors");
     let reference = text(&reference);
-    refused(
-        &["compare", artifact, reference],
-        "error: seq0: found 107 tokens, expected at most the context of 64",
-    );
+    refused(&["compare", artifact, reference], "error: seq0: found 107 tokens, expected at most the context of 64");
     refused(&["compare", artifact, reference, "--tolerance=-1"], "error: --tolerance: found -1, expected 0 or more");
     refused(
         &["compare", artifact, reference, "--chunks", "3,0"],
@@ -182,7 +188,10 @@ fn sources_that_cannot_be_compiled() {
         "error: max_context: found 0, expected 1 to 16777216\nerror: max_batch: found 99999, expected 1 to 4096",
     );
     compile(&["--activations", "f16"], "error: activations: found `f16`, expected f32");
-    refused(&["compile", "/nonexistent", "-o", target], "error: /nonexistent: cannot read: No such file or directory (os error 2)");
+    refused(
+        &["compile", "/nonexistent", "-o", target],
+        "error: /nonexistent: cannot read: No such file or directory (os error 2)",
+    );
     let empty = out.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     refused(
@@ -191,7 +200,7 @@ fn sources_that_cannot_be_compiled() {
     );
     refused(
         &["compile", source, "-o", "/nonexistent/x.jetbin"],
-        "error: /nonexistent/.x.jetbin.tmp: No such file or directory (os error 2)",
+        "error: /nonexistent/x.jetbin: No such file or directory (os error 2)",
     );
     bad_usage(&["compile", source, "-o", target, "--target", "z80"], "targets: found `z80`, expected some of ");
     bad_usage(&["compile", source, "-o", target, "--target", "aarch64,aarch64"], "targets: `aarch64` is named twice");

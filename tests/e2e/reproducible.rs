@@ -45,7 +45,8 @@ fn a_synthetic_model_equals_its_checkpoint() {
     let synthetic = compile(folder.path(), &model, &[]);
     let out = folder.path().join("checkpoint.jetbin");
     let checkpoint = golden("tiny-a");
-    run(args!["compile", checkpoint, "-o", out, "--max-context", "256", "--max-batch", "4", "--prefill-chunk", "64"]).ok();
+    run(args!["compile", checkpoint, "-o", out, "--max-context", "256", "--max-batch", "4", "--prefill-chunk", "64"])
+        .ok();
     let weights = |path: &Path| {
         let json = run(args!["inspect", path, "--json"]).ok().json();
         let section = json["sections"].as_array().unwrap().iter().find(|s| s["kind"] == "weight-data").unwrap().clone();
