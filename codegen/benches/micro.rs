@@ -7,7 +7,7 @@
 mod loader;
 
 use jet_codegen::kir::{Bf16, Builder, F32, Kernel, Tile, V, outer_product, tree_sum};
-use jet_codegen::targets;
+use jet_codegen::{compile, targets};
 use loader::{Buffer, Code};
 use std::time::Instant;
 
@@ -89,7 +89,7 @@ fn tiles(only: &str) {
                 }
                 let kernel = tile(weights, rows, vecs, k_len, unroll);
                 dump(&name, &kernel);
-                let code = Code::of(&[kernel]);
+                let code = Code::load(compile(&[kernel], targets::host().unwrap()).unwrap());
                 let mut x = Buffer::new(&vec![1f32; (rows * k_len) as usize]);
                 let mut w = Buffer::new(&vec![1f32; (16 * k_len) as usize]);
                 let mut y = Buffer::new(&[0f32; 64]);
@@ -120,7 +120,7 @@ fn matvecs(only: &str) {
         }
         let kernel = matvec(k_len as u32, sets, unroll);
         dump(&name, &kernel);
-        let code = Code::of(&[kernel]);
+        let code = Code::load(compile(&[kernel], targets::host().unwrap()).unwrap());
         for (place, used) in [("memory", panels), ("cache", 10)] {
             let words = [x.word(), w.word(), y.word(), 0, used as u64];
             // SAFETY: the buffers have the sizes of the kernel.
@@ -141,7 +141,7 @@ fn unsafe_words(w: &Buffer<u16>) -> &[[u64; 16]] {
 /// Writes the code where `JETC_DUMP` says, for `objdump -D -b binary -m i386:x86-64`.
 fn dump(name: &str, kernel: &Kernel) {
     if let Ok(folder) = std::env::var("JETC_DUMP") {
-        let blob = jet_codegen::compile(std::slice::from_ref(kernel), targets::host().unwrap()).unwrap();
+        let blob = compile(std::slice::from_ref(kernel), targets::host().unwrap()).unwrap();
         std::fs::write(format!("{folder}/{}.bin", name.replace(' ', "_")), blob.bytes).unwrap();
     }
 }

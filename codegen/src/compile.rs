@@ -1,9 +1,9 @@
 //! Kernels to code: legalise, verify, emit, link.
 
-use crate::emit::cranelift::EmitError;
+use crate::emit::{self, EmitError};
 use crate::kir::{Fault, Kernel, legalise, verify};
 use crate::link::{CodeBlob, LinkError, flat_link};
-use crate::{emit, targets::Target};
+use crate::targets::{Backend, Target};
 use std::collections::BTreeSet;
 
 /// Why kernels cannot be compiled.
@@ -18,6 +18,9 @@ pub enum Error {
     /// The code generator refused.
     #[error(transparent)]
     Emit(#[from] EmitError),
+    /// The target needs a code generator that was left out of this build.
+    #[error("this build of jetc cannot make code for {0}, expected one with the cargo feature `mlir`")]
+    Backend(&'static str),
     /// The object cannot be linked flat.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -37,7 +40,7 @@ pub fn legal(kernel: &Kernel, target: &Target) -> Result<Kernel, Error> {
 /// Compiles kernels to position-independent bytes with one symbol each. Equal kernels in equal order give equal bytes.
 ///
 /// # Errors
-/// If a kernel is malformed, or uses what the target cannot do, or two have one name.
+/// If a kernel is malformed, or uses what the target cannot do, or two have one name, or this build lacks the backend.
 pub fn compile(kernels: &[Kernel], target: &Target) -> Result<CodeBlob, Error> {
     let mut names = BTreeSet::new();
     if let Some(k) = kernels.iter().find(|k| !names.insert(&k.name)) {
@@ -54,5 +57,21 @@ pub fn compile(kernels: &[Kernel], target: &Target) -> Result<CodeBlob, Error> {
     if !faults.is_empty() {
         return Err(Error::Verify(faults));
     }
-    Ok(flat_link(&emit::cranelift::emit(&legalised, target)?)?)
+    emit(&legalised, target)
+}
+
+fn emit(kernels: &[Kernel], target: &Target) -> Result<CodeBlob, Error> {
+    match target.backend {
+        Backend::Cranelift { .. } => Ok(flat_link(&emit::cranelift::emit(kernels, target)?)?),
+        #[cfg(feature = "mlir")]
+        Backend::Mlir { cpu, features } => {
+            let mut blob = CodeBlob::default();
+            for object in emit::mlir::emit(kernels, target.arch, cpu, features)? {
+                blob.append(flat_link(&object)?);
+            }
+            Ok(blob)
+        }
+        #[cfg(not(feature = "mlir"))]
+        Backend::Mlir { .. } => Err(Error::Backend(target.name)),
+    }
 }

@@ -1,6 +1,10 @@
 //! The flat link: an object file to position-independent bytes that a loader only maps.
 
-use object::{Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarget, SectionIndex, SectionKind};
+use object::elf::{R_AARCH64_ADR_PREL_LO21, R_AARCH64_LD_PREL_LO19};
+use object::{
+    Object, ObjectSection, ObjectSymbol, Relocation, RelocationFlags, RelocationKind, RelocationTarget, SectionIndex,
+    SectionKind,
+};
 use std::collections::{BTreeMap, HashMap};
 
 /// Every function and constant starts at a multiple of this many bytes.
@@ -13,6 +17,16 @@ pub struct CodeBlob {
     pub bytes: Vec<u8>,
     /// Where each kernel starts.
     pub symbols: BTreeMap<String, usize>,
+}
+
+impl CodeBlob {
+    /// Lays `other` behind what is here.
+    pub fn append(&mut self, other: CodeBlob) {
+        let start = self.bytes.len().next_multiple_of(ALIGNMENT);
+        self.bytes.resize(start, 0);
+        self.bytes.extend(other.bytes);
+        self.symbols.extend(other.symbols.into_iter().map(|(name, at)| (name, start + at)));
+    }
 }
 
 /// Why an object cannot be linked flat.
@@ -28,7 +42,7 @@ pub enum LinkError {
     #[error("undefined symbol {0}")]
     Undefined(String),
     /// It refers to something in a way that is not position independent, or not known here.
-    #[error("found relocation {0}, expected one relative to the place in 32 bits")]
+    #[error("found relocation {0}, expected one relative to its place")]
     Relocation(String),
 }
 
@@ -79,16 +93,35 @@ fn relocate(
     bytes: &mut [u8],
 ) -> Result<(), LinkError> {
     for (offset, r) in section.relocations() {
-        let unknown = || LinkError::Relocation(format!("{:?} of {} bits", r.kind(), r.size()));
+        let unknown = || LinkError::Relocation(format!("{:?} of {} bits, {:?}", r.kind(), r.size(), r.flags()));
         let RelocationTarget::Symbol(index) = r.target() else { return Err(unknown()) };
         let symbol = file.symbol_by_index(index)?;
         let Some(to) = place(base, &symbol) else { return Err(LinkError::Undefined(symbol.name()?.to_string())) };
-        let (RelocationKind::Relative | RelocationKind::PltRelative, 32) = (r.kind(), r.size()) else {
-            return Err(unknown());
-        };
         let at = start + offset as usize;
-        let value = i32::try_from(to as i64 + r.addend() - at as i64).map_err(|_| unknown())?;
-        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let word: &mut [u8; 4] = (&mut bytes[at..at + 4]).try_into().map_err(|_| unknown())?;
+        let patched = patch(u32::from_le_bytes(*word), to as i64 + r.addend() - at as i64, &r).ok_or_else(unknown)?;
+        *word = patched.to_le_bytes();
     }
     Ok(())
+}
+
+/// The word at a relocation to a place `distance` bytes on; none if the kind is unknown or the distance does not fit.
+fn patch(word: u32, distance: i64, r: &Relocation) -> Option<u32> {
+    if let (RelocationKind::Relative | RelocationKind::PltRelative, 32) = (r.kind(), r.size()) {
+        return Some(i32::try_from(distance).ok()? as u32);
+    }
+    let RelocationFlags::Elf { r_type } = r.flags() else { return None };
+    (-(1 << 20)..1 << 20).contains(&distance).then_some(())?;
+    let distance = distance as u32;
+    match r_type {
+        // a load relative to the instruction: 19 bits of words
+        R_AARCH64_LD_PREL_LO19 if distance.is_multiple_of(4) => {
+            Some(word & !(0x7ffff << 5) | (distance >> 2 & 0x7ffff) << 5)
+        }
+        // an address relative to the instruction: 21 bits of bytes, the lowest two apart
+        R_AARCH64_ADR_PREL_LO21 => {
+            Some(word & !(3 << 29 | 0x7ffff << 5) | (distance & 3) << 29 | (distance >> 2 & 0x7ffff) << 5)
+        }
+        _ => None,
+    }
 }

@@ -7,8 +7,14 @@ use crate::kir::{Cap, Op};
 pub struct Target {
     /// What the command line and the artifact call it.
     pub name: &'static str,
-    /// The architecture, as Cranelift names it.
-    pub triple: &'static str,
+    /// The architecture, as `std::env::consts::ARCH` and both code generators spell it.
+    pub arch: &'static str,
+    /// What makes its code.
+    pub backend: Backend,
+    /// Features of the processor that its code uses, in Rust's spelling.
+    pub requires: &'static [&'static str],
+    /// Of two targets that fit a machine, the one of higher rank has the faster code.
+    pub rank: u32,
     /// Lanes of f32 in one register of the emitter.
     pub lanes: u16,
     /// Independent accumulators that hide the latency of a multiply-add.
@@ -17,12 +23,34 @@ pub struct Target {
     pub registers: usize,
     /// What it can do beyond the minimum.
     pub caps: &'static [Cap],
-    /// Settings of the Cranelift instruction set.
-    pub features: &'static [&'static str],
     /// Sizes of the caches.
     pub cache: Cache,
     /// What work costs, for comparing plans; a reader should not take it for a measurement of his machine.
     pub cost: Cost,
+}
+
+/// What turns kernels into code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backend {
+    /// Vectors of 128 bits; part of every build.
+    Cranelift {
+        /// Settings of the instruction set.
+        settings: &'static [&'static str],
+    },
+    /// Vectors of any width and bf16 dot products, through LLVM; part of builds with the cargo feature `mlir`.
+    Mlir {
+        /// The processor, as LLVM calls it.
+        cpu: &'static str,
+        /// Features added to it (`+x`) and taken away (`-x`), separated by commas.
+        features: &'static str,
+    },
+}
+
+impl Backend {
+    /// Whether this build has it.
+    pub fn is_built(&self) -> bool {
+        matches!(self, Backend::Cranelift { .. }) || cfg!(feature = "mlir")
+    }
 }
 
 /// Sizes of the data caches of a typical machine of a target.
@@ -49,40 +77,137 @@ pub struct Cost {
     pub launch_us: f64,
 }
 
+const X86_64_V3: &[&str] = &["avx2", "fma", "f16c", "bmi1", "bmi2", "lzcnt", "movbe", "popcnt"];
+
+const X86_CACHE: Cache = Cache { l1_bytes: 32 << 10, l2_bytes: 1 << 20, l3_bytes: 32 << 20 };
+const ARM_CACHE: Cache = Cache { l1_bytes: 64 << 10, l2_bytes: 1 << 20, l3_bytes: 32 << 20 };
+
 /// Every target.
 pub const TARGETS: &[Target] = &[
     Target {
         name: "x86-64-v3",
-        triple: "x86_64",
+        arch: "x86_64",
+        backend: Backend::Cranelift {
+            settings: &[
+                "has_sse3",
+                "has_ssse3",
+                "has_sse41",
+                "has_sse42",
+                "has_popcnt",
+                "has_avx",
+                "has_avx2",
+                "has_fma",
+                "has_bmi1",
+                "has_bmi2",
+            ],
+        },
+        requires: X86_64_V3,
+        rank: 10,
         lanes: 4,
         accumulators: 8,
         registers: 16,
         caps: &[Cap::Fma],
-        features: &[
-            "has_sse3",
-            "has_ssse3",
-            "has_sse41",
-            "has_sse42",
-            "has_popcnt",
-            "has_avx",
-            "has_avx2",
-            "has_fma",
-            "has_bmi1",
-            "has_bmi2",
-        ],
-        cache: Cache { l1_bytes: 32 << 10, l2_bytes: 1 << 20, l3_bytes: 32 << 20 },
+        cache: X86_CACHE,
         cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 43.0, launch_us: 2.0 },
     },
     Target {
         name: "aarch64",
-        triple: "aarch64",
+        arch: "aarch64",
+        backend: Backend::Cranelift { settings: &[] },
+        requires: &[],
+        rank: 10,
         lanes: 4,
         accumulators: 8,
         registers: 32,
         caps: &[Cap::Fma],
-        features: &[],
-        cache: Cache { l1_bytes: 64 << 10, l2_bytes: 1 << 20, l3_bytes: 32 << 20 },
+        cache: ARM_CACHE,
         cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 30.0, launch_us: 2.0 },
+    },
+    Target {
+        name: "x86-64-v3-wide",
+        arch: "x86_64",
+        backend: Backend::Mlir { cpu: "x86-64-v3", features: "" },
+        requires: X86_64_V3,
+        rank: 20,
+        lanes: 8,
+        accumulators: 8,
+        registers: 16,
+        caps: &[Cap::Fma],
+        cache: X86_CACHE,
+        cost: Cost { dram_gbps: 25.0, cache_gbps: 80.0, gflops: 110.0, launch_us: 2.0 },
+    },
+    Target {
+        name: "x86-64-v4",
+        arch: "x86_64",
+        // LLVM would halve the vectors of an unknown AVX-512 machine
+        backend: Backend::Mlir { cpu: "x86-64-v4", features: "-prefer-256-bit" },
+        requires: &[
+            "avx2", "fma", "f16c", "bmi1", "bmi2", "lzcnt", "movbe", "popcnt", "avx512f", "avx512bw", "avx512cd",
+            "avx512dq", "avx512vl",
+        ],
+        rank: 30,
+        lanes: 16,
+        accumulators: 8,
+        registers: 32,
+        caps: &[Cap::Fma],
+        cache: X86_CACHE,
+        cost: Cost { dram_gbps: 27.0, cache_gbps: 100.0, gflops: 110.0, launch_us: 2.0 },
+    },
+    Target {
+        name: "znver4",
+        arch: "x86_64",
+        // the extensions of Zen 4 that are used and no others, so that Sapphire Rapids and its successors run this too
+        backend: Backend::Mlir { cpu: "x86-64-v4", features: "-prefer-256-bit,+avx512bf16,+avx512vnni" },
+        requires: &[
+            "avx2",
+            "fma",
+            "f16c",
+            "bmi1",
+            "bmi2",
+            "lzcnt",
+            "movbe",
+            "popcnt",
+            "avx512f",
+            "avx512bw",
+            "avx512cd",
+            "avx512dq",
+            "avx512vl",
+            "avx512bf16",
+            "avx512vnni",
+        ],
+        rank: 40,
+        lanes: 16,
+        accumulators: 8,
+        registers: 32,
+        caps: &[Cap::Fma, Cap::Bf16Round],
+        cache: X86_CACHE,
+        cost: Cost { dram_gbps: 27.0, cache_gbps: 100.0, gflops: 220.0, launch_us: 2.0 },
+    },
+    Target {
+        name: "neoverse-n1",
+        arch: "aarch64",
+        backend: Backend::Mlir { cpu: "neoverse-n1", features: "" },
+        requires: &["neon", "fp16", "dotprod", "lse", "rcpc", "crc"],
+        rank: 20,
+        lanes: 4,
+        accumulators: 8,
+        registers: 32,
+        caps: &[Cap::Fma],
+        cache: ARM_CACHE,
+        cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 40.0, launch_us: 2.0 },
+    },
+    Target {
+        name: "neoverse-v1",
+        arch: "aarch64",
+        backend: Backend::Mlir { cpu: "neoverse-v1", features: "" },
+        requires: &["neon", "fp16", "dotprod", "lse", "rcpc", "crc", "bf16", "i8mm", "sve"],
+        rank: 30,
+        lanes: 4,
+        accumulators: 16,
+        registers: 32,
+        caps: &[Cap::Fma],
+        cache: ARM_CACHE,
+        cost: Cost { dram_gbps: 25.0, cache_gbps: 80.0, gflops: 80.0, launch_us: 2.0 },
     },
 ];
 
@@ -90,6 +215,16 @@ impl Target {
     /// The target called `name`.
     pub fn named(name: &str) -> Option<&'static Target> {
         TARGETS.iter().find(|t| t.name == name)
+    }
+
+    /// The required features that the processor this runs on lacks.
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.requires.iter().copied().filter(|f| !has_feature(f)).collect()
+    }
+
+    /// Whether the processor that this runs on has all that the code needs.
+    pub fn runs_here(&self) -> bool {
+        self.arch == std::env::consts::ARCH && self.missing().is_empty()
     }
 
     /// Whether the machine can do `cap`.
@@ -100,7 +235,10 @@ impl Target {
     /// Whether the emitter takes this operation as it is.
     pub fn is_native(&self, op: &Op) -> bool {
         let spelled = match op {
-            Op::Scalar(s) => s.in_cranelift(),
+            Op::Scalar(s) => match self.backend {
+                Backend::Cranelift { .. } => s.in_cranelift(),
+                Backend::Mlir { .. } => s.mlir().is_some(),
+            },
             _ => true,
         };
         spelled && op.needs().is_none_or(|cap| self.has(cap))
@@ -123,26 +261,46 @@ pub enum HostError {
     Architecture(&'static str),
 }
 
-/// The best target for the machine that this runs on.
+/// The default target for the machine that this runs on: the one that every build can compile for.
 ///
 /// # Errors
-/// If the machine is of another architecture, or lacks an instruction set (AVX2, FMA, F16C, BMI1, BMI2).
+/// If the machine is of another architecture, or lacks an instruction set.
 pub fn host() -> Result<&'static Target, HostError> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let found = [
-            ("avx2", is_x86_feature_detected!("avx2")),
-            ("fma", is_x86_feature_detected!("fma")),
-            ("f16c", is_x86_feature_detected!("f16c")),
-            ("bmi1", is_x86_feature_detected!("bmi1")),
-            ("bmi2", is_x86_feature_detected!("bmi2")),
-        ];
-        let missing: Vec<_> = found.iter().filter(|(_, has)| !has).map(|(name, _)| *name).collect();
-        if !missing.is_empty() {
-            return Err(HostError::Lacks { target: "x86-64-v3", missing: missing.join(", ") });
-        }
+    let arch = std::env::consts::ARCH;
+    let target = TARGETS.iter().find(|t| t.arch == arch).ok_or(HostError::Architecture(arch))?;
+    match &target.missing()[..] {
+        [] => Ok(target),
+        missing => Err(HostError::Lacks { target: target.name, missing: missing.join(", ") }),
     }
-    TARGETS.iter().find(|t| t.triple == std::env::consts::ARCH).ok_or(HostError::Architecture(std::env::consts::ARCH))
+}
+
+/// Every target that this build can compile for and this machine can run.
+pub fn runnable() -> impl Iterator<Item = &'static Target> {
+    TARGETS.iter().filter(|t| t.backend.is_built() && t.runs_here())
+}
+
+macro_rules! detector {
+    ($arch:literal $detected:ident: $($feature:tt)+) => {
+        /// Whether this processor has `feature`; false of a feature that no target of this architecture requires.
+        #[cfg(target_arch = $arch)]
+        fn has_feature(feature: &str) -> bool {
+            match feature {
+                $($feature => std::arch::$detected!($feature),)+
+                _ => false,
+            }
+        }
+    };
+}
+detector! { "x86_64" is_x86_feature_detected:
+    "avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "movbe" "popcnt"
+    "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512bf16" "avx512vnni"
+}
+detector! { "aarch64" is_aarch64_feature_detected:
+    "neon" "fp16" "dotprod" "lse" "rcpc" "crc" "bf16" "i8mm" "sve"
+}
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn has_feature(_: &str) -> bool {
+    false
 }
 
 #[cfg(test)]
@@ -155,5 +313,12 @@ mod tests {
             assert_eq!(Target::named(t.name), Some(t));
         }
         assert_eq!(Target::named("sm_00"), None);
+    }
+
+    #[test]
+    fn the_default_needs_no_feature_and_runs_here() {
+        assert!(matches!(host().unwrap().backend, Backend::Cranelift { .. }));
+        assert!(runnable().any(|t| t == host().unwrap()));
+        assert_eq!(runnable().any(|t| matches!(t.backend, Backend::Mlir { .. })), cfg!(feature = "mlir"));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::generation::GenerationDefaults;
 use crate::problem::{Collector, Result, shown};
-use crate::spec::{CompileOptions, ModelSpec, WeightFormat, WeightsAt, WeightsFile};
+use crate::spec::{CompileOptions, ModelSpec, WeightFormat, WeightsAt, WeightsFile, directory_of};
 use serde_json::{Map, Number, Value};
 use std::path::Path;
 use toml::Spanned;
@@ -121,7 +121,7 @@ impl Reader<'_> {
             }
             (None, Some(config), Some(seed)) => {
                 let config = base.join(config);
-                let directory = config.parent().unwrap_or(Path::new("")).to_path_buf();
+                let directory = directory_of(&config).to_path_buf();
                 let weights = WeightsAt::Synthetic { seed };
                 return Some(ModelSpec { config, weights, directory, compile, generation });
             }

@@ -75,6 +75,11 @@ pub struct ModelSpec {
     pub generation: GenerationDefaults,
 }
 
+/// The directory that a file is in; `.` for a bare name, so that it can be listed.
+pub(crate) fn directory_of(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 impl ModelSpec {
     /// Opens a source as a user names it: a `model.toml`, or a directory with a `config.json` and a checkpoint.
     ///
@@ -89,9 +94,12 @@ impl ModelSpec {
             }
             return Ok(ModelSpec::of_directory(source));
         }
+        if source.is_file() && source.extension().is_none_or(|extension| extension != "toml") {
+            let message = "found another kind of file, expected a model.toml or a directory with a config.json";
+            return Err(Problems::one(source.display().to_string(), message));
+        }
         let text = std::fs::read_to_string(source).map_err(|e| Problems::io(source, "read", &e))?;
-        let base = source.parent().unwrap_or(Path::new(""));
-        model_toml::parse(&text, &source.display().to_string(), base)
+        model_toml::parse(&text, &source.display().to_string(), directory_of(source))
     }
 
     /// The files of one directory, nothing chosen.

@@ -187,3 +187,28 @@ impl WeightSource for SyntheticWeights {
         Ok(buffer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_to_bf16() {
+        let table = [
+            (1.0, 0x3f80),
+            // Halfway between two values: to the even one, down and up.
+            (f32::from_bits(0x3f80_8000), 0x3f80),
+            (f32::from_bits(0x3f81_8000), 0x3f82),
+            (f32::from_bits(0x3f80_8001), 0x3f81),
+            (-0.0, 0x8000),
+            (f32::MAX, 0x7f80),
+            (f32::NEG_INFINITY, 0xff80),
+        ];
+        let mut bits = [0; 7];
+        to_bf16(&table.map(|(value, _)| value), &mut bits);
+        assert_eq!(bits, table.map(|(_, bits)| bits));
+        let mut nan = [0];
+        to_bf16(&[f32::from_bits(0x7f80_0001)], &mut nan);
+        assert!(f32::from_bits(u32::from(nan[0]) << 16).is_nan());
+    }
+}

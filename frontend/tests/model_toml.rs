@@ -64,6 +64,9 @@ fn synthetic_weights() {
     let spec = parse("[model]\nsource = '/x'\nweights = { synthetic = 9 }", "model.toml", Path::new("base")).unwrap();
     assert_eq!(spec.config, Path::new("/x/config.json"));
     assert_eq!(spec.weights, WeightsAt::Synthetic { seed: 9 });
+    let spec =
+        parse("model = { config = 'c.json', weights = { synthetic = 3 } }", "model.toml", Path::new("")).unwrap();
+    assert_eq!((spec.config, spec.directory), (PathBuf::from("c.json"), PathBuf::from(".")));
 }
 
 #[test]
@@ -224,6 +227,13 @@ fn sources_that_are_none() {
     let path = directory.path().display().to_string();
     let message = |source: &Path| ModelSpec::open(source).unwrap_err().to_string();
     assert_eq!(message(directory.path()), format!("{path}: found no config.json in the directory, expected one"));
+    std::fs::write(directory.path().join("model.json"), b"{}").unwrap();
+    assert_eq!(
+        message(&directory.path().join("model.json")),
+        format!(
+            "{path}/model.json: found another kind of file, expected a model.toml or a directory with a config.json"
+        )
+    );
     std::fs::write(directory.path().join("model.toml"), b"[model]\n\xff").unwrap();
     assert_eq!(
         message(directory.path()),

@@ -179,7 +179,7 @@ fn derive(
     let mut chosen: RecExpr<ENode> = RecExpr::default();
     if term_of(problem, choice, class, true, &mut chosen, &mut |operand| {
         let id = source_of(operand)?;
-        let name = if let Some((_, name)) = part.leaf(id) { name.to_string() } else { format!("%{}", id.0) };
+        let name = if let Some((_, name)) = part.leaf(id) { name.to_string() } else { format!("v{}", id.0) };
         let leaf = part.leaf(id).map_or(Leaf::Input, |l| l.0);
         leaves.insert(id, name.clone());
         Some(ENode::Leaf(leaf, name.as_str().into()))
@@ -196,7 +196,7 @@ fn derive(
         (Some(a), Some(b)) => classes.find(a) == classes.find(b),
         _ => false,
     };
-    if !same || source == chosen {
+    if !same {
         return Ok(None);
     }
     let mut proof = classes.explain_equivalence(&source, &chosen);
@@ -206,7 +206,8 @@ fn derive(
         rule: rule_of(term).map(|name| name.to_string()).unwrap_or_default(),
         term: term.remove_rewrites().to_string(),
     };
-    Ok(Some(Derivation { source: start, steps: steps.map(step).collect() }))
+    let steps: Vec<Step> = steps.map(step).collect();
+    Ok((!steps.is_empty()).then_some(Derivation { source: start, steps }))
 }
 
 /// Adds the chosen term of a class; operands in memory become what `leaf` makes of them. Nothing if one of them has no source.

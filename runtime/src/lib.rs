@@ -20,6 +20,7 @@ mod cpu;
 mod device;
 mod error;
 mod export;
+pub mod generate;
 mod machine;
 mod mapping;
 mod model;
@@ -28,6 +29,10 @@ mod plan;
 mod pool;
 pub mod sampling;
 mod session;
+pub mod stop;
+#[cfg(feature = "text")]
+pub mod text;
+pub mod utf8;
 
 pub use cpu::Cpu;
 pub use device::{Device, DeviceError, Launch};

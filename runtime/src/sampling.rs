@@ -275,3 +275,103 @@ fn keep_min_p(candidates: &mut Vec<Candidate>, m: f64) {
     // One token always stays, also where `m` is 1.
     candidates.retain(|c| c.score == best || weight(c, best) >= m);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(sampling: Sampling, logits: &[f32], history: &[u32]) -> Vec<(u32, f32)> {
+        let mut sampler = Sampler::new(Sampling { random: true, ..sampling }, 0).unwrap();
+        sampler.process(logits, history).unwrap().iter().map(|c| (c.id, c.score)).collect()
+    }
+
+    fn ids(sampling: Sampling, logits: &[f32]) -> Vec<u32> {
+        kept(sampling, logits, &[]).into_iter().map(|(id, _)| id).collect()
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_all_named() {
+        let error = |s: Sampling| s.check().unwrap_err().to_string();
+        let off = Sampling::default();
+        let bad = Sampling { temperature: Some(0.0), top_k: Some(0), top_p: Some(1.1), min_p: Some(-0.1), ..off };
+        let expected = "temperature is 0, expected a number above 0; top_k is 0, expected 1 at least; \
+                        top_p is 1.1, expected 0 to 1; min_p is -0.1, expected 0 to 1";
+        assert_eq!(error(bad), expected);
+        for value in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(error(Sampling { repetition_penalty: Some(value), ..off }).starts_with("repetition_penalty is"));
+            assert!(error(Sampling { temperature: Some(value), ..off }).starts_with("temperature is"));
+        }
+        assert!(error(Sampling { top_p: Some(f64::NAN), ..off }).starts_with("top_p is NaN"));
+        off.check().unwrap();
+    }
+
+    #[test]
+    fn ties_and_edges_are_those_of_the_official_processors() {
+        let (off, logits) = (Sampling::default(), [1.0, 3.0, 2.0, 3.0]);
+        assert_eq!(ids(Sampling { top_p: Some(0.0), ..off }, &logits), [3]);
+        assert_eq!(ids(Sampling { top_p: Some(1.0), ..off }, &logits), [0, 1, 2, 3]);
+        assert_eq!(ids(Sampling { min_p: Some(1.0), ..off }, &logits), [1, 3]);
+        assert_eq!(ids(Sampling { min_p: Some(0.0), ..off }, &logits), [0, 1, 2, 3]);
+        assert_eq!(ids(Sampling { top_k: Some(10), ..off }, &logits), [0, 1, 2, 3]);
+        assert_eq!(ids(Sampling { top_k: Some(1), ..off }, &logits), [1, 3]);
+        assert_eq!(ids(Sampling { repetition_penalty: Some(1.5), ..off }, &logits), [0, 1, 2, 3]);
+        let penalised = kept(
+            Sampling { repetition_penalty: Some(1.5), ..off },
+            &[-2.0, 0.0, -0.0, 3.0, f32::NEG_INFINITY],
+            &[0, 1, 2, 3, 4, 0],
+        );
+        assert_eq!(penalised, [(0, -3.0), (1, 0.0), (2, -0.0), (3, 2.0)]);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_reported_with_its_place() {
+        let error = |logits: &[f32], temperature| {
+            let sampling = Sampling { random: true, temperature, ..Sampling::default() };
+            Sampler::new(sampling, 0).unwrap().choose(logits, &[]).unwrap_err().to_string()
+        };
+        assert_eq!(error(&[0.0, f32::NAN], None), "the score of token 1 is NaN");
+        assert_eq!(error(&[f32::INFINITY, 0.0], None), "the score of token 0 is inf");
+        assert_eq!(error(&[f32::NEG_INFINITY; 3], None), "no token has a finite logit");
+        assert_eq!(error(&[], None), "no token has a finite logit");
+        assert_eq!(error(&[0.0, 3e38], Some(0.1)), "the score of token 1 is inf");
+        assert_eq!(argmax(&[1.0, f32::NAN]).unwrap_err().to_string(), "the score of token 1 is NaN");
+        assert!(argmax(&[f32::NEG_INFINITY]).is_err());
+        let penalty = Sampling { repetition_penalty: Some(2.0), ..Sampling::default() };
+        let error = Sampler::new(penalty, 0).unwrap().choose(&[1.0; 4], &[4]).unwrap_err().to_string();
+        assert_eq!(error, "token id 4 in the history, expected below 4");
+    }
+
+    #[test]
+    fn greedy_choice_counts_the_penalty_and_takes_the_first_of_equals() {
+        let sampler = |r| Sampler::new(Sampling { repetition_penalty: r, ..Sampling::default() }, 0).unwrap();
+        assert_eq!(sampler(None).choose(&[1.0, 3.0, 3.0], &[1]).unwrap(), 1);
+        assert_eq!(sampler(Some(2.0)).choose(&[1.0, 3.0, 3.0], &[1]).unwrap(), 2);
+        assert!(sampler(Some(1.0)).is_argmax() && !sampler(Some(2.0)).is_argmax());
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]).unwrap(), 1);
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities_and_the_seed() {
+        let logits = [0.0, f32::NEG_INFINITY, 3f32.ln(), 0.0];
+        let draw = |seed| -> Vec<u32> {
+            let mut sampler = Sampler::new(Sampling { random: true, ..Sampling::default() }, seed).unwrap();
+            (0..10_000).map(|_| sampler.choose(&logits, &[]).unwrap()).collect()
+        };
+        let (a, b) = (draw(7), draw(8));
+        assert_eq!(a, draw(7));
+        assert_ne!(a, b);
+        let count = |id| a.iter().filter(|&&d| d == id).count() as f64;
+        // Probabilities 0.2, 0, 0.6, 0.2; five standard deviations of 10000 draws are below 250.
+        for (id, expected) in [(0, 2000.0), (1, 0.0), (2, 6000.0), (3, 2000.0)] {
+            assert!((count(id) - expected).abs() <= if expected == 0.0 { 0.0 } else { 250.0 }, "{id}: {}", count(id));
+        }
+    }
+
+    #[test]
+    fn the_generator_is_splitmix64() {
+        let mut random = Random::new(1234567);
+        let known = [6457827717110365317, 3203168211198807973, 9817491932198370423];
+        assert_eq!([(); 3].map(|()| random.next_u64()), known);
+        assert!((0..1000).map(|_| random.next_unit()).all(|u| (0.0..1.0).contains(&u)));
+    }
+}

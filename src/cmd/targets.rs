@@ -1,7 +1,7 @@
 //! `jetc targets`: the machines that code can be compiled for.
 
 use super::{Outcome, output};
-use jet_codegen::targets::{TARGETS, host};
+use jet_codegen::targets::TARGETS;
 use serde::Serialize;
 
 /// List the targets that this build compiles for, and which of them this machine runs
@@ -26,11 +26,9 @@ struct Row {
 /// # Errors
 /// If stdout cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let host = host().ok().map(|t| t.name);
-    let rows: Vec<_> = TARGETS
-        .iter()
-        .map(|t| Row { name: t.name, arch: t.triple, features: t.features, host: Some(t.name) == host })
-        .collect();
+    let built = TARGETS.iter().filter(|t| t.backend.is_built());
+    let rows: Vec<_> =
+        built.map(|t| Row { name: t.name, arch: t.arch, features: t.requires, host: t.runs_here() }).collect();
     if args.json {
         output::json(&rows)?;
         return Ok(Outcome::Done);

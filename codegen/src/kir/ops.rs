@@ -8,29 +8,29 @@
 macro_rules! scalar_ops {
     ($then:ident) => {
         $then! {
-        //  variant name  operands   domain  Cranelift  meaning
-            Add   add   (a, b)    Float [fadd]  "`a + b`";
-            Sub   sub   (a, b)    Float [fsub]  "`a - b`";
-            Mul   mul   (a, b)    Float [fmul]  "`a * b`";
-            Div   div   (a, b)    Float [fdiv]  "`a / b`, correctly rounded";
-            Min   min   (a, b)    Float []      "`a < b ? a : b`";
-            Max   max   (a, b)    Float []      "`b < a ? a : b`";
-            Neg   neg   (a)       Float [fneg]  "`-a`";
-            Abs   abs   (a)       Float [fabs]  "`|a|`";
-            Fma   fma   (a, b, c) Float [fma]   "`a * b + c`, rounded once";
-            Sqrt  sqrt  (a)       Float [sqrt]  "The square root, correctly rounded";
-            Rcp   rcp   (a)       Float []      "`1 / a`";
-            Rsqrt rsqrt (a)       Float []      "`1 / sqrt(a)`";
-            Exp   exp   (a)       Float []      "`e^a`; beyond [-87.33, 88.37] the value at the bound";
-            Log   log   (a)       Float []      "The natural logarithm of a positive normal number";
-            IAdd  iadd  (a, b)    Int   [iadd]  "`a + b`, wrapping";
-            ISub  isub  (a, b)    Int   [isub]  "`a - b`, wrapping";
-            IMul  imul  (a, b)    Int   [imul]  "`a * b`, wrapping";
-            UDiv  udiv  (a, b)    Int   [udiv]  "The quotient of `a` by a positive `b`, both read without sign";
-            URem  urem  (a, b)    Int   [urem]  "The remainder of `a` by a positive `b`, both read without sign";
-            And   and   (a, b)    Bits  [band]  "Bitwise (or, of predicates, logical) and";
-            Or    or    (a, b)    Bits  [bor]   "Bitwise (or, of predicates, logical) or";
-            Xor   xor   (a, b)    Bits  [bxor]  "Bitwise (or, of predicates, logical) exclusive or";
+        //  variant name operands domain Cranelift MLIR    meaning
+            Add   add   (a, b)    Float [fadd] ["arith.addf"]  "`a + b`";
+            Sub   sub   (a, b)    Float [fsub] ["arith.subf"]  "`a - b`";
+            Mul   mul   (a, b)    Float [fmul] ["arith.mulf"]  "`a * b`";
+            Div   div   (a, b)    Float [fdiv] ["arith.divf"]  "`a / b`, correctly rounded";
+            Min   min   (a, b)    Float []     []              "`a < b ? a : b`";
+            Max   max   (a, b)    Float []     []              "`b < a ? a : b`";
+            Neg   neg   (a)       Float [fneg] ["arith.negf"]  "`-a`";
+            Abs   abs   (a)       Float [fabs] ["math.absf"]   "`|a|`";
+            Fma   fma   (a, b, c) Float [fma]  ["math.fma"]    "`a * b + c`, rounded once";
+            Sqrt  sqrt  (a)       Float [sqrt] ["math.sqrt"]   "The square root, correctly rounded";
+            Rcp   rcp   (a)       Float []     []              "`1 / a`";
+            Rsqrt rsqrt (a)       Float []     []              "`1 / sqrt(a)`";
+            Exp   exp   (a)       Float []     []              "`e^a`; beyond [-87.33, 88.37] the value at the bound";
+            Log   log   (a)       Float []     []              "The natural logarithm of a positive normal number";
+            IAdd  iadd  (a, b)    Int   [iadd] ["arith.addi"]  "`a + b`, wrapping";
+            ISub  isub  (a, b)    Int   [isub] ["arith.subi"]  "`a - b`, wrapping";
+            IMul  imul  (a, b)    Int   [imul] ["arith.muli"]  "`a * b`, wrapping";
+            UDiv  udiv  (a, b)    Int   [udiv] ["arith.divui"] "The quotient of `a` by a positive `b`, both read without sign";
+            URem  urem  (a, b)    Int   [urem] ["arith.remui"] "The remainder of `a` by a positive `b`, both read without sign";
+            And   and   (a, b)    Bits  [band] ["arith.andi"]  "Bitwise (or, of predicates, logical) and";
+            Or    or    (a, b)    Bits  [bor]  ["arith.ori"]   "Bitwise (or, of predicates, logical) or";
+            Xor   xor   (a, b)    Bits  [bxor] ["arith.xori"]  "Bitwise (or, of predicates, logical) exclusive or";
         }
     };
 }
@@ -48,7 +48,7 @@ pub enum Domain {
 }
 
 macro_rules! declare {
-    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] $doc:literal;)+) => {
+    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] [$($mlir:literal)?] $doc:literal;)+) => {
         /// An elementwise operation; one row of the table.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
         pub enum Scalar { $(#[doc = $doc] $variant),+ }
@@ -75,6 +75,11 @@ macro_rules! declare {
             /// Whether Cranelift has an instruction for it.
             pub fn in_cranelift(self) -> bool {
                 match self { $(Self::$variant => !<[&str]>::is_empty(&[$(stringify!($clif))?])),+ }
+            }
+
+            /// The operation of MLIR that it is, if there is one.
+            pub fn mlir(self) -> Option<&'static str> {
+                match self { $(Self::$variant => <[&str]>::first(&[$($mlir)?]).copied()),+ }
             }
         }
     };

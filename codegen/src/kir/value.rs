@@ -225,7 +225,7 @@ impl<'k> V<'k, Bf16> {
 }
 
 macro_rules! methods {
-    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident $clif:tt $doc:literal;)+) => {
+    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident $clif:tt $mlir:tt $doc:literal;)+) => {
         $( methods!(@ $domain $variant $name $doc $($a)+); )+
     };
     (@ Float $variant:ident $name:ident $doc:literal $a:ident $($rest:ident)*) => {

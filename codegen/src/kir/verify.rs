@@ -33,6 +33,11 @@ impl fmt::Display for Fault {
 /// # Errors
 /// Everything that is wrong, in the order of the text.
 pub fn verify(kernel: &Kernel, target: Option<&Target>) -> Result<(), Vec<Fault>> {
+    let params_are_typed = kernel.params.iter().all(|p| typed(kernel, p.value));
+    if !params_are_typed || !block_is_typed(kernel, &kernel.body) {
+        let message = format!("a value has no type; there are types for {} values", kernel.types.len());
+        return Err(vec![Fault { kernel: kernel.name.clone(), inst: None, head: String::new(), message }]);
+    }
     let names = Names::of(kernel);
     let mut v =
         Verifier { k: kernel, target, names, defined: HashSet::new(), scope: HashSet::new(), next: 0, faults: vec![] };
@@ -44,6 +49,17 @@ pub fn verify(kernel: &Kernel, target: Option<&Target>) -> Result<(), Vec<Fault>
     }
     v.block(&kernel.body, &[], None);
     if v.faults.is_empty() { Ok(()) } else { Err(v.faults) }
+}
+
+fn typed(kernel: &Kernel, v: Value) -> bool {
+    (v.0 as usize) < kernel.types.len()
+}
+
+fn block_is_typed(kernel: &Kernel, block: &Block) -> bool {
+    let inst = |i: &Inst| {
+        i.args.iter().chain(&i.results).all(|v| typed(kernel, *v)) && i.blocks.iter().all(|b| block_is_typed(kernel, b))
+    };
+    block.params.iter().chain(&block.yields).all(|v| typed(kernel, *v)) && block.insts.iter().all(inst)
 }
 
 struct Verifier<'a> {

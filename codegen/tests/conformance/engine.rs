@@ -1,17 +1,23 @@
-//! The ways to run a kernel: in this process, or as a program for another processor under an emulator.
+//! The ways to run a kernel: code for each target, in this process or as a program for another processor under an emulator.
 
 use crate::loader::{Buffer, Code};
+use jet_codegen::compile;
 use jet_codegen::kir::{Kernel, parse};
-use jet_codegen::{compile, targets};
+use jet_codegen::targets::{TARGETS, Target};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Runs kernels with the parameters `x`, `y` and counts.
-pub enum Engine {
-    /// This machine.
-    Native,
-    /// The emulator `qemu-aarch64`.
-    Aarch64(PathBuf),
+/// Code for one target, and where it runs: kernels with the parameters `x`, `y` and counts.
+pub struct Engine {
+    target: &'static Target,
+    place: Place,
+}
+
+enum Place {
+    /// In this process.
+    Here,
+    /// As a program under the emulator `qemu-aarch64`.
+    Emulated(PathBuf),
 }
 
 /// Plain data.
@@ -21,28 +27,33 @@ impl Plain for i32 {}
 impl Plain for f32 {}
 
 impl Engine {
-    /// Every engine by name, and whether it is here.
+    /// The engine of every target, by its name; none where this build cannot compile for it or nothing here runs its code.
     pub fn all() -> Vec<(&'static str, Option<Engine>)> {
         let paths = std::env::var_os("PATH").unwrap_or_default();
         let qemu = std::env::split_paths(&paths).map(|p| p.join("qemu-aarch64")).find(|p| p.is_file());
-        vec![("native", Some(Engine::Native)), ("qemu-aarch64", qemu.map(Engine::Aarch64))]
+        let place = |t: &Target| match t.arch {
+            _ if t.runs_here() => Some(Place::Here),
+            "aarch64" => qemu.clone().map(Place::Emulated),
+            _ => None,
+        };
+        let engine = |target| Some(Engine { target, place: place(target)? });
+        TARGETS.iter().map(|t| (t.name, t.backend.is_built().then(|| engine(t)).flatten())).collect()
     }
 
     /// The `n` elements at `y`, zero before.
     pub fn run<T: Plain, U: Plain>(&self, x: &[T], n: usize, counts: &[u64], kernel: Kernel) -> Vec<U> {
         let name = kernel.name.clone();
         let kernel = reread(&kernel);
-        match self {
-            Engine::Native => {
+        let blob = compile(&[kernel], self.target).unwrap_or_else(|e| panic!("{e}"));
+        match &self.place {
+            Place::Here => {
                 let (mut px, mut py) = (Buffer::new(x), Buffer::new(&vec![U::default(); n]));
                 let words = [&[px.word(), py.word()], counts].concat();
                 // SAFETY: each case's kernel stays within `x` and the `n` elements of `y`.
-                unsafe { Code::of(&[kernel]).call(&name, &words) };
+                unsafe { Code::load(blob).call(&name, &words) };
                 py.get().to_vec()
             }
-            Engine::Aarch64(qemu) => {
-                let target = targets::Target::named("aarch64").expect("a target of this name");
-                let blob = compile(&[kernel], target).unwrap_or_else(|e| panic!("{e}"));
+            Place::Emulated(qemu) => {
                 let program = program(&blob.bytes, blob.symbols[&name], as_bytes(x), n * size_of::<U>(), counts);
                 let file = std::env::temp_dir().join(format!("jetc-{}-{:p}", std::process::id(), &program));
                 std::fs::write(&file, program).expect("a temporary file");

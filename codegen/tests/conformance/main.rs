@@ -1,5 +1,5 @@
-//! What kernels mean, case by case, on every engine: `native/loops::carried_values_swap`. An engine that is not here is
-//! reported as ignored.
+//! What kernels mean, case by case, on the engine of every target: `x86-64-v3/control::carried_values_swap`. An
+//! engine that is not here is reported as ignored.
 
 #[path = "../loader/mod.rs"]
 mod loader;

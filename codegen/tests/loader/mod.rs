@@ -1,6 +1,6 @@
 //! Maps compiled kernels into this process and calls them: what tests run code with.
 
-use jet_codegen::{CodeBlob, compile, kir::Kernel, targets};
+use jet_codegen::CodeBlob;
 use std::collections::BTreeMap;
 
 /// Mapped code.
@@ -11,17 +11,8 @@ pub struct Code {
 }
 
 impl Code {
-    /// Compiles `kernels` for every target, and maps the code for this machine.
-    pub fn of(kernels: &[Kernel]) -> Code {
-        for other in targets::TARGETS {
-            let blob = compile(kernels, other).unwrap_or_else(|e| panic!("{}: {e}", other.name));
-            assert_eq!(blob.symbols.len(), kernels.len(), "{}", other.name);
-        }
-        let target = targets::host().unwrap_or_else(|e| panic!("{e}"));
-        Code::load(compile(kernels, target).unwrap_or_else(|e| panic!("{e}")))
-    }
-
-    fn load(blob: CodeBlob) -> Code {
+    /// Maps code for this machine.
+    pub fn load(blob: CodeBlob) -> Code {
         let bytes = blob.bytes.len().next_multiple_of(4096);
         let (rw, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a fresh private mapping, written within its bounds before it becomes executable.

@@ -3,7 +3,12 @@
 mod function;
 mod shape;
 
-use crate::{kir::Kernel, link::ALIGNMENT, targets::Target};
+use super::EmitError;
+use crate::{
+    kir::Kernel,
+    link::ALIGNMENT,
+    targets::{Backend, Target},
+};
 use cranelift::frontend::FunctionBuilderContext;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::Function;
@@ -13,16 +18,6 @@ use cranelift_codegen::{Context, FinalizedMachReloc};
 use cranelift_module::{Linkage, Module, ModuleReloc};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use std::num::NonZero;
-
-/// Why Cranelift refuses a kernel or a target.
-#[derive(Debug, thiserror::Error)]
-#[error("{subject}: {message}")]
-pub struct EmitError {
-    /// The kernel or target.
-    pub subject: String,
-    /// What Cranelift says.
-    pub message: String,
-}
 
 fn refused(subject: &str) -> impl Fn(&dyn std::fmt::Debug) -> EmitError {
     move |e| EmitError { subject: subject.into(), message: format!("{e:?}") }
@@ -68,12 +63,15 @@ pub fn clif(kernel: &Kernel, target: &Target) -> Result<String, EmitError> {
 /// Cranelift for `target`. Without optimisation: at `speed` it hoists loads over multiply-adds and spills accumulators.
 fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, EmitError> {
     let bug = refused(target.name);
+    let Backend::Cranelift { settings: features } = target.backend else {
+        return Err(bug(&"found a target of another backend, expected one of Cranelift"));
+    };
     let mut flags = settings::builder();
     for (name, value) in [("opt_level", "none"), ("is_pic", "true"), ("enable_verifier", "true")] {
         flags.set(name, value).map_err(|e| bug(&e))?;
     }
-    let mut isa = isa::lookup_by_name(target.triple).map_err(|e| bug(&e))?;
-    for feature in target.features {
+    let mut isa = isa::lookup_by_name(target.arch).map_err(|e| bug(&e))?;
+    for feature in features {
         isa.enable(feature).map_err(|e| bug(&e))?;
     }
     isa.finish(settings::Flags::new(flags)).map_err(|e| bug(&e))

@@ -9,7 +9,7 @@ use cranelift_codegen::ir::types::{F32, F32X4, I16, I32, I32X4, I64};
 use cranelift_codegen::ir::{self as clif, InstBuilder};
 
 macro_rules! scalar_emitter {
-    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] $doc:literal;)+) => {
+    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] $mlir:tt $doc:literal;)+) => {
         fn scalar(b: &mut FunctionBuilder, op: Scalar, args: &[clif::Value]) -> clif::Value {
             match op { $(Scalar::$variant => scalar_emitter!(@ b args [$($clif)?] $($a)+)),+ }
         }

@@ -1,0 +1,106 @@
+//! MLIR: each legal kernel to an object file of its own, through text, the LLVM dialect and LLVM, in this process.
+
+mod llvm;
+mod text;
+
+use super::EmitError;
+use crate::kir::Kernel;
+use llvm::Machine;
+use melior::Context;
+use melior::dialect::DialectRegistry;
+use melior::ir::Module;
+use melior::pass::{PassManager, conversion};
+use melior::utility::register_all_llvm_translations;
+use std::cell::RefCell;
+use std::num::NonZero;
+use std::rc::Rc;
+pub use text::print;
+
+/// One object file per kernel, in their order, compiled on all processors; `cpu` and `features` as LLVM spells them.
+///
+/// # Errors
+/// If LLVM refuses the target or a kernel.
+pub fn emit(kernels: &[Kernel], arch: &str, cpu: &str, features: &str) -> Result<Vec<Vec<u8>>, EmitError> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(kernels.len()).max(1);
+    let share = |first: usize| {
+        let compiler = Compiler::new(arch, cpu, features)?;
+        let mine = kernels.iter().enumerate().skip(first).step_by(threads);
+        mine.map(|(i, k)| Ok((i, compiler.object(k)?))).collect::<Result<Vec<_>, EmitError>>()
+    };
+    let mut done = std::thread::scope(|s| {
+        let workers: Vec<_> = (1..threads).map(|first| s.spawn(move || share(first))).collect();
+        let mut done = share(0)?;
+        for w in workers {
+            done.extend(w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok::<_, EmitError>(done)
+    })?;
+    done.sort_by_key(|(i, _)| *i);
+    Ok(done.into_iter().map(|(_, object)| object).collect())
+}
+
+/// A context with the dialects that `text` uses; making one costs more than compiling a kernel.
+struct Compiler {
+    context: Context,
+    machine: Machine,
+    /// What MLIR complained of since the last kernel.
+    complaints: Rc<RefCell<Vec<String>>>,
+}
+
+impl Compiler {
+    fn new(arch: &str, cpu: &str, features: &str) -> Result<Compiler, EmitError> {
+        let machine =
+            Machine::new(arch, cpu, features).map_err(|message| EmitError { subject: cpu.into(), message })?;
+        let registry = DialectRegistry::new();
+        // SAFETY: the handles are static, the registry is alive.
+        unsafe {
+            use mlir_sys::*;
+            for handle in [
+                mlirGetDialectHandle__arith__(),
+                mlirGetDialectHandle__cf__(),
+                mlirGetDialectHandle__llvm__(),
+                mlirGetDialectHandle__math__(),
+                mlirGetDialectHandle__scf__(),
+                mlirGetDialectHandle__vector__(),
+            ] {
+                mlirDialectHandleInsertDialect(handle, registry.to_raw());
+            }
+        }
+        let context = Context::new_with_threading(false);
+        context.append_dialect_registry(&registry);
+        context.load_all_available_dialects();
+        register_all_llvm_translations(&context);
+        let complaints = Rc::new(RefCell::new(vec![]));
+        let heard = Rc::clone(&complaints);
+        context.attach_diagnostic_handler(move |d| {
+            heard.borrow_mut().push(format!("{}: {d}", d.location()));
+            true
+        });
+        Ok(Compiler { context, machine, complaints })
+    }
+
+    fn object(&self, kernel: &Kernel) -> Result<Vec<u8>, EmitError> {
+        self.complaints.borrow_mut().clear();
+        self.lower(&print(kernel)).map_err(|what| {
+            let said = self.complaints.borrow().join("; ");
+            EmitError { subject: kernel.name.clone(), message: format!("mlir: {what}: {said}") }
+        })
+    }
+
+    fn lower(&self, text: &str) -> Result<Vec<u8>, String> {
+        let mut module = Module::parse(&self.context, text).ok_or("the module does not parse")?;
+        let passes = PassManager::new(&self.context);
+        for pass in [
+            conversion::create_scf_to_control_flow(),
+            conversion::create_vector_to_llvm(),
+            conversion::create_math_to_llvm(),
+            conversion::create_arith_to_llvm(),
+            conversion::create_control_flow_to_llvm(),
+            conversion::create_reconcile_unrealized_casts(),
+        ] {
+            passes.add_pass(pass);
+        }
+        passes.run(&mut module).map_err(|e| e.to_string())?;
+        self.machine.object(&module)
+    }
+}
