@@ -121,7 +121,9 @@ impl Problem {
         }
         let mut order: Vec<usize> = (0..depth.len()).collect();
         let mut source: HashMap<Class, usize> = HashMap::new();
-        class_of.iter().enumerate().for_each(|(at, class)| drop(source.entry(*class).or_insert(at)));
+        for (at, class) in class_of.iter().enumerate() {
+            source.entry(*class).or_insert(at);
+        }
         let position = |c: usize| source.get(&self.ids[c]).copied().unwrap_or(usize::MAX);
         order.sort_by_key(|&c| (depth[c], position(c), keys[c]));
         let mut place = vec![0; order.len()];

@@ -10,7 +10,7 @@ pub fn listing(fused: &Fused) -> String {
     let mut text = String::new();
     let mut names: HashMap<Id, String> = HashMap::new();
     for group in &fused.groups {
-        group.stores.iter().enumerate().for_each(|(i, s)| drop(names.insert(*s, format!("k{}.{i}", group.id))));
+        names.extend(group.stores.iter().enumerate().map(|(i, s)| (*s, format!("k{}.{i}", group.id))));
     }
     for group in &fused.groups {
         let head = group.grid.unwrap_or(group.nodes[0]);
