@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const HASHED_BYTES: u64 = 1 << 20;
 
 /// Whether a file starts as artifacts do.
-fn is_artifact(path: &Path) -> bool {
+pub fn is_artifact(path: &Path) -> bool {
     let mut start = [0; 5];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
     read.is_ok() && start == *b"\x89JETB"

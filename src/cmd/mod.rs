@@ -46,6 +46,7 @@ commands! {
     run Run,
     compare Compare,
     inspect Inspect,
+    explain Explain,
     bench Bench,
     quality Quality,
     verify Verify,

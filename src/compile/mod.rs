@@ -83,10 +83,7 @@ impl Model {
         if sidecar.tokenizer.is_none() {
             warnings.push("tokenizer.json: not found, the artifact takes token ids only".into());
         }
-        let elem = if settings.weights == WeightFormat::F32 { Elem::F32 } else { Elem::Bf16 };
-        let mut graph = graph::model_graph(&config, elem)?;
-        // Read from the rows that the kernel of the logits stages: as an output it would keep the norm out of that kernel.
-        graph.outputs.retain(|o| o.kind != OutputKind::Probe || o.name != "last_hidden");
+        let graph = source_graph(&config, settings.weights)?;
         Ok(Model { spec, config, settings, weights, sidecar, graph, warnings })
     }
 
@@ -106,6 +103,18 @@ impl Model {
             eos_ids: self.sidecar.eos_token_ids(&self.config),
         })
     }
+}
+
+/// The graph that is compiled: the model's, with the probes that programs can offer.
+///
+/// # Errors
+/// Sizes that do not fit together.
+pub fn source_graph(config: &ModelConfig, weights: WeightFormat) -> Result<Graph> {
+    let elem = if weights == WeightFormat::F32 { Elem::F32 } else { Elem::Bf16 };
+    let mut graph = graph::model_graph(config, elem)?;
+    // Read from the rows that the kernel of the logits stages: as an output it would keep the norm out of that kernel.
+    graph.outputs.retain(|o| o.kind != OutputKind::Probe || o.name != "last_hidden");
+    Ok(graph)
 }
 
 fn all_bf16(config: &ModelConfig, weights: &dyn WeightSource) -> Result<bool> {
