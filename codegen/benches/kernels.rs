@@ -52,7 +52,8 @@ fn read_bandwidth() -> f64 {
     let memory = vec![1u64; 32 << 20];
     let share = memory.len() / THREADS;
     let t = best(8, THREADS, |t| {
-        let sum = memory[t * share..][..share].chunks_exact(8).fold([0u64; 8], |s, l| std::array::from_fn(|i| s[i] ^ l[i]));
+        let sum =
+            memory[t * share..][..share].chunks_exact(8).fold([0u64; 8], |s, l| std::array::from_fn(|i| s[i] ^ l[i]));
         assert_ne!(sum, [3; 8]);
     });
     (memory.len() * 8) as f64 / t
@@ -225,11 +226,15 @@ fn main() {
     let (peak, bandwidth) = (peak(), read_bandwidth());
     println!("{THREADS} threads read {:.1} GB/s; peak of one {:.1} GFLOP/s", bandwidth / 1e9, peak / 1e9);
     for (name, g) in graphs().iter().filter(|(name, _)| name.contains(&only)) {
-        for (phase, counts) in [(Phase::Decode, &[1usize, 2, 4, 8][..]), (Phase::Prefill, &[128])] {
+        for (phase, counts) in [(Phase::Decode, &[1usize, 2, 3, 4, 8][..]), (Phase::Prefill, &[128])] {
             let spec = PhaseSpec { phase, max_rows: 128, threads: THREADS };
             for group in group_kernels(g).unwrap().iter().filter(|k| k.grid.is_some()) {
                 let built = select(g, group, target, spec).unwrap();
-                let code = Code::load(compile(std::slice::from_ref(&built.kernel), target).unwrap());
+                let blob = compile(std::slice::from_ref(&built.kernel), target).unwrap();
+                if let Ok(folder) = std::env::var("JETC_DUMP") {
+                    std::fs::write(format!("{folder}/{}.bin", built.name), &blob.bytes).unwrap();
+                }
+                let code = Code::load(blob);
                 for &rows in counts {
                     let weights = built.cost.weight_bytes;
                     let copies = if weights > 0 && rows < 16 { (150_000_000 / weights).clamp(1, 20) } else { 1 };
