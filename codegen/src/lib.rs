@@ -2,9 +2,15 @@
 
 mod compile;
 pub mod emit;
+pub mod kernels;
 pub mod kir;
 pub mod link;
+pub mod pack;
+mod select;
 pub mod targets;
 
 pub use compile::{Error, compile, legal};
+pub use kernels::{Binding, Built, Cost, Phase, PhaseSpec, Scratch, Unsupported};
 pub use link::CodeBlob;
+pub use pack::{PackSpec, RowOrder};
+pub use select::select;

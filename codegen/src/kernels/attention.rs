@@ -1,0 +1,169 @@
+//! Causal attention of one row over the key-value cache of its sequence, with the query heads of a key-value head together.
+//!
+//! One pass over the keys in blocks, with the online softmax: scores of a block, its largest, weights, weighted sum of
+//! values; earlier sums are scaled down when a larger score appears. Position `p` lies in cache row `p % capacity`, so the
+//! visible keys are at most two linear runs. A token's own key and value have been appended before.
+
+use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::heads::Heads;
+use super::lanes::spans;
+use crate::kir::{F32, Index, Items, Operand, Ptr, V};
+use jet_ir::{Id, Op};
+
+/// Keys of a block.
+const BLOCK: u32 = 32;
+/// Where the running maximum starts, and the score of keys that do not exist: low, and finite so that differences are.
+const LOWEST: f32 = -1e30;
+
+struct Attention<'a, 'k, 'g> {
+    cx: &'a Context<'k, 'g>,
+    head_dim: u32,
+    window: u32,
+    /// Query heads of a key-value head.
+    group: u32,
+    kv_heads: u32,
+    query: Id,
+    keys: Id,
+    values: Id,
+}
+
+/// Where the work of one item lies in scratch memory.
+#[derive(Clone, Copy)]
+struct Work<'k> {
+    /// `[group][BLOCK]`: scores, then weights.
+    scores: Ptr<'k, F32>,
+    /// `[group][head_dim]`: sums of weighted values.
+    sums: Ptr<'k, F32>,
+    /// `[group]`: largest score so far.
+    largest: Ptr<'k, F32>,
+    /// `[group]`: sums of weights.
+    totals: Ptr<'k, F32>,
+}
+
+/// The kernel of an attention grid with its stores.
+pub(crate) fn attention(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
+    let args = &cx.graph.node(grid).args;
+    let Some(Op::Attention(op)) = cx.graph.op(grid) else {
+        return Err(Unsupported::new(cx.graph, grid, "expected attention"));
+    };
+    let (q_cols, kv_cols) = (cx.cols(args[0]), cx.cols(args[1]));
+    let fits = |n: usize| u32::try_from(n).ok().filter(|n| *n < 1 << 24);
+    let (Some(head_dim), Some(group), Some(window)) =
+        (fits(op.head_dim), fits(q_cols / kv_cols), u32::try_from(op.window).ok())
+    else {
+        return Err(Unsupported::new(cx.graph, grid, "head_dim or window is too large"));
+    };
+    let kv_heads = (kv_cols / op.head_dim) as u32;
+    let (keys, values) = (cx.state_leaf(args[1])?, cx.state_leaf(args[2])?);
+    let a = Attention { cx, head_dim, window, group, kv_heads, query: args[0], keys, values };
+    let (begin, end) = cx.item_range(Items { fixed: kv_heads, per_row: true });
+    let heads = Heads { cx, stores, cols: q_cols as u32, head_dim };
+    cx.k.range(begin, end, 1, (), |item, ()| a.item(&heads, item / kv_heads, item % kv_heads));
+    let name = if cx.phase == Phase::Decode { "attention_decode" } else { "attention_prefill" };
+    let fixed = 4 * u64::from(group) * u64::from(BLOCK + head_dim + 2);
+    // of the cache, whose length a kernel does not know, one block is counted
+    let touched = 4 * 2 * u64::from(BLOCK) * kv_cols as u64;
+    let cost = Cost {
+        weight_bytes: 0,
+        state_bytes: touched,
+        act_bytes: 8 * q_cols as u64,
+        flops: 4 * u64::from(BLOCK) * q_cols as u64,
+    };
+    Ok(Shape { name, scratch: Scratch { fixed, per_row: 0 }, cost })
+}
+
+impl<'k> Attention<'_, 'k, '_> {
+    fn work(&self) -> Work<'k> {
+        let scores = self.cx.scratch();
+        let sums = scores.at(self.group * BLOCK);
+        let largest = sums.at(self.group * self.head_dim);
+        Work { scores, sums, largest, totals: largest.at(self.group) }
+    }
+
+    fn item(&self, heads: &Heads<'_, 'k, '_>, row: V<'k, Index>, kv_head: V<'k, Index>) {
+        let (cx, k, work) = (self.cx, self.cx.k, self.work());
+        k.range(0u32, self.group, 1, (), |g, ()| {
+            work.largest.at(g).store(LOWEST);
+            work.totals.at(g).store(0.0);
+            spans(k, self.head_dim, &[8, 1], |c, lanes| work.sums.at(g * self.head_dim + c).store(k.splat(0.0, lanes)));
+        });
+        let query = cx.value::<F32>(self.query).at(row * (self.kv_heads * self.group * self.head_dim));
+        let query = query.at(kv_head * (self.group * self.head_dim));
+        self.runs(row, |at, n| {
+            let start = at * (self.kv_heads * self.head_dim) + kv_head * self.head_dim;
+            k.range(0u32, n, BLOCK, (), |j, ()| {
+                let offset = start + j * (self.kv_heads * self.head_dim);
+                let keys = cx.state(self.keys, row).at(offset);
+                let values = cx.state(self.values, row).at(offset);
+                self.block(query, keys, values, (n - j).imin(BLOCK), work);
+            });
+        });
+        k.range(0u32, self.group, 1, (), |g, ()| {
+            let total = work.totals.at(g).load(1);
+            let out =
+                |c: V<'k, Index>, lanes: u16| work.sums.at(g * self.head_dim + c).load(lanes) / total.splat(lanes);
+            heads.finish(row, kv_head * self.group + g, &out);
+        });
+    }
+
+    /// The cache rows of the visible keys, oldest first: `body` gets the first and the number of each linear run.
+    fn runs(&self, row: V<'k, Index>, body: impl FnOnce(V<'k, Index>, V<'k, Index>)) {
+        let (k, capacity) = (self.cx.k, self.cx.state_rows(self.keys));
+        let end = self.cx.position(row) + 1u32;
+        let first = match self.window {
+            0 => 0u32.on(k),
+            window => (end - window).imax(0u32),
+        };
+        let start = first % capacity;
+        let until_wrap = (capacity - start).imin(end - first);
+        k.range(0u32, 2u32, 1, (), |run, ()| {
+            let leading = run.equals(0u32);
+            let at = leading.select(start, 0u32);
+            body(at, leading.select(until_wrap, end - first - until_wrap));
+        });
+    }
+
+    /// Adds `n` keys and values to the sums.
+    fn block(&self, query: Ptr<'k, F32>, keys: Ptr<'k, F32>, values: Ptr<'k, F32>, n: V<'k, Index>, work: Work<'k>) {
+        let (k, dim, stride) = (self.cx.k, self.head_dim, self.kv_heads * self.head_dim);
+        k.range(0u32, self.group, 1, (), |g, ()| {
+            let (scores, query) = (work.scores.at(g * BLOCK), query.at(g * dim));
+            k.range(n, BLOCK, 1, (), |j, ()| scores.at(j).store(LOWEST));
+            k.range(0u32, n, 1, (), |j, ()| {
+                scores.at(j).store(self.dot(query, keys.at(j * stride)) * (f64::from(dim).powf(-0.5) as f32));
+            });
+            let scale = self.weigh(scores, g, work);
+            let sums = work.sums.at(g * dim);
+            spans(k, dim, &[16, 4, 1], |c, lanes| {
+                let start = sums.at(c).load(lanes) * scale.splat(lanes);
+                let sum = k.range(0u32, n, 1, start, |j, sum| {
+                    values.at(j * stride + c).load(lanes).fma(scores.at(j).load_splat(lanes), sum)
+                });
+                sums.at(c).store(sum);
+            });
+        });
+    }
+
+    fn dot(&self, a: Ptr<'k, F32>, b: Ptr<'k, F32>) -> V<'k, F32> {
+        let (k, n) = (self.cx.k, self.head_dim);
+        let whole = n / 16 * 16;
+        let step = |i: V<'k, Index>, lanes: u16, sum| a.at(i).load(lanes).fma(b.at(i).load(lanes), sum);
+        let wide = k.range(0u32, whole, 16, k.splat(0.0, 16), |i, s| step(i, 16, s));
+        let rest = k.range(whole, n, 1, k.splat(0.0, 1), |i, s| step(i, 1, s));
+        wide.sum_lanes() + rest
+    }
+
+    /// Turns the scores of a block into weights, and gives the factor for earlier sums.
+    fn weigh(&self, scores: Ptr<'k, F32>, g: V<'k, Index>, work: Work<'k>) -> V<'k, F32> {
+        let parts: Vec<_> = (0..BLOCK / 8).map(|i| scores.at(8 * i).load(8)).collect();
+        let before = work.largest.at(g).load(1);
+        let top = parts.iter().skip(1).fold(parts[0], |a, b| a.max(*b)).max_lanes().max(before);
+        let weights: Vec<_> = parts.iter().map(|s| (*s - top.splat(8)).exp()).collect();
+        weights.iter().enumerate().for_each(|(i, w)| scores.at(8 * i as u32).store(*w));
+        let scale = (before - top).exp();
+        let total = weights.iter().skip(1).fold(weights[0], |a, b| a + *b).sum_lanes();
+        work.largest.at(g).store(top);
+        work.totals.at(g).store(work.totals.at(g).load(1).fma(scale, total));
+        scale
+    }
+}

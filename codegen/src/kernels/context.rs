@@ -1,0 +1,274 @@
+//! What a kernel is built in: the graph, the phase, and parameters that are declared when they are first used.
+
+use crate::kir::{Builder, F32, I32, Index, Items, Kernel, Ptr, Stored, V};
+use crate::pack::PackSpec;
+use crate::targets::Target;
+use jet_ir::{Graph, Id, Leaf, NodeKind, Op};
+use std::cell::RefCell;
+
+/// What the rows of a program are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Consecutive tokens of one sequence.
+    Prefill,
+    /// One token of each of several sequences.
+    Decode,
+}
+
+/// The program that a kernel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PhaseSpec {
+    /// What its rows are.
+    pub phase: Phase,
+    /// The most rows of a run.
+    pub max_rows: usize,
+    /// Threads that it is planned for.
+    pub threads: usize,
+}
+
+/// What a parameter of a kernel means. Each is one 8-byte word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// Base of the buffer of an activation or graph input; a row takes `4 cols` bytes.
+    Value(Id),
+    /// Base of packed weights.
+    Weight {
+        /// The layout.
+        pack: PackSpec,
+        /// Constants of the graph, as many as the layout has sources.
+        sources: Vec<Id>,
+    },
+    /// Base of a state of slot 0.
+    State(Id),
+    /// Rows that a state has room for.
+    StateRows(Id),
+    /// Bytes between slots, the same for every state.
+    SlotStride,
+    /// `i32[rows]`: slot of the sequence of each row; in a prefill the first holds for all.
+    Slots,
+    /// `i32[rows]`: position of each row in its sequence.
+    Positions,
+    /// Number of rows.
+    Rows,
+    /// First item of this call.
+    ItemBegin,
+    /// End of the items of this call.
+    ItemEnd,
+    /// Memory of this thread.
+    Scratch,
+}
+
+/// Scratch memory of each thread, in bytes: `fixed + rows * per_row`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scratch {
+    /// Whatever the number of rows.
+    pub fixed: u64,
+    /// For each row of the run.
+    pub per_row: u64,
+}
+
+/// What a kernel moves and computes: the first two for a run, the others for each row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes of weights read.
+    pub weight_bytes: u64,
+    /// Bytes of states read and written for each sequence.
+    pub state_bytes: u64,
+    /// Bytes of activations read and written for each row.
+    pub act_bytes: u64,
+    /// Floating-point operations for each row.
+    pub flops: u64,
+}
+
+/// Why a group has no kernel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no kernel for {op} (node {node}): {reason}")]
+pub struct Unsupported {
+    /// The op.
+    pub op: String,
+    /// The node.
+    pub node: u32,
+    /// What was found and what is possible.
+    pub reason: String,
+}
+
+impl Unsupported {
+    /// A refusal of node `id`.
+    pub fn new(graph: &Graph, id: Id, reason: impl Into<String>) -> Unsupported {
+        let op = match &graph.node(id).kind {
+            NodeKind::Op(op) => op.info().name.to_string(),
+            NodeKind::Leaf(leaf, name) => format!("{} `{name}`", leaf.name()),
+        };
+        Unsupported { op, node: id.0, reason: reason.into() }
+    }
+}
+
+/// What a kernel's code does not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shape {
+    /// `op_strategy`.
+    pub name: &'static str,
+    /// Scratch memory.
+    pub scratch: Scratch,
+    /// Cost.
+    pub cost: Cost,
+}
+
+/// A declared parameter.
+#[derive(Clone, Copy)]
+enum Param<'k> {
+    Ptr(Ptr<'k, F32>),
+    Count(V<'k, Index>),
+}
+
+/// Where a kernel is built.
+pub(crate) struct Context<'k, 'g> {
+    /// The builder.
+    pub k: &'k Builder,
+    /// The fused graph.
+    pub graph: &'g Graph,
+    /// What rows are.
+    pub phase: Phase,
+    params: RefCell<Vec<(Binding, Param<'k>)>>,
+    refused: RefCell<Option<Unsupported>>,
+}
+
+/// Runs `body` to build one kernel.
+///
+/// # Errors
+/// The first refusal.
+pub(crate) fn build(
+    graph: &Graph,
+    target: &Target,
+    phase: Phase,
+    name: &str,
+    body: impl for<'k> FnOnce(&Context<'k, '_>) -> Result<Shape, Unsupported>,
+) -> Result<(Kernel, Vec<Binding>, Shape), Unsupported> {
+    let mut done = None;
+    let kernel = Builder::build(name, target, |k| {
+        let cx = Context { k, graph, phase, params: RefCell::default(), refused: RefCell::default() };
+        let shape = body(&cx);
+        let params = cx.params.into_inner().into_iter().map(|(b, _)| b).collect::<Vec<_>>();
+        done = Some(cx.refused.into_inner().map_or(shape, Err).map(|shape| (params, shape)));
+    });
+    let (params, shape) = done.expect("the builder runs its closure")?;
+    Ok((kernel, params, shape))
+}
+
+impl<'k> Context<'k, '_> {
+    fn declare(&self, binding: Binding, make: impl FnOnce(&str) -> Param<'k>) -> Param<'k> {
+        let known = self.params.borrow().iter().find(|(b, _)| *b == binding).map(|(_, p)| *p);
+        known.unwrap_or_else(|| {
+            let name = format!("p{}", self.params.borrow().len());
+            let param = make(&name);
+            self.params.borrow_mut().push((binding, param));
+            param
+        })
+    }
+
+    fn pointer<E: Stored>(&self, binding: Binding, constant: bool) -> Ptr<'k, E> {
+        let k = self.k;
+        // rows may have any number of columns, so nothing but whole elements is promised
+        let make = |name: &str| Param::Ptr(if constant { k.input(name) } else { k.output(name).aligned(4) });
+        match self.declare(binding, make) {
+            Param::Ptr(p) => p.cast(),
+            Param::Count(_) => unreachable!("a binding is always declared the same way"),
+        }
+    }
+
+    fn count(&self, binding: Binding) -> V<'k, Index> {
+        match self.declare(binding, |name| Param::Count(self.k.count(name))) {
+            Param::Count(v) => v,
+            Param::Ptr(_) => unreachable!("a binding is always declared the same way"),
+        }
+    }
+
+    /// The buffer of an activation.
+    pub fn value<E: Stored>(&self, id: Id) -> Ptr<'k, E> {
+        self.pointer(Binding::Value(id), false)
+    }
+
+    /// Packed weights.
+    pub fn weight<E: Stored>(&self, pack: PackSpec, sources: &[Id]) -> Ptr<'k, E> {
+        let sources = sources.iter().map(|s| self.unpacked(*s)).collect();
+        self.pointer(Binding::Weight { pack, sources }, true)
+    }
+
+    /// A vector of f32 that is known at compile time, in the layout `pack`.
+    pub fn vector(&self, pack: PackSpec, id: Id) -> Ptr<'k, F32> {
+        self.weight(pack, &[id]).aligned(4)
+    }
+
+    /// The constant under its layout.
+    pub fn unpacked(&self, id: Id) -> Id {
+        match self.graph.op(id) {
+            Some(Op::PackPanel(_)) => self.graph.node(id).args[0],
+            _ => id,
+        }
+    }
+
+    /// The leaf whose content `id` is before or after an update.
+    pub fn state_leaf(&self, id: Id) -> Result<Id, Unsupported> {
+        let args = &self.graph.node(id).args;
+        match (self.graph.leaf(id), self.graph.op(id)) {
+            (Some((Leaf::State, _)), _) => Ok(id),
+            (_, Some(Op::StoreKv(_) | Op::KvAppend(_) | Op::StoreRing(_) | Op::RingPush(_))) => {
+                self.state_leaf(args[0])
+            }
+            _ => Err(Unsupported::new(self.graph, id, "expected a state or its update")),
+        }
+    }
+
+    /// A state in the slot of `row`.
+    pub fn state(&self, leaf: Id, row: V<'k, Index>) -> Ptr<'k, F32> {
+        let stride = self.count(Binding::SlotStride);
+        self.pointer::<F32>(Binding::State(leaf), false).byte_offset(self.slot(row) * stride)
+    }
+
+    /// Rows that a state has room for.
+    pub fn state_rows(&self, leaf: Id) -> V<'k, Index> {
+        self.count(Binding::StateRows(leaf))
+    }
+
+    fn slot(&self, row: V<'k, Index>) -> V<'k, Index> {
+        let slots = self.pointer::<I32>(Binding::Slots, false);
+        match self.phase {
+            Phase::Prefill => slots.load(1).to_index(),
+            Phase::Decode => slots.at(row).load(1).to_index(),
+        }
+    }
+
+    /// Position of `row` in its sequence.
+    pub fn position(&self, row: V<'k, Index>) -> V<'k, Index> {
+        self.pointer::<I32>(Binding::Positions, false).at(row).load(1).to_index()
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> V<'k, Index> {
+        self.count(Binding::Rows)
+    }
+
+    /// This thread's memory.
+    pub fn scratch(&self) -> Ptr<'k, F32> {
+        self.pointer(Binding::Scratch, false)
+    }
+
+    /// Declares the items and gives the range of this call.
+    pub fn item_range(&self, items: Items) -> (V<'k, Index>, V<'k, Index>) {
+        let range = self.k.item_range(items.fixed, items.per_row);
+        let mut params = self.params.borrow_mut();
+        params.push((Binding::ItemBegin, Param::Count(range.0)));
+        params.push((Binding::ItemEnd, Param::Count(range.1)));
+        range
+    }
+
+    /// Notes that `id` cannot be built; building goes on, its result is thrown away.
+    pub fn refuse(&self, id: Id, reason: impl Into<String>) {
+        self.refused.borrow_mut().get_or_insert_with(|| Unsupported::new(self.graph, id, reason));
+    }
+
+    /// Columns of a tensor or grid.
+    pub fn cols(&self, id: Id) -> usize {
+        self.graph.ty(id).cols()
+    }
+}

@@ -1,0 +1,120 @@
+//! Kernels that move rows: the embedding, states that are appended to, and the search for the largest logit.
+
+use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::epilogue::{Domain, Fragment, Lanes, Row};
+use super::lanes::spans;
+use crate::kir::{Bf16, F32, I32, Index, Items, Operand, V};
+use crate::pack::{PANEL, PackSpec, RowOrder};
+use jet_ir::{Elem, Id, Rows, Type};
+
+/// Columns of an item of `ring_push`.
+const RING_COLS: u32 = 64;
+
+fn shape(name: &'static str, cost: Cost) -> Shape {
+    Shape { name, scratch: Scratch::default(), cost }
+}
+
+/// Rows of the embedding table out of the panels of a product, so that a tied table is stored once.
+pub(crate) fn embed<'k>(cx: &Context<'k, '_>, id: Id) -> Result<Shape, Unsupported> {
+    let args = &cx.graph.node(id).args;
+    let Type::Tensor { rows: Rows::Fixed(rows), cols, elem: elem @ (Elem::Bf16 | Elem::F32), .. } =
+        cx.graph.ty(args[0])
+    else {
+        return Err(Unsupported::new(
+            cx.graph,
+            id,
+            format!("a table must be bf16 or f32, found {}", cx.graph.ty(args[0])),
+        ));
+    };
+    let spec = PackSpec { order: RowOrder::Linear, elem, rows, cols };
+    let (begin, end) = cx.item_range(Items { fixed: 1, per_row: true });
+    let (table, k) = (cx.weight::<F32>(spec, &[args[0]]), cx.k);
+    k.range(begin, end, 1, (), |row, ()| {
+        let token = cx.value::<I32>(args[1]).at(row).load(1).to_index();
+        let panel = table.byte_offset((token / PANEL as u32) * spec.item_bytes() as u32);
+        let (slot, out) = (token % PANEL as u32, cx.value::<F32>(id).at(row * cols as u32));
+        let one = |i: V<'k, Index>| match elem {
+            Elem::Bf16 => {
+                // the position of a slot in its group of 8, see `PackSpec::position`
+                let place = (slot / 8u32) * 8u32 + (slot % 4u32) * 2u32 + (slot % 8u32) / 4u32;
+                panel.cast::<Bf16>().at(i * PANEL as u32 + place).load(1).widen()
+            }
+            _ => panel.at(i * PANEL as u32 + slot).load(1),
+        };
+        k.range(0u32, cols as u32, 1, (), |i, ()| out.at(i).store(one(i)));
+    });
+    // a row of a panel lies in as many cache lines as it has columns
+    Ok(shape("embed", Cost { act_bytes: 68 * cols as u64, ..Cost::default() }))
+}
+
+/// The first index of the largest element of each row.
+pub(crate) fn argmax(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> {
+    let x = cx.graph.node(id).args[0];
+    let n = cx.cols(x);
+    if n >= 1 << 31 || n == 0 {
+        return Err(Unsupported::new(cx.graph, id, format!("a row has {n} columns, expected 1 to 2^31 - 1")));
+    }
+    let (n, k) = (n as u32, cx.k);
+    let (begin, end) = cx.item_range(Items { fixed: 1, per_row: true });
+    k.range(begin, end, 1, (), |row, ()| {
+        let from = cx.value::<F32>(x).at(row * n);
+        let whole = n / 16 * 16;
+        let start = from.load(1);
+        let wide = k.range(0u32, whole, 16, start.splat(16), |i, top| from.at(i).load(16).max(top));
+        let top = k.range(whole, n, 1, wide.max_lanes(), |i, top| from.at(i).load(1).max(top));
+        // from the end to the start, so that the first of equals is written last
+        let found = k.range(0u32, n, 1, 0u32.on(k), |back, found| {
+            let i = (n - 1).on(k) - back;
+            from.at(i).load(1).equals(top).select(i, found)
+        });
+        cx.value::<I32>(id).at(row).store(found.to_i32());
+    });
+    Ok(shape("argmax", Cost { act_bytes: 8 * u64::from(n), ..Cost::default() }))
+}
+
+/// The last rows of the ring and the new values together, in place.
+pub(crate) fn ring_push(cx: &Context<'_, '_>, id: Id, taps: usize) -> Result<Shape, Unsupported> {
+    let args = &cx.graph.node(id).args;
+    let (leaf, k, cols, taps) = (cx.state_leaf(args[0])?, cx.k, cx.cols(id) as u32, taps as u32);
+    let blocks = cols.div_ceil(RING_COLS);
+    let (begin, end) = cx.item_range(Items { fixed: blocks, per_row: cx.phase == Phase::Decode });
+    k.range(begin, end, 1, (), |item, ()| {
+        let (row, first) = (item / blocks, (item % blocks) * RING_COLS);
+        let (ring, values) = (cx.state(leaf, row), cx.value::<F32>(args[1]));
+        let (new, base) = match cx.phase {
+            Phase::Decode => (1u32.on(k), values.at(row * cols)),
+            Phase::Prefill => (cx.rows(), values),
+        };
+        let last = (first + RING_COLS).imin(cols);
+        let shift = |c: V<'_, Index>, lanes: u16| {
+            // ascending, so that a row of the ring is read before it is overwritten
+            k.range(0u32, taps, 1, (), |t, ()| {
+                let from = t + new;
+                let old = || ring.at(from * cols + c).load(lanes);
+                let fresh = || base.at((from - taps) * cols + c).load(lanes);
+                ring.at(t * cols + c).store(k.choose(from.lt(taps), old, fresh));
+            });
+        };
+        let whole = first + (last - first) / 4u32 * 4u32;
+        k.range(first, whole, 4, (), |c, ()| shift(c, 4));
+        k.range(whole, last, 1, (), |c, ()| shift(c, 1));
+    });
+    let state_bytes = 8 * u64::from(taps * cols);
+    Ok(shape("ring_push", Cost { state_bytes, act_bytes: 4 * u64::from(cols), ..Cost::default() }))
+}
+
+/// Rows copied to the cache.
+pub(crate) fn kv_append(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> {
+    let (rows, k, cols) = (cx.graph.node(id).args[1], cx.k, cx.cols(id));
+    let (begin, end) = cx.item_range(Items { fixed: 1, per_row: true });
+    k.range(begin, end, 1, (), |row, ()| {
+        spans(k, cols as u32, &[16, 4, 1], |col, lanes| {
+            let v = cx.value::<F32>(rows).at(row * cols as u32 + col).load(lanes);
+            let place = vec![Lanes { col, left: None }];
+            let domain = Domain { lanes: place, width: lanes, vector: PackSpec::vector(cols), first: col };
+            let leaf = |_: Id| Some(Fragment { vecs: vec![v], domain: domain.clone() });
+            Row { cx, row, leaf: &leaf }.store(id);
+        });
+    });
+    Ok(shape("kv_append", Cost { state_bytes: 4 * cols as u64, act_bytes: 4 * cols as u64, ..Cost::default() }))
+}

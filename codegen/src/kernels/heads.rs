@@ -1,0 +1,90 @@
+//! What is done with the output of one head of a delta or attention grid: register expressions, the gated norm, stores.
+
+use super::context::Context;
+use super::epilogue::{Domain, Fragment, Lanes, Row};
+use super::lanes::spans;
+use crate::kir::{F32, Index, V};
+use crate::pack::PackSpec;
+use jet_ir::{Id, Op, Place};
+
+/// The stores on a grid whose output has several heads in each row.
+#[derive(Clone, Copy)]
+pub struct Heads<'a, 'k, 'g> {
+    /// Where the kernel is built.
+    pub cx: &'a Context<'k, 'g>,
+    /// What hangs on the grid.
+    pub stores: &'a [Id],
+    /// Columns of the output.
+    pub cols: u32,
+    /// Columns of a head.
+    pub head_dim: u32,
+}
+
+impl<'k> Heads<'_, 'k, '_> {
+    /// Finishes one head of one row; `out(c, lanes)` gives its output from column `c` of the head on.
+    pub fn finish(&self, row: V<'k, Index>, head: V<'k, Index>, out: &dyn Fn(V<'k, Index>, u16) -> V<'k, F32>) {
+        let graph = self.cx.graph;
+        for &store in self.stores.iter().filter(|s| !matches!(graph.op(**s), Some(Op::Get1(_)))) {
+            let factor = self.gated_norm(store).map(|eps| self.norm_factor(eps, out));
+            spans(self.cx.k, self.head_dim, &[8, 1], |c, lanes| {
+                let col = head * self.head_dim + c;
+                let vector = PackSpec::vector(self.cols as usize);
+                let place = vec![Lanes { col, left: None }];
+                let domain = Domain { lanes: place, width: lanes, vector, first: col };
+                let fragment = |v| Fragment { vecs: vec![v], domain: domain.clone() };
+                let leaf = |id: Id| match (graph.op(id), factor) {
+                    (Some(Op::Out(_)), _) => Some(fragment(out(c, lanes))),
+                    (Some(Op::GatedNorm(_)), Some(factor)) => {
+                        let args = &graph.node(id).args;
+                        let gain = self.cx.vector(PackSpec::vector(self.head_dim as usize), args[1]).at(c).load(lanes);
+                        let z = self.cx.value::<F32>(args[2]).at(row * self.cols + col).load(lanes);
+                        Some(fragment(out(c, lanes) * factor.splat(lanes) * gain * z.silu()))
+                    }
+                    _ => None,
+                };
+                let at = Row { cx: self.cx, row, leaf: &leaf };
+                match graph.op(store) {
+                    Some(Op::Get0(_)) => at.write(store, fragment(out(c, lanes))),
+                    Some(Op::GatedNorm(_)) => at.write(store, at.eval(store)),
+                    _ => at.store(store),
+                }
+            });
+        }
+    }
+
+    /// `1 / sqrt(mean(o^2) + eps)` over the head.
+    fn norm_factor(&self, eps: f32, out: &dyn Fn(V<'k, Index>, u16) -> V<'k, F32>) -> V<'k, F32> {
+        let (k, n) = (self.cx.k, self.head_dim);
+        let square = |c, lanes, acc| {
+            let v = out(c, lanes);
+            v.fma(v, acc)
+        };
+        let whole = n / 16 * 16;
+        let wide = k.range(0u32, whole, 16, k.splat(0.0, 16), |c, acc| square(c, 16, acc));
+        let rest = k.range(whole, n, 1, k.splat(0.0, 1), |c, acc| square(c, 1, acc));
+        ((wide.sum_lanes() + rest) * (1.0 / n as f32) + eps).rsqrt()
+    }
+
+    /// The epsilon of a gated norm inside a stored expression.
+    fn gated_norm(&self, id: Id) -> Option<f32> {
+        let (graph, args) = (self.cx.graph, &self.cx.graph.node(id).args);
+        match graph.op(id)? {
+            Op::GatedNorm(op) => {
+                let plain =
+                    matches!(graph.op(args[0]), Some(Op::Out(_))) || graph.ty(args[0]).place() == Some(Place::Mem);
+                if op.head_dim != self.head_dim as usize || !plain {
+                    self.cx.refuse(
+                        id,
+                        format!("only the plain output of heads of {} can be normalised here", self.head_dim),
+                    );
+                }
+                Some(op.eps.get())
+            }
+            Op::Out(_) => None,
+            _ => {
+                let inside = |a: &&Id| graph.ty(**a).place() == Some(Place::Reg);
+                args.iter().filter(inside).find_map(|a| self.gated_norm(*a))
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! CPU kernels: what a fused group becomes.
+//!
+//! Every kernel is a function from a group of the graph to a [`Built`]: code in the kernel IR, what its parameters mean,
+//! how many items of work it has and how much scratch memory a thread needs. A kernel covers a range of its items and
+//! never depends on how items are spread over threads; rows never influence each other, and the bits of a row do not
+//! depend on how many rows there are.
+
+mod attention;
+mod context;
+mod delta;
+mod epilogue;
+mod gather;
+mod heads;
+mod lanes;
+mod product;
+mod rowwise;
+mod tile;
+
+pub(crate) use attention::attention;
+pub use context::{Binding, Cost, Phase, PhaseSpec, Scratch, Unsupported};
+pub(crate) use context::{Context, Shape, build};
+pub(crate) use delta::delta;
+pub(crate) use gather::{argmax, embed, kv_append, ring_push};
+pub(crate) use product::product;
+pub(crate) use rowwise::{gated_norm, l2_norm, map, rms_norm, rope, row_ms};
+
+use crate::kir::{Items, Kernel};
+
+/// A kernel and everything that a schedule needs to know about it.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The symbol: the strategy and a digest of `key`.
+    pub name: String,
+    /// Everything that shapes the code; equal keys mean equal code.
+    pub key: String,
+    /// The code.
+    pub kernel: Kernel,
+    /// What each parameter means.
+    pub params: Vec<Binding>,
+    /// Items of work.
+    pub items: Items,
+    /// Bytes of scratch memory of each thread.
+    pub scratch: Scratch,
+    /// What it moves and computes.
+    pub cost: Cost,
+}

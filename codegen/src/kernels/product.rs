@@ -1,0 +1,311 @@
+//! Products of one input with any number of weights, each with its epilogue: one kernel for a whole grid.
+//!
+//! Items are the bundles of panels of all weights, in the order of their stores. Per item and tile of rows, the sums go
+//! through a small tile in scratch memory to the epilogue, so that an epilogue exists once and not for every tile shape.
+//! The weights of an item are read from memory once for all rows. With a norm in front, the first thing in scratch memory
+//! is the normalised input, row-major f32.
+
+use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
+use super::lanes::{spans, sum_of_squares};
+use super::tile::{Product, Strategy};
+use crate::kir::{F32, Index, Items, Operand, Ptr, V};
+use crate::pack::{PANEL, PackSpec, RowOrder};
+use jet_ir::{Elem, Id, Op, Place, Rows, Type};
+
+/// The outputs that come from one set of accumulators.
+struct Segment {
+    spec: PackSpec,
+    accs: Vec<Id>,
+    stores: Vec<Id>,
+    first_item: u32,
+}
+
+/// The kernel of a product grid with its stores, or of a product in memory, which is its own store.
+pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
+    let segments = segments(cx, stores)?;
+    let k_len = match cx.graph.op(grid) {
+        Some(Op::Matmul(_)) => cx.cols(cx.graph.node(grid).args[0]),
+        _ => cx.cols(grid),
+    };
+    let items: usize = segments.iter().map(|s| s.spec.items()).sum();
+    let fixed = u32::try_from(items).map_err(|_| Unsupported::new(cx.graph, grid, "more than 2^32 items of work"))?;
+    let (begin, end) = cx.item_range(Items { fixed, per_row: false });
+    let (x, staged) = input(cx, grid, begin.lt(end))?;
+    let stride = segments.iter().map(|s| s.spec.item_slots()).max().unwrap_or(PANEL) as u32;
+    let tile = match staged {
+        true => cx.scratch().at(cx.rows() * k_len as u32),
+        false => cx.scratch(),
+    };
+    let strategy = Strategy::of(cx.phase);
+    let kernel = Kernel { cx, segments: &segments, strategy, k_len: k_len as u32, x, tile, stride };
+    cx.k.range(begin, end, 1, (), |item, ()| kernel.item(item));
+    let tile_bytes = 4 * u64::from(stride) * strategy.rows as u64;
+    let per_row = if staged { 4 * k_len as u64 } else { 0 };
+    let name = match (cx.phase, staged) {
+        (Phase::Decode, true) => "norm_product_decode",
+        (Phase::Decode, false) => "product_decode",
+        (Phase::Prefill, true) => "norm_product_prefill",
+        (Phase::Prefill, false) => "product_prefill",
+    };
+    Ok(Shape { name, scratch: Scratch { fixed: tile_bytes, per_row }, cost: cost(cx, &segments, k_len) })
+}
+
+fn cost(cx: &Context<'_, '_>, segments: &[Segment], k_len: usize) -> Cost {
+    let weight_bytes = segments.iter().map(|s| s.spec.bytes() as u64).sum();
+    let slots: u64 = segments.iter().map(|s| (s.spec.items() * s.spec.item_slots()) as u64).sum();
+    let out: u64 = segments.iter().flat_map(|s| &s.stores).map(|s| cx.cols(*s) as u64).sum();
+    Cost { weight_bytes, state_bytes: 0, act_bytes: 4 * (k_len as u64 + out), flops: 2 * slots * k_len as u64 }
+}
+
+/// Rows of the input as the inner loop reads them, and whether they were staged.
+fn input<'k>(
+    cx: &Context<'k, '_>,
+    grid: Id,
+    busy: V<'k, crate::kir::Pred>,
+) -> Result<(Ptr<'k, F32>, bool), Unsupported> {
+    let args = &cx.graph.node(grid).args;
+    match cx.graph.op(grid) {
+        Some(Op::Sweep(_) | Op::Matmul(_)) => Ok((cx.value(args[0]), false)),
+        Some(Op::SweepNorm(op)) => {
+            let n = cx.cols(grid) as u32;
+            let (from, to) = (cx.value::<F32>(args[0]), cx.scratch());
+            let gain = cx.vector(PackSpec::vector(n as usize), args[1]);
+            let rows = cx.rows();
+            cx.k.when(busy, || {
+                cx.k.range(0u32, rows, 1, (), |r, ()| {
+                    normalise(cx, from.at(r * n), gain, to.at(r * n), n, op.eps.get());
+                });
+            });
+            Ok((to, true))
+        }
+        _ => Err(Unsupported::new(cx.graph, grid, "expected `sweep` or `sweep_norm`: norms are not folded on a CPU")),
+    }
+}
+
+/// `to = from * rsqrt(mean(from^2) + eps) * gain` over one row of `n`.
+pub fn normalise<'k>(cx: &Context<'k, '_>, from: Ptr<'k, F32>, gain: Ptr<'k, F32>, to: Ptr<'k, F32>, n: u32, eps: f32) {
+    let k = cx.k;
+    let factor = (sum_of_squares(cx, from, n) * (1.0 / n as f32) + eps).rsqrt();
+    spans(k, n, &[8, 1], |i, lanes| {
+        to.at(i).store(from.at(i).load(lanes) * factor.splat(lanes) * gain.at(i).load(lanes));
+    });
+}
+
+/// Stores of equal accumulators become one segment.
+fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segment>, Unsupported> {
+    let mut all: Vec<Segment> = vec![];
+    let mut first_item = 0u32;
+    for &store in stores {
+        let value = match cx.graph.op(store) {
+            Some(Op::Matmul(_)) => store,
+            _ => *cx.graph.node(store).args.last().expect("a store has operands"),
+        };
+        let (mut accs, mut order) = (vec![], RowOrder::Linear);
+        describe(cx, value, &mut accs, &mut order)?;
+        let spec = layout(cx, store, &accs, order)?;
+        match all.iter_mut().find(|s| s.accs == accs && s.spec == spec) {
+            Some(segment) => segment.stores.push(store),
+            None => {
+                all.push(Segment { spec, accs, stores: vec![store], first_item });
+                first_item += spec.items() as u32;
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The accumulators of a register expression, and the order of rows that it needs.
+fn describe(cx: &Context<'_, '_>, id: Id, accs: &mut Vec<Id>, order: &mut RowOrder) -> Result<(), Unsupported> {
+    let needs = match cx.graph.op(id) {
+        Some(Op::Acc(_) | Op::Matmul(_)) => {
+            if !accs.contains(&id) {
+                accs.push(id);
+            }
+            return Ok(());
+        }
+        Some(Op::Rope(op)) => RowOrder::Rope { head_dim: op.head_dim },
+        Some(Op::DynamicConv(op)) => RowOrder::Taps { taps: op.taps },
+        _ => RowOrder::Linear,
+    };
+    if needs != RowOrder::Linear {
+        if *order != RowOrder::Linear && *order != needs {
+            return Err(Unsupported::new(cx.graph, id, "one product cannot be laid out for two purposes"));
+        }
+        *order = needs;
+    }
+    let inside = |a: &Id| cx.graph.ty(*a).place() == Some(Place::Reg);
+    cx.graph.node(id).args.iter().filter(|a| inside(a)).try_for_each(|a| describe(cx, *a, accs, order))
+}
+
+fn layout(cx: &Context<'_, '_>, store: Id, accs: &[Id], order: RowOrder) -> Result<PackSpec, Unsupported> {
+    let weights: Vec<Type> = accs.iter().map(|a| cx.graph.ty(cx.graph.node(*a).args[1])).collect();
+    let refuse = |reason: String| Err(Unsupported::new(cx.graph, store, reason));
+    let order = match (accs.len(), order) {
+        (1, order) => order,
+        (2, RowOrder::Linear) => RowOrder::Gate,
+        (n, order) => {
+            return refuse(format!("{n} accumulators in one epilogue over {order:?}; one, or two for a gate"));
+        }
+    };
+    if weights.iter().any(|w| *w != weights[0]) {
+        return refuse("the two weights of a gate differ in type".into());
+    }
+    let Type::Tensor { rows: Rows::Fixed(rows), cols, elem: elem @ (Elem::Bf16 | Elem::F32), .. } = weights[0] else {
+        return refuse(format!("weights must be bf16 or f32, found {}", weights[0]));
+    };
+    if cx
+        .graph
+        .node(accs[0])
+        .args
+        .get(1)
+        .and_then(|w| cx.graph.op(*w))
+        .is_some_and(|op| matches!(op, Op::PackFrag(_) | Op::PackTile(_)))
+    {
+        return refuse("weights of CPU kernels are packed in panels".into());
+    }
+    let fits = rows.checked_mul(cols).is_some_and(|n| n < 1 << 40) && PANEL * cols < 1 << 28;
+    if !fits {
+        refuse(format!("a weight of {rows} by {cols} is too large"))
+    } else {
+        Ok(PackSpec { order, elem, rows, cols })
+    }
+}
+
+struct Kernel<'a, 'k, 'g> {
+    cx: &'a Context<'k, 'g>,
+    segments: &'a [Segment],
+    strategy: Strategy,
+    k_len: u32,
+    x: Ptr<'k, F32>,
+    tile: Ptr<'k, F32>,
+    /// Elements between the rows of the tile.
+    stride: u32,
+}
+
+impl<'k> Kernel<'_, 'k, '_> {
+    fn item(&self, item: V<'k, Index>) {
+        let (k, rows) = (self.cx.k, self.cx.rows());
+        let weights = self.pick(item, &|s, local| self.weights(s).byte_offset(local * s.spec.item_bytes() as u32));
+        let panels = self.pick(item, &|s, _| (s.spec.item_panels() as u32).on(k));
+        let f32_panels = self.pick(item, &|s, _| u32::from(s.spec.elem == Elem::F32).on(k));
+        k.range(0u32, rows, self.strategy.rows as u32, (), |row, ()| {
+            let left = rows - row;
+            let here = left.imin(self.strategy.rows as u32);
+            self.sums(row, here, weights, panels, f32_panels);
+            k.range(0u32, here, 1, (), |r, ()| self.finish(item, row + r, self.tile.at(r * self.stride)));
+        });
+    }
+
+    /// The value of `f` for the segment of `item`; `f` also gets the number of the item in its segment.
+    fn pick<C: crate::kir::Carry<'k>>(&self, item: V<'k, Index>, f: &dyn Fn(&Segment, V<'k, Index>) -> C) -> C {
+        fn from<'k, C: crate::kir::Carry<'k>>(
+            k: &'k crate::kir::Builder,
+            segments: &[Segment],
+            item: V<'k, Index>,
+            f: &dyn Fn(&Segment, V<'k, Index>) -> C,
+        ) -> C {
+            let here = || f(&segments[0], item - segments[0].first_item);
+            match segments.get(1) {
+                None => here(),
+                Some(next) => k.choose(item.lt(next.first_item), here, || from(k, &segments[1..], item, f)),
+            }
+        }
+        from(self.cx.k, self.segments, item, f)
+    }
+
+    fn weights(&self, segment: &Segment) -> Ptr<'k, F32> {
+        let sources: Vec<Id> = segment.accs.iter().map(|a| self.cx.graph.node(*a).args[1]).collect();
+        self.cx.weight(segment.spec, &sources)
+    }
+
+    /// Fills the tile with the sums of `here` rows from `row` on.
+    fn sums(
+        &self,
+        row: V<'k, Index>,
+        here: V<'k, Index>,
+        weights: Ptr<'k, F32>,
+        panels: V<'k, Index>,
+        f32_panels: V<'k, Index>,
+    ) {
+        let k = self.cx.k;
+        let x = self.x.at(row * self.k_len);
+        let elems: Vec<Elem> =
+            [Elem::Bf16, Elem::F32].into_iter().filter(|e| self.segments.iter().any(|s| s.spec.elem == *e)).collect();
+        k.range(0u32, panels, 1, (), |p, ()| {
+            let out = self.tile.at(p * PANEL as u32);
+            let product = |elem: Elem| {
+                let panel = weights.byte_offset(p * (PANEL as u32 * self.k_len * elem.bytes() as u32));
+                let product = Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride };
+                by_count(k, here, self.strategy.rows, &|rows| product.emit(k, self.strategy, rows));
+            };
+            match elems[..] {
+                [one] => product(one),
+                _ => k.choose(f32_panels.equals(0u32), || product(Elem::Bf16), || product(Elem::F32)),
+            }
+        });
+    }
+
+    /// The epilogue of one row of an item.
+    fn finish(&self, item: V<'k, Index>, row: V<'k, Index>, tile: Ptr<'k, F32>) {
+        self.pick(item, &|segment, local| {
+            let leaf = |id: Id| {
+                let source = segment.accs.iter().position(|a| *a == id)?;
+                Some(self.accumulators(segment, source, local, tile))
+            };
+            let row = Row { cx: self.cx, row, leaf: &leaf };
+            segment.stores.iter().for_each(|s| row.store(*s));
+        });
+    }
+
+    /// What accumulator `source` of a segment holds in item `local`.
+    fn accumulators(&self, segment: &Segment, source: usize, local: V<'k, Index>, tile: Ptr<'k, F32>) -> Fragment<'k> {
+        let (spec, k) = (segment.spec, self.cx.k);
+        let lanes = spec.lanes() as u32;
+        let guard = |col: V<'k, Index>, end: V<'k, Index>, needed: bool| Lanes { col, left: needed.then(|| end - col) };
+        let vectors = |n: u32| 0..n / 4;
+        let rows = (spec.rows as u32).on(k);
+        let ragged = spec.rows % lanes as usize != 0;
+        let vector = vector_like(&spec);
+        let (places, offset, vector, first): (Vec<_>, _, _, _) = match spec.order {
+            RowOrder::Linear => {
+                let place = |v| guard(local * lanes + 4 * v, rows, ragged);
+                (vectors(lanes).map(place).collect(), 0, vector, local * lanes)
+            }
+            RowOrder::Gate => {
+                let place = |v| guard(local * lanes + 4 * v, rows, ragged);
+                let places = vectors(lanes).map(place).collect();
+                (places, source as u32 * lanes, PackSpec::vector(spec.rows), local * lanes)
+            }
+            RowOrder::Rope { head_dim } => (self.halves(head_dim, local), 0, vector, local * PANEL as u32),
+            RowOrder::Taps { .. } => (vec![], 0, vector, local * spec.item_slots() as u32),
+        };
+        let count = match spec.order {
+            RowOrder::Taps { taps } => taps as u32 * lanes / 4,
+            _ => places.len() as u32,
+        };
+        let vecs = (0..count).map(|v| tile.at(offset + 4 * v).load(4)).collect();
+        Fragment { vecs, domain: Domain { lanes: places, width: 4, vector, first } }
+    }
+
+    /// Places of the vectors of a rope item: 8 columns of the low half of a head, then those of the high half.
+    fn halves(&self, head_dim: usize, local: V<'k, Index>) -> Vec<Lanes<'k>> {
+        let (half, lanes) = ((head_dim / 2) as u32, (PANEL / 2) as u32);
+        let blocks = half.div_ceil(lanes);
+        let (head, start) = (local / blocks, (local % blocks) * lanes);
+        let place = |v: u32| {
+            let i = start + v % 2 * 4;
+            let left = (half % lanes != 0).then(|| half.on(self.cx.k) - i);
+            Lanes { col: head * head_dim as u32 + i + v / 2 * half, left }
+        };
+        (0..4).map(place).collect()
+    }
+}
+
+/// Runs `f` with the Rust number that `n`, in `1..=most`, is at run time.
+fn by_count<'k>(k: &'k crate::kir::Builder, n: V<'k, Index>, most: usize, f: &dyn Fn(usize)) {
+    match most {
+        1 => f(1),
+        _ => k.choose(n.equals(most as u32), || f(most), || by_count(k, n, most - 1, f)),
+    }
+}

@@ -1,0 +1,323 @@
+//! Weights in the layout of the CPU kernels: panels of 16 output columns, `[panel][k][16]`, zero where no row is.
+//!
+//! A product's epilogue decides which rows meet in one panel ([`RowOrder`]), so that a register holds what the epilogue
+//! needs together. The same layout serves decode and prefill. In bf16 panels every group of 8 slots is stored in the order
+//! 0, 4, 1, 5, 2, 6, 3, 7: as pairs, whose even halves are the first four columns and whose odd halves the last four, so
+//! that widening costs one shift and one mask. A vector (bias, scale, norm weight) is a matrix of one column.
+
+use jet_ir::Elem;
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+/// Output columns of a panel.
+pub const PANEL: usize = 16;
+
+/// Which rows of the weight share a panel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RowOrder {
+    /// Slot `s` of panel `p` is row `16 p + s`.
+    Linear,
+    /// Two weights: 8 rows of the first, then the same 8 rows of the second.
+    Gate,
+    /// 8 rows of the low half of a head, then the 8 rows `head_dim / 2` further on.
+    Rope {
+        /// Rows of a head, even.
+        head_dim: usize,
+    },
+    /// Row `d * taps + t` belongs to tap `t` of channel `d`: a group of neighbouring channels for each tap.
+    Taps {
+        /// Taps of a channel.
+        taps: usize,
+    },
+}
+
+/// How one or two weights of `rows` by `cols` are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackSpec {
+    /// Which rows share a panel.
+    pub order: RowOrder,
+    /// bf16 or f32.
+    pub elem: Elem,
+    /// Rows of each source: output columns of the product.
+    pub rows: usize,
+    /// Columns of each source: the summed dimension, 1 for a vector.
+    pub cols: usize,
+}
+
+impl PackSpec {
+    /// A vector of `n` f32, padded to whole panels.
+    pub fn vector(n: usize) -> PackSpec {
+        PackSpec { order: RowOrder::Linear, elem: Elem::F32, rows: n, cols: 1 }
+    }
+
+    /// Weights that are packed together.
+    pub fn sources(&self) -> usize {
+        if self.order == RowOrder::Gate { 2 } else { 1 }
+    }
+
+    /// Output columns (channels for taps, columns of one weight for a gate, of one half for rope) in an item.
+    pub fn lanes(&self) -> usize {
+        match self.order {
+            RowOrder::Linear => PANEL,
+            RowOrder::Gate | RowOrder::Rope { .. } => PANEL / 2,
+            RowOrder::Taps { taps } => (PANEL / taps.max(1) / 4 * 4).max(4),
+        }
+    }
+
+    /// Panels that one item of work needs together: more than one only for more than four taps.
+    pub fn item_panels(&self) -> usize {
+        match self.order {
+            RowOrder::Taps { taps } => (taps * self.lanes()).div_ceil(PANEL),
+            _ => 1,
+        }
+    }
+
+    /// Items of work.
+    pub fn items(&self) -> usize {
+        match self.order {
+            RowOrder::Linear | RowOrder::Gate => self.rows.div_ceil(self.lanes()),
+            RowOrder::Rope { head_dim } => self.rows / head_dim * (head_dim / 2).div_ceil(self.lanes()),
+            RowOrder::Taps { taps } => (self.rows / taps).div_ceil(self.lanes()),
+        }
+    }
+
+    /// Slots of one item: 16 for each panel.
+    pub fn item_slots(&self) -> usize {
+        self.item_panels() * PANEL
+    }
+
+    /// Bytes of one item.
+    pub fn item_bytes(&self) -> usize {
+        self.item_slots() * self.cols * self.elem.bytes()
+    }
+
+    /// Bytes of everything.
+    pub fn bytes(&self) -> usize {
+        self.items() * self.item_bytes()
+    }
+
+    /// Source and row that lie in slot `slot` of item `item`; none in padding.
+    pub fn row(&self, item: usize, slot: usize) -> Option<(usize, usize)> {
+        let lanes = self.lanes();
+        let (source, row, exists) = match self.order {
+            RowOrder::Linear => (0, item * PANEL + slot, true),
+            RowOrder::Gate => (slot / lanes, item * lanes + slot % lanes, true),
+            RowOrder::Rope { head_dim } => {
+                let blocks = (head_dim / 2).div_ceil(lanes);
+                let i = item % blocks * lanes + slot % lanes;
+                (0, item / blocks * head_dim + slot / lanes * (head_dim / 2) + i, i < head_dim / 2)
+            }
+            RowOrder::Taps { taps } => (0, (item * lanes + slot % lanes) * taps + slot / lanes, slot / lanes < taps),
+        };
+        (exists && row < self.rows).then_some((source, row))
+    }
+
+    /// Where slot `slot` of a panel is stored, in elements of `[16]`.
+    pub fn position(&self, slot: usize) -> usize {
+        let (group, j) = (slot / 8 * 8, slot % 8);
+        match self.elem {
+            Elem::Bf16 => group + j % 4 * 2 + j / 4,
+            _ => slot,
+        }
+    }
+
+    /// Writes the panels of a range of items to `out`, which has room for exactly these. `fill` gets a source, a row and
+    /// room for the `cols` elements of that row, little-endian and in the element type of the spec.
+    ///
+    /// # Errors
+    /// Whatever `fill` returns.
+    ///
+    /// # Panics
+    /// If `out` has another size.
+    pub fn pack<E>(
+        &self,
+        items: Range<usize>,
+        out: &mut [u8],
+        mut fill: impl FnMut(usize, usize, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        assert_eq!(out.len(), items.len() * self.item_bytes(), "room for {items:?} of {self}");
+        let size = self.elem.bytes();
+        let panel_bytes = PANEL * self.cols * size;
+        let mut rows = vec![0u8; panel_bytes];
+        for (n, panel) in out.chunks_exact_mut(panel_bytes.max(1)).enumerate() {
+            let (item, first) = (items.start + n / self.item_panels(), n % self.item_panels() * PANEL);
+            for (slot, row) in rows.chunks_exact_mut(self.cols * size).enumerate() {
+                match self.row(item, first + slot) {
+                    Some((source, index)) => fill(source, index, row)?,
+                    None => row.fill(0),
+                }
+            }
+            match self.elem {
+                Elem::Bf16 | Elem::F16 => self.transpose::<2>(&rows, panel),
+                Elem::F32 | Elem::I32 => self.transpose::<4>(&rows, panel),
+            }
+        }
+        Ok(())
+    }
+
+    /// `[16][cols]` to `[cols][16]`, slots at their positions.
+    fn transpose<const SIZE: usize>(&self, rows: &[u8], panel: &mut [u8]) {
+        let (rows, panel) = (rows.as_chunks::<SIZE>().0, panel.as_chunks_mut::<SIZE>().0);
+        for (slot, row) in rows.chunks_exact(self.cols).enumerate() {
+            let at = self.position(slot);
+            for (k, x) in row.iter().enumerate() {
+                panel[k * PANEL + at] = *x;
+            }
+        }
+    }
+}
+
+impl fmt::Display for PackSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.order {
+            RowOrder::Linear => f.write_str("linear")?,
+            RowOrder::Gate => f.write_str("gate")?,
+            RowOrder::Rope { head_dim } => write!(f, "rope({head_dim})")?,
+            RowOrder::Taps { taps } => write!(f, "taps({taps})")?,
+        }
+        write!(f, " {} {}x{}", self.elem.name(), self.rows, self.cols)
+    }
+}
+
+impl FromStr for PackSpec {
+    type Err = String;
+
+    /// The inverse of the printed form, `rope(128) bf16 1536x1536`; refuses a spec that no weight can have.
+    fn from_str(text: &str) -> Result<PackSpec, String> {
+        let bad = || format!("expected a layout such as `rope(128) bf16 1536x1536`, found `{text}`");
+        let mut words = text.split(' ');
+        let (Some(order), Some(elem), Some(shape), None) = (words.next(), words.next(), words.next(), words.next())
+        else {
+            return Err(bad());
+        };
+        let argument =
+            |name: &str| order.strip_prefix(name)?.strip_prefix('(')?.strip_suffix(')')?.parse::<usize>().ok();
+        let order = match order {
+            "linear" => RowOrder::Linear,
+            "gate" => RowOrder::Gate,
+            _ => match (argument("rope"), argument("taps")) {
+                (Some(head_dim), _) => RowOrder::Rope { head_dim },
+                (_, Some(taps)) => RowOrder::Taps { taps },
+                _ => return Err(bad()),
+            },
+        };
+        let elem = [Elem::Bf16, Elem::F32].into_iter().find(|e| e.name() == elem).ok_or_else(bad)?;
+        let (rows, cols) = shape.split_once('x').ok_or_else(bad)?;
+        let (rows, cols) = (rows.parse().map_err(|_| bad())?, cols.parse().map_err(|_| bad())?);
+        let spec = PackSpec { order, elem, rows, cols };
+        let divides = match order {
+            RowOrder::Rope { head_dim } => head_dim > 0 && head_dim % 2 == 0 && rows % head_dim == 0,
+            RowOrder::Taps { taps } => taps > 0 && rows % taps == 0,
+            _ => true,
+        };
+        let fits = rows.checked_mul(cols).is_some_and(|n| n < 1 << 48) && rows < 1 << 40;
+        if divides && fits && cols > 0 { Ok(spec) } else { Err(bad()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn specs() -> Vec<PackSpec> {
+        let mut all = vec![];
+        for elem in [Elem::Bf16, Elem::F32] {
+            for cols in [1, 2, 17] {
+                for rows in [1, 7, 8, 16, 33, 300] {
+                    all.push(PackSpec { order: RowOrder::Linear, elem, rows, cols });
+                    all.push(PackSpec { order: RowOrder::Gate, elem, rows, cols });
+                    for taps in 1..=6 {
+                        all.push(PackSpec { order: RowOrder::Taps { taps }, elem, rows: rows * taps, cols });
+                    }
+                }
+                for (heads, head_dim) in [(1, 2), (3, 6), (2, 16), (5, 20), (2, 128)] {
+                    all.push(PackSpec { order: RowOrder::Rope { head_dim }, elem, rows: heads * head_dim, cols });
+                }
+            }
+        }
+        all
+    }
+
+    /// A distinct number for every element of every source.
+    fn element(spec: &PackSpec, source: usize, row: usize, k: usize) -> u32 {
+        1 + ((source * spec.rows + row) * spec.cols + k) as u32
+    }
+
+    fn pack(spec: &PackSpec, items: Range<usize>) -> Vec<u8> {
+        let mut out = vec![0xee; items.len() * spec.item_bytes()];
+        let size = spec.elem.bytes();
+        let fill = |source: usize, row: usize, to: &mut [u8]| {
+            for (k, bytes) in to.chunks_exact_mut(size).enumerate() {
+                bytes.copy_from_slice(&element(spec, source, row, k).to_le_bytes()[..size]);
+            }
+            Ok::<_, std::convert::Infallible>(())
+        };
+        let Ok(()) = spec.pack(items, &mut out, fill);
+        out
+    }
+
+    /// Every element lies exactly once where slots and positions say, everything else is zero.
+    #[test]
+    fn unpacking_finds_every_element_once() {
+        for spec in specs() {
+            let bytes = pack(&spec, 0..spec.items());
+            assert_eq!(bytes.len(), spec.bytes());
+            let size = spec.elem.bytes();
+            let mut found = BTreeMap::new();
+            for item in 0..spec.items() {
+                for slot in 0..spec.item_slots() {
+                    for k in 0..spec.cols {
+                        let panel = item * spec.item_panels() + slot / PANEL;
+                        let at = ((panel * spec.cols + k) * PANEL + spec.position(slot % PANEL)) * size;
+                        let mut word = [0; 4];
+                        word[..size].copy_from_slice(&bytes[at..at + size]);
+                        let expected = spec.row(item, slot).map_or(0, |(s, row)| element(&spec, s, row, k));
+                        let mask = if size == 2 { 0xffff } else { u32::MAX };
+                        assert_eq!(u32::from_le_bytes(word), expected & mask, "{spec} item {item} slot {slot} k {k}");
+                        if let Some((s, row)) = spec.row(item, slot) {
+                            *found.entry((s, row, k)).or_insert(0) += 1;
+                        }
+                    }
+                }
+            }
+            assert_eq!(found.len(), spec.sources() * spec.rows * spec.cols, "{spec}");
+            assert!(found.values().all(|n| *n == 1), "{spec}");
+        }
+    }
+
+    #[test]
+    fn parts_are_packed_like_the_whole() {
+        for spec in specs() {
+            let middle = spec.items() / 2;
+            let parts = [pack(&spec, 0..middle), pack(&spec, middle..spec.items())].concat();
+            assert_eq!(parts, pack(&spec, 0..spec.items()), "{spec}");
+        }
+    }
+
+    #[test]
+    fn text_round_trips_and_nonsense_is_refused() {
+        for spec in specs() {
+            assert_eq!(spec.to_string().parse(), Ok(spec));
+        }
+        for bad in [
+            "",
+            "linear bf16",
+            "linear i32 1x1",
+            "rope(3) bf16 3x1",
+            "taps(0) f32 1x1",
+            "rope(4) bf16 6x1",
+            "linear f32 1x0",
+        ] {
+            assert!(bad.parse::<PackSpec>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pairs_put_the_first_four_columns_in_even_halfwords() {
+        let spec = PackSpec { order: RowOrder::Linear, elem: Elem::Bf16, rows: 16, cols: 1 };
+        assert_eq!([0, 1, 2, 3].map(|s| spec.position(s)), [0, 2, 4, 6]);
+        assert_eq!([4, 5, 6, 7, 8, 12].map(|s| spec.position(s)), [1, 3, 5, 7, 8, 9]);
+    }
+}

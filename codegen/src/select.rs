@@ -1,0 +1,83 @@
+//! From a group of the fused graph to its kernel.
+//!
+//! The choice is short because a group says what it is by its grid or op; which strategy serves is decided by phase. What no
+//! kernel can do is refused with the node and the reason.
+
+use crate::kernels::{self, Built, Context, Phase, PhaseSpec, Shape, Unsupported};
+use crate::targets::Target;
+use jet_ir::ops::Sort;
+use jet_ir::{Graph, Group, Id, Op, Place};
+use std::fmt::Write;
+
+/// The kernel of `group`.
+///
+/// # Errors
+/// No kernel does what the group asks for; the message names the op and the limit.
+pub fn select(graph: &Graph, group: &Group, target: &Target, phase: PhaseSpec) -> Result<Built, Unsupported> {
+    let key = key(graph, group, target, phase.phase);
+    let digest = digest(&key);
+    let (mut kernel, params, shape) = kernels::build(graph, target, phase.phase, "kernel", |cx| one(cx, group))?;
+    let name = format!("{}_{digest:016x}", shape.name);
+    kernel.name.clone_from(&name);
+    Ok(Built { name, key, items: kernel.items, kernel, params, scratch: shape.scratch, cost: shape.cost })
+}
+
+fn one(cx: &Context<'_, '_>, group: &Group) -> Result<Shape, Unsupported> {
+    let Some(head) = group.grid.or(group.nodes.first().copied()) else {
+        return Ok(Shape::default());
+    };
+    let stores: Vec<Id> = group.nodes.iter().copied().filter(|n| ends_work(cx.graph, *n)).collect();
+    let refuse = |reason: &str| Err(Unsupported::new(cx.graph, head, reason));
+    let Some(op) = cx.graph.op(head) else { return refuse("a leaf is no work") };
+    match op {
+        Op::Sweep(_) | Op::SweepNorm(_) | Op::SweepFold(_) | Op::SweepFoldMs(_) => kernels::product(cx, head, &stores),
+        Op::Matmul(_) => kernels::product(cx, head, &[head]),
+        Op::GatedDeltaRule(_) | Op::DeltaL2(_) | Op::DeltaConv(_) => kernels::delta(cx, head, &stores),
+        Op::Attention(_) => kernels::attention(cx, head, &stores),
+        Op::Embed(_) => kernels::embed(cx, head),
+        Op::Argmax(_) => kernels::argmax(cx, head),
+        Op::RingPush(op) => kernels::ring_push(cx, head, op.taps),
+        Op::KvAppend(_) => kernels::kv_append(cx, head),
+        Op::RmsNorm(op) => Ok(kernels::rms_norm(cx, head, op.eps.get())),
+        Op::RowMs(_) => Ok(kernels::row_ms(cx, head)),
+        Op::L2Norm(op) => Ok(kernels::l2_norm(cx, head, op.head_dim, op.eps.get())),
+        Op::GatedNorm(op) => Ok(kernels::gated_norm(cx, head, op.head_dim)),
+        Op::Rope(op) => Ok(kernels::rope(cx, head, op.head_dim)),
+        _ if op.sort() == Sort::Map => kernels::map(cx, head),
+        _ => refuse("neither a grid nor an op in memory"),
+    }
+}
+
+fn ends_work(graph: &Graph, id: Id) -> bool {
+    graph.op(id).is_some_and(|op| matches!(op.sort(), Sort::Store | Sort::Project))
+}
+
+/// The group with values named by their order of appearance: what shapes the code, and nothing else.
+fn key(graph: &Graph, group: &Group, target: &Target, phase: Phase) -> String {
+    let mut known: Vec<Id> = vec![];
+    let mut text = format!("{} {phase:?}", target.name);
+    let mut number = |id: Id| {
+        known.iter().position(|k| *k == id).unwrap_or_else(|| {
+            known.push(id);
+            known.len() - 1
+        })
+    };
+    for &node in &group.nodes {
+        let op = graph.op(node).map_or(String::new(), |op| format!("{}{:?}", op.info().name, op.attrs()));
+        let _ = write!(text, "\n%{} = {op}", number(node));
+        for &arg in &graph.node(node).args {
+            // a constant under its layout is the same operand as the layout itself
+            let _ = write!(text, " %{}: {}", number(arg), graph.ty(arg));
+            if graph.ty(arg).place() == Some(Place::Packed) {
+                let _ = write!(text, " = {}", graph.op(arg).map_or("", |op| op.info().name));
+            }
+        }
+        let _ = write!(text, " -> {}", graph.ty(node));
+    }
+    text
+}
+
+/// FNV-1a: names need no secrecy, only stability.
+fn digest(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+}

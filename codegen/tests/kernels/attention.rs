@@ -1,0 +1,64 @@
+//! Attention over caches that wrap around, with and without a window.
+
+use crate::harness::{Case, compile};
+use crate::product::{input, state};
+use crate::tolerance::ATTENTION;
+use jet_codegen::Phase;
+use jet_ir::ops::*;
+use jet_ir::{Graph, OutputKind, Rows};
+
+fn graph(kv_heads: usize, group: usize, head_dim: usize, window: usize) -> Graph {
+    let mut g = Graph::new("attention");
+    let cols = kv_heads * head_dim;
+    let [k, v] = ["k", "v"].map(|n| input(&mut g, n, cols));
+    let q = input(&mut g, "q", cols * group);
+    let caches = [("keys", k), ("values", v)].map(|(name, rows)| {
+        let cache = state(&mut g, name, Rows::Context, cols);
+        let appended = g.add(KvAppend {}, &[cache, rows]).unwrap();
+        g.output(OutputKind::Update, name, appended);
+        appended
+    });
+    let a = g.add(Attention { head_dim, window }, &[q, caches[0], caches[1]]).unwrap();
+    let o = g.add(Get0 {}, &[a]).unwrap();
+    g.output(OutputKind::Return, "o", o);
+    g
+}
+
+#[test]
+fn over_everything() {
+    for (kv_heads, group, head_dim) in [(1, 1, 2), (2, 3, 6), (1, 2, 20), (2, 1, 64)] {
+        let g = graph(kv_heads, group, head_dim, 0);
+        let (prefill, decode) = (compile(&g, Phase::Prefill), compile(&g, Phase::Decode));
+        let case = |phase, past: Vec<usize>, tokens| {
+            let slots = (0..past.len()).rev().collect();
+            Case { graph: &g, phase, past, slots, tokens, capacity: 200, tolerance: ATTENTION }
+        };
+        case(Phase::Decode, vec![0, 1, 5, 31, 32, 33, 100, 199], 1).check(&decode);
+        for (past, tokens) in [(0, 1), (0, 2), (3, 5), (0, 64), (70, 130), (31, 33)] {
+            case(Phase::Prefill, vec![past], tokens).check(&prefill);
+        }
+    }
+}
+
+#[test]
+fn over_a_window_in_a_ring() {
+    for window in [1, 5, 16, 64] {
+        let g = graph(2, 2, 8, window);
+        let (prefill, decode) = (compile(&g, Phase::Prefill), compile(&g, Phase::Decode));
+        for (past, tokens) in [(0, 1), (0, 3), (0, 40), (63, 2), (100, 40), (77, 1), (250, 33)] {
+            // as small as a chunk allows, so that the ring wraps around
+            let capacity = window + tokens - 1;
+            let case = |phase, past, slots, tokens| Case {
+                graph: &g,
+                phase,
+                past,
+                slots,
+                tokens,
+                capacity,
+                tolerance: ATTENTION,
+            };
+            case(Phase::Prefill, vec![past], vec![1], tokens).check(&prefill);
+            case(Phase::Decode, vec![past, past + 3, past * 2, 0], vec![3, 0, 5, 2], 1).check(&decode);
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Runs the kernels of a graph on poisoned memory and compares with the reference evaluation in f64.
+//!
+//! Every run checks more than values: bits do not depend on how items are split over threads, nor on how many rows run
+//! together; nothing outside a buffer, a state or the scratch memory is written; whatever is read was written before (all
+//! outputs, scratch and unused cache rows start as NaN).
+
+use crate::loader::Code;
+use jet_codegen::{Binding, Built, PackSpec, Phase, PhaseSpec, select, targets};
+use jet_ir::eval::{Bindings, Named, eval};
+use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, OutputKind, Rows, Type, Value, group_kernels};
+use std::collections::BTreeMap;
+
+/// Elements after every buffer that nobody may touch.
+const GUARD: usize = 64;
+const SENTINEL: u32 = 0x5eed_5eed;
+
+/// A graph and the sequences that run it.
+pub struct Case<'a> {
+    /// What runs.
+    pub graph: &'a Graph,
+    /// What rows are.
+    pub phase: Phase,
+    /// Tokens that each sequence has seen. Decode: one row for each. Prefill: only the first runs.
+    pub past: Vec<usize>,
+    /// Slot of each of these sequences.
+    pub slots: Vec<usize>,
+    /// Rows of a prefill.
+    pub tokens: usize,
+    /// Rows of the caches.
+    pub capacity: usize,
+    /// Largest relative L2 error of an output.
+    pub tolerance: f64,
+}
+
+/// A number in [-1, 1) from a name and an index.
+pub fn noise(name: &str, i: usize) -> f32 {
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let mut z = seed.wrapping_add((i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ z >> 31) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+}
+
+fn round_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+}
+
+/// Values of a leaf: weights have unit gain, names that start with `decay` or `beta` lie in (0, 1), ids are small.
+fn leaf_value(name: &str, tag: &str, row: usize, c: usize, ty: Type) -> f32 {
+    let x = noise(&format!("{name}{tag}"), row * ty.cols() + c);
+    match (ty.elem(), ty.is_const()) {
+        (Some(Elem::I32), _) => ((x + 1.0) * 16.0).floor(),
+        (Some(Elem::Bf16), _) => round_bf16(x * (3.0 / ty.cols() as f32).sqrt()),
+        (_, true) if ty.rows() != Some(Rows::Fixed(1)) => x * (3.0 / ty.cols() as f32).sqrt(),
+        _ if name.starts_with("decay") => (x * 0.5 + 0.5).powi(8),
+        _ if name.starts_with("beta") => x * 0.5 + 0.5,
+        _ => x,
+    }
+}
+
+fn weight(name: &str, ty: Type) -> Mat<f64> {
+    let Some(Rows::Fixed(rows)) = ty.rows() else { panic!("weight {name} of {ty}") };
+    Mat::new(rows, ty.cols(), |r, c| f64::from(leaf_value(name, "", r, c, ty)))
+}
+
+/// A constant expression, in f32 as it is packed.
+fn constant(graph: &Graph, id: Id) -> Mat<f32> {
+    let node = graph.node(id);
+    match &node.kind {
+        NodeKind::Leaf(_, name) => weight(name, node.ty).map32(),
+        NodeKind::Op(op) => {
+            let args: Vec<Value<f32>> = node.args.iter().map(|a| Value::Mat(constant(graph, *a))).collect();
+            op.eval(&args.iter().collect::<Vec<_>>()).mat().clone()
+        }
+    }
+}
+
+trait Narrow {
+    fn map32(&self) -> Mat<f32>;
+}
+impl Narrow for Mat<f64> {
+    fn map32(&self) -> Mat<f32> {
+        Mat { rows: self.rows, cols: self.cols, data: self.data.iter().map(|x| *x as f32).collect() }
+    }
+}
+
+/// Memory with a guard zone behind it.
+struct Area {
+    words: Vec<u32>,
+    len: usize,
+}
+
+impl Area {
+    fn new(mut words: Vec<u32>) -> Area {
+        let len = words.len();
+        words.extend([SENTINEL; GUARD]);
+        Area { words, len }
+    }
+    fn poisoned(len: usize) -> Area {
+        Area::new(vec![f32::NAN.to_bits(); len])
+    }
+    fn check(&self, what: &str) {
+        assert!(self.words[self.len..].iter().all(|w| *w == SENTINEL), "wrote behind {what}");
+    }
+}
+
+fn pack(graph: &Graph, spec: &PackSpec, sources: &[Id]) -> Vec<u8> {
+    let mats: Vec<Mat<f32>> = sources.iter().map(|s| constant(graph, *s)).collect();
+    let mut out = vec![0; spec.bytes()];
+    let size = spec.elem.bytes();
+    let fill = |source: usize, row: usize, to: &mut [u8]| {
+        for (k, bytes) in to.chunks_exact_mut(size).enumerate() {
+            // a vector [1, n] is packed as [n, 1]
+            let m: &Mat<f32> = &mats[source];
+            let x = if spec.cols == 1 { m.data[row] } else { m.at(row, k) };
+            bytes.copy_from_slice(&x.to_bits().to_le_bytes()[4 - size..]);
+        }
+        Ok::<_, std::convert::Infallible>(())
+    };
+    let Ok(()) = spec.pack(0..spec.items(), &mut out, fill);
+    out
+}
+
+/// The kernels of a graph, compiled.
+pub struct Compiled {
+    built: Vec<Built>,
+    code: Code,
+}
+
+pub fn compile(graph: &Graph, phase: Phase) -> Compiled {
+    let target = targets::host().unwrap();
+    let groups = group_kernels(graph).unwrap_or_else(|e| panic!("{e}"));
+    let spec = PhaseSpec { phase, max_rows: 256, threads: 2 };
+    let built: Vec<Built> =
+        groups.iter().map(|g| select(graph, g, target, spec).unwrap_or_else(|e| panic!("{e}"))).collect();
+    let mut unique: BTreeMap<&str, &Built> = BTreeMap::new();
+    for b in &built {
+        let first = *unique.entry(&b.name).or_insert(b);
+        assert_eq!(first.key, b.key, "two keys, one name");
+        assert_eq!(first.kernel.to_string(), b.kernel.to_string(), "equal keys, different code");
+    }
+    let kernels: Vec<_> = unique.values().map(|b| b.kernel.clone()).collect();
+    let blob = jet_codegen::compile(&kernels, target).unwrap_or_else(|e| panic!("{e}"));
+    Compiled { code: Code::load(blob), built }
+}
+
+/// What one run leaves behind.
+struct Outcome {
+    values: BTreeMap<Id, Area>,
+    states: Area,
+}
+
+impl Case<'_> {
+    fn rows(&self) -> usize {
+        if self.phase == Phase::Prefill { self.tokens } else { self.past.len() }
+    }
+
+    /// Offset of every state in a slot, in words, and the words of a slot.
+    fn layout(&self) -> (BTreeMap<Id, usize>, usize) {
+        let (mut at, mut offsets) = (0, BTreeMap::new());
+        for id in self.graph.ids() {
+            if let Some((Leaf::State, _)) = self.graph.leaf(id) {
+                offsets.insert(id, at);
+                at += self.state_rows(id) * self.graph.ty(id).cols() + GUARD;
+            }
+        }
+        (offsets, at.max(16))
+    }
+
+    fn state_rows(&self, id: Id) -> usize {
+        match self.graph.ty(id).rows() {
+            Some(Rows::Fixed(n)) => n,
+            _ => self.capacity,
+        }
+    }
+
+    fn new_tokens(&self) -> usize {
+        if self.phase == Phase::Prefill { self.tokens } else { 1 }
+    }
+
+    /// Inputs and states of sequence `s` for the reference.
+    fn named(&self, s: usize) -> (Named<f64>, Named<f64>) {
+        let (mut inputs, mut states) = (Named::new(), Named::new());
+        for id in self.graph.ids() {
+            let ty = self.graph.ty(id);
+            let value = |rows: usize, name: &str| {
+                Mat::new(rows, ty.cols(), |r, c| f64::from(leaf_value(name, &format!("#{s}"), r, c, ty)))
+            };
+            match self.graph.leaf(id) {
+                Some((Leaf::Input, name)) => drop(inputs.insert(name.into(), value(self.new_tokens(), name))),
+                Some((Leaf::State, name)) => {
+                    let rows = if let Some(Rows::Fixed(n)) = ty.rows() { n } else { self.past[s] };
+                    states.insert(name.into(), value(rows, name));
+                }
+                _ => {}
+            }
+        }
+        (inputs, states)
+    }
+
+    fn initial_states(&self, offsets: &BTreeMap<Id, usize>, stride: usize) -> Area {
+        let slots = self.slots.iter().max().unwrap() + 2;
+        let mut words = vec![f32::NAN.to_bits(); slots * stride];
+        for (s, slot) in self.slots.iter().enumerate() {
+            let (_, states) = self.named(s);
+            for (id, offset) in offsets {
+                let m = &states[self.graph.leaf(*id).unwrap().1];
+                let (at, rows) = (slot * stride + offset, self.state_rows(*id));
+                let fixed = matches!(self.graph.ty(*id).rows(), Some(Rows::Fixed(_)));
+                for r in 0..m.rows {
+                    let row = if fixed { r } else { r % rows };
+                    for (c, x) in m.row(r).iter().enumerate() {
+                        words[at + row * m.cols + c] = (*x as f32).to_bits();
+                    }
+                }
+            }
+        }
+        Area::new(words)
+    }
+
+    /// Runs the kernels for the rows `rows`, each kernel's items in `parts` calls.
+    fn run(&self, compiled: &Compiled, rows: std::ops::Range<usize>, parts: u64) -> Outcome {
+        let (offsets, stride) = self.layout();
+        let mut out = Outcome { values: BTreeMap::new(), states: self.initial_states(&offsets, stride) };
+        let decode = self.phase == Phase::Decode;
+        let slots: Vec<u32> =
+            if decode { rows.clone().map(|s| self.slots[s] as u32).collect() } else { vec![self.slots[0] as u32] };
+        let position = |r: usize| if decode { self.past[r] } else { self.past[0] + r };
+        let mut indices = [Area::new(slots), Area::new(rows.clone().map(|r| position(r) as u32).collect())];
+        for b in &compiled.built {
+            self.step(compiled, b, &rows, parts, &mut out, &mut indices, (&offsets, stride));
+        }
+        out.values.iter().for_each(|(id, a)| a.check(&format!("%{}", id.0)));
+        out.states.check("the states");
+        indices.iter().for_each(|a| a.check("slots or positions"));
+        self.check_gaps(&out.states, &offsets, stride);
+        out
+    }
+
+    /// What lies between states is still poisoned.
+    fn check_gaps(&self, states: &Area, offsets: &BTreeMap<Id, usize>, stride: usize) {
+        for (i, w) in states.words[..states.len].iter().enumerate() {
+            let inside = offsets
+                .iter()
+                .any(|(id, at)| (*at..at + self.state_rows(*id) * self.graph.ty(*id).cols()).contains(&(i % stride)));
+            let used = self.slots.contains(&(i / stride));
+            assert!(inside && used || f32::from_bits(*w).is_nan(), "wrote between states, slot {}", i / stride);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call site")]
+    fn step(
+        &self,
+        compiled: &Compiled,
+        b: &Built,
+        rows: &std::ops::Range<usize>,
+        parts: u64,
+        out: &mut Outcome,
+        indices: &mut [Area; 2],
+        (offsets, stride): (&BTreeMap<Id, usize>, usize),
+    ) {
+        let n = rows.len() as u64;
+        let mut weights: Vec<Vec<u8>> = vec![];
+        let items = u64::from(b.items.fixed) * if b.items.per_row { n } else { 1 };
+        let scratch_words = (b.scratch.fixed + n * b.scratch.per_row).div_ceil(4) as usize;
+        for part in 0..parts {
+            let mut scratch = Area::poisoned(scratch_words);
+            let (begin, end) = (items * part / parts, items * (part + 1) / parts);
+            let words: Vec<u64> = b
+                .params
+                .iter()
+                .map(|p| match p {
+                    Binding::Value(id) => {
+                        let area = out.values.entry(*id).or_insert_with(|| self.buffer(*id, rows));
+                        area.words.as_mut_ptr() as u64
+                    }
+                    Binding::Weight { pack: spec, sources } => {
+                        weights.push(pack(self.graph, spec, sources));
+                        weights.last().unwrap().as_ptr() as u64
+                    }
+                    Binding::State(id) => out.states.words.as_mut_ptr() as u64 + 4 * offsets[id] as u64,
+                    Binding::StateRows(id) => self.state_rows(*id) as u64,
+                    Binding::SlotStride => 4 * stride as u64,
+                    Binding::Slots => indices[0].words.as_mut_ptr() as u64,
+                    Binding::Positions => indices[1].words.as_mut_ptr() as u64,
+                    Binding::Rows => n,
+                    Binding::ItemBegin => begin,
+                    Binding::ItemEnd => end,
+                    Binding::Scratch => scratch.words.as_mut_ptr() as u64,
+                })
+                .collect();
+            // SAFETY: every word is what its binding says; areas live until the end of this turn and longer.
+            unsafe { compiled.code.call(&b.name, &words) };
+            scratch.check(&format!("scratch of {}", b.name));
+        }
+    }
+
+    /// An input's rows, or room for a result.
+    fn buffer(&self, id: Id, rows: &std::ops::Range<usize>) -> Area {
+        let ty = self.graph.ty(id);
+        let Some((Leaf::Input, name)) = self.graph.leaf(id) else {
+            return Area::poisoned(rows.len() * ty.cols());
+        };
+        let word = |x: f32| if ty.elem() == Some(Elem::I32) { x as i32 as u32 } else { x.to_bits() };
+        let value = |r: usize, c: usize| match self.phase {
+            Phase::Decode => leaf_value(name, &format!("#{r}"), 0, c, ty),
+            Phase::Prefill => leaf_value(name, "#0", r, c, ty),
+        };
+        Area::new(rows.clone().flat_map(|r| (0..ty.cols()).map(move |c| word(value(r, c)))).collect())
+    }
+
+    /// Everything at once.
+    pub fn check(&self, compiled: &Compiled) {
+        let rows = self.rows();
+        let whole = self.run(compiled, 0..rows, 1);
+        self.compare(&whole);
+        let split = self.run(compiled, 0..rows, 3);
+        self.same_bits(&whole, &split, 0..rows, true, "split over three threads");
+        if rows > 1 {
+            let parts =
+                if self.phase == Phase::Decode { vec![0..1, rows / 2..rows] } else { vec![0..rows.div_ceil(2)] };
+            for part in parts {
+                let some = self.run(compiled, part.clone(), 1);
+                self.same_bits(&whole, &some, part, false, "fewer rows");
+            }
+        }
+    }
+
+    fn same_bits(&self, whole: &Outcome, other: &Outcome, rows: std::ops::Range<usize>, states: bool, what: &str) {
+        for (id, area) in &other.values {
+            let cols = self.graph.ty(*id).cols();
+            let expected = &whole.values[id].words[rows.start * cols..rows.end * cols];
+            assert_eq!(&area.words[..area.len], expected, "%{} differs with {what}", id.0);
+        }
+        assert!(!states || whole.states.words == other.states.words, "states differ with {what}");
+    }
+
+    /// Against the reference, sequence by sequence.
+    fn compare(&self, out: &Outcome) {
+        let sequences = if self.phase == Phase::Decode { self.past.len() } else { 1 };
+        let (offsets, stride) = self.layout();
+        for s in 0..sequences {
+            let (inputs, states) = self.named(s);
+            let weights = |name: &str, ty: Type| Ok(weight(name, ty));
+            let bindings = Bindings { inputs: &inputs, states: &states, weights: &weights };
+            let want = eval(self.graph, &bindings, self.new_tokens()).unwrap_or_else(|e| panic!("{e}"));
+            for output in &self.graph.outputs {
+                let cols = self.graph.ty(output.value).cols();
+                match output.kind {
+                    OutputKind::Update => {
+                        let id = *offsets.keys().find(|id| self.graph.leaf(**id).unwrap().1 == output.name).unwrap();
+                        let at = self.slots[s] * stride + offsets[&id];
+                        self.compare_state(&out.states.words[at..], id, &want.states[&output.name], s);
+                    }
+                    _ => {
+                        let words = &out.values[&output.value].words[s * cols..][..self.new_tokens() * cols];
+                        let integer = self.graph.ty(output.value).elem() == Some(Elem::I32);
+                        let found = words
+                            .iter()
+                            .map(|w| if integer { f64::from(*w as i32) } else { f64::from(f32::from_bits(*w)) });
+                        self.close(found, &want.returns[&output.name].data, &output.name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A cache keeps the newest rows it has room for.
+    fn compare_state(&self, words: &[u32], id: Id, want: &Mat<f64>, s: usize) {
+        let rows = self.state_rows(id);
+        let fixed = matches!(self.graph.ty(id).rows(), Some(Rows::Fixed(_)));
+        let first = if fixed { 0 } else { want.rows.saturating_sub(rows) };
+        let place = |r: usize| if fixed { r } else { r % rows };
+        let found = (first..want.rows).flat_map(|r| &words[place(r) * want.cols..][..want.cols]);
+        let found: Vec<f64> = found.map(|w| f64::from(f32::from_bits(*w))).collect();
+        self.close(found.into_iter(), &want.data[first * want.cols..], &format!("state %{} of sequence {s}", id.0));
+    }
+
+    fn close(&self, found: impl Iterator<Item = f64>, want: &[f64], what: &str) {
+        let (mut error, mut norm, mut n) = (0.0, 0.0f64, 0u32);
+        for (f, w) in found.zip(want) {
+            error += (f - w) * (f - w);
+            norm += w * w;
+            n += 1;
+        }
+        assert_eq!(n as usize, want.len(), "{what}");
+        // sums of random signs cancel: below a root mean square of 0.1 the error counts as absolute, except for moved bits
+        let floor = 0.01 * f64::from(n);
+        let relative = (error / norm.max(floor)).sqrt();
+        assert!(relative <= self.tolerance, "{what}: relative error {relative:e} > {:e}", self.tolerance);
+    }
+}

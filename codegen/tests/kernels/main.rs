@@ -1,0 +1,26 @@
+//! Every CPU kernel against the reference evaluation: ragged shapes, several slots and threads, poisoned memory.
+
+mod attention;
+mod delta;
+mod harness;
+#[path = "../loader/mod.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod loader;
+mod product;
+mod rowwise;
+
+/// Largest relative L2 errors against f64, and why they are what they are.
+mod tolerance {
+    /// One chain of up to a few hundred fused multiply-adds of random signs in f32.
+    pub const PRODUCT: f64 = 1e-6;
+    /// The same behind functions with errors of a few units in the last place, and a norm.
+    pub const FUSED: f64 = 3e-6;
+    /// A recurrence over up to 130 tokens; each reads what the others left.
+    pub const DELTA: f64 = 3e-6;
+    /// A head of one column is normalised by its own size, which multiplies an error by up to `eps^-0.5 = 316`.
+    pub const HEAD_OF_ONE: f64 = 1e-4;
+    /// Softmax weights have the error of the scores' exponentials.
+    pub const ATTENTION: f64 = 2e-6;
+    /// Bits are moved.
+    pub const EXACT: f64 = 0.0;
+}

@@ -1,0 +1,171 @@
+//! Products: segments, epilogues, layouts, tails.
+
+use crate::harness::{Case, compile};
+use crate::tolerance::{FUSED, PRODUCT};
+use jet_codegen::Phase;
+use jet_ir::ops::*;
+use jet_ir::{Elem, Graph, Id, Leaf, OutputKind, Rows, Type};
+
+pub fn input(g: &mut Graph, name: &str, cols: usize) -> Id {
+    g.add_leaf(Leaf::Input, name, Type::mem(Rows::Tokens, cols)).unwrap()
+}
+
+pub fn weight(g: &mut Graph, name: &str, rows: usize, cols: usize, elem: Elem) -> Id {
+    g.add_leaf(Leaf::Weight, name, Type::weight(rows, cols, elem)).unwrap()
+}
+
+pub fn vector(g: &mut Graph, name: &str, n: usize) -> Id {
+    weight(g, name, 1, n, Elem::F32)
+}
+
+pub fn state(g: &mut Graph, name: &str, rows: Rows, cols: usize) -> Id {
+    g.add_leaf(Leaf::State, name, Type::mem(rows, cols)).unwrap()
+}
+
+pub fn acc(g: &mut Graph, grid: Id, name: &str, rows: usize, elem: Elem) -> Id {
+    let cols = g.ty(grid).cols();
+    let w = weight(g, name, rows, cols, elem);
+    let w = g.add(PackPanel {}, &[w]).unwrap();
+    g.add(Acc {}, &[grid, w]).unwrap()
+}
+
+pub fn give(g: &mut Graph, name: &str, r: Id) {
+    let y = g.add(Store {}, &[r]).unwrap();
+    g.output(OutputKind::Return, name, y);
+}
+
+/// Runs `graph` as a prefill of `tokens` and as a decode of as many sequences.
+pub fn both(graph: &Graph, rows: &[usize], tolerance: f64) {
+    let (prefill, decode) = (compile(graph, Phase::Prefill), compile(graph, Phase::Decode));
+    for &n in rows {
+        let past: Vec<usize> = (0..n).map(|i| (i * 7) % 11).collect();
+        let slots: Vec<usize> = (0..n).map(|i| (n - i) + i % 2 * n).collect();
+        let case = |phase| Case {
+            graph,
+            phase,
+            past: past.clone(),
+            slots: slots.clone(),
+            tokens: n,
+            capacity: 160,
+            tolerance,
+        };
+        case(Phase::Decode).check(&decode);
+        case(Phase::Prefill).check(&prefill);
+    }
+}
+
+#[test]
+fn plain_products_of_every_shape() {
+    for elem in [Elem::Bf16, Elem::F32] {
+        for (n, k) in [(1, 1), (16, 8), (17, 5), (7, 64), (40, 33), (12, 96)] {
+            let mut g = Graph::new("plain");
+            let x = input(&mut g, "x", k);
+            let grid = g.add(Sweep {}, &[x]).unwrap();
+            let y = acc(&mut g, grid, "w", n, elem);
+            give(&mut g, "y", y);
+            both(&g, &[1, 2, 3, 4, 5, 8, 9, 64, 130], PRODUCT);
+        }
+    }
+}
+
+#[test]
+fn a_product_in_memory_needs_no_grid() {
+    let mut g = Graph::new("matmul");
+    let (x, w) = (input(&mut g, "x", 20), weight(&mut g, "w", 19, 20, Elem::Bf16));
+    let y = g.add(Matmul {}, &[x, w]).unwrap();
+    g.output(OutputKind::Return, "y", y);
+    both(&g, &[1, 4, 7], PRODUCT);
+}
+
+/// Everything that the input projections of a JetBlock do, in one kernel, with weights of two types.
+#[test]
+fn segments_with_epilogues_behind_a_norm() {
+    for k in [1, 13, 32, 100] {
+        let mut g = Graph::new("segments");
+        let (x, gain) = (input(&mut g, "x", k), vector(&mut g, "gain", k));
+        let grid = g.add(SweepNorm { eps: 1e-6.into() }, &[x, gain]).unwrap();
+        let q = acc(&mut g, grid, "q", 24, Elem::Bf16);
+        let q = g.add(Silu {}, &[q]).unwrap();
+        give(&mut g, "q", q);
+        let v = acc(&mut g, grid, "v", 37, Elem::F32);
+        give(&mut g, "v", v);
+        let a = acc(&mut g, grid, "a", 3, Elem::Bf16);
+        let bias = vector(&mut g, "dt_bias", 3);
+        let a = g.add(Bias {}, &[a, bias]).unwrap();
+        let a = g.add(Softplus {}, &[a]).unwrap();
+        let rate = vector(&mut g, "a_log", 3);
+        let rate = g.add(Exp {}, &[rate]).unwrap();
+        let rate = g.add(Neg {}, &[rate]).unwrap();
+        let a = g.add(ScaleCols {}, &[a, rate]).unwrap();
+        let a = g.add(Exp {}, &[a]).unwrap();
+        give(&mut g, "decay", a);
+        let b = acc(&mut g, grid, "b", 3, Elem::Bf16);
+        let b = g.add(Sigmoid {}, &[b]).unwrap();
+        give(&mut g, "beta", b);
+        let n = acc(&mut g, grid, "n", 18, Elem::Bf16);
+        let n = g.add(Neg {}, &[n]).unwrap();
+        let n = g.add(Scale { c: 0.3.into() }, &[n]).unwrap();
+        give(&mut g, "n", n);
+        both(&g, &[1, 2, 3, 7, 64], FUSED);
+    }
+}
+
+#[test]
+fn gates_and_residuals() {
+    for n in [1, 8, 11, 16, 35] {
+        let mut g = Graph::new("gate");
+        let x = input(&mut g, "x", 29);
+        let grid = g.add(Sweep {}, &[x]).unwrap();
+        let (gate, up) = (acc(&mut g, grid, "gate", n, Elem::Bf16), acc(&mut g, grid, "up", n, Elem::Bf16));
+        let gate = g.add(Silu {}, &[gate]).unwrap();
+        let h = g.add(Mul {}, &[gate, up]).unwrap();
+        give(&mut g, "h", h);
+        let residual = input(&mut g, "residual", n);
+        let down = acc(&mut g, grid, "down", n, Elem::Bf16);
+        let y = g.add(Add {}, &[down, residual]).unwrap();
+        give(&mut g, "y", y);
+        both(&g, &[1, 2, 5, 33], FUSED);
+    }
+}
+
+#[test]
+fn rotated_heads_go_to_memory_and_to_the_cache() {
+    for (heads, head_dim) in [(1, 2), (3, 6), (2, 16), (2, 20), (1, 128)] {
+        let cols = heads * head_dim;
+        let mut g = Graph::new("rope");
+        let (x, table) = (input(&mut g, "x", 24), input(&mut g, "rope", head_dim));
+        let grid = g.add(Sweep {}, &[x]).unwrap();
+        let q = acc(&mut g, grid, "q", cols, Elem::Bf16);
+        let bias = vector(&mut g, "q.bias", cols);
+        let q = g.add(Bias {}, &[q, bias]).unwrap();
+        let q = g.add(Rope { head_dim }, &[q, table]).unwrap();
+        give(&mut g, "q", q);
+        let keys = state(&mut g, "keys", Rows::Context, cols);
+        let k = acc(&mut g, grid, "k", cols, Elem::Bf16);
+        let k = g.add(Rope { head_dim }, &[k, table]).unwrap();
+        let k = g.add(StoreKv {}, &[keys, k]).unwrap();
+        g.output(OutputKind::Update, "keys", k);
+        both(&g, &[1, 2, 4, 65], FUSED);
+    }
+}
+
+#[test]
+fn dynamic_convolution_of_every_width() {
+    for taps in 1..=6 {
+        for channels in [1, 8, 13, 32] {
+            let mut g = Graph::new("conv");
+            let (h, v0) = (input(&mut g, "h", 20), input(&mut g, "v0", channels));
+            let ring = state(&mut g, "conv", Rows::Fixed(taps), channels);
+            let grid = g.add(Sweep {}, &[h]).unwrap();
+            let r = acc(&mut g, grid, "w2", channels * taps, Elem::Bf16);
+            let bias = vector(&mut g, "b2", channels * taps);
+            let r = g.add(Bias {}, &[r, bias]).unwrap();
+            let r = g.add(DynamicConv { taps }, &[r, v0, ring]).unwrap();
+            let r = g.add(Silu {}, &[r]).unwrap();
+            give(&mut g, "v", r);
+            let push = g.add(RingPush { taps }, &[ring, v0]).unwrap();
+            g.output(OutputKind::Update, "conv", push);
+            both(&g, &[1, 2, 3, 4, 5, 64], FUSED);
+        }
+    }
+}
