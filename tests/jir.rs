@@ -4,6 +4,7 @@
 
 use jet_ir::group::describe;
 use jet_ir::{Group, group_kernels, read};
+use jet_passes::{Fused, H100, Options, Phase, Roofline, ZEN4_2, listing};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,14 @@ struct Input<'a> {
 }
 
 /// What a `// RUN:` line can ask for. The output is compared with the comments below the line.
-const ACTIONS: &[(&str, fn(&Input) -> String)] = &[("verify", verify), ("print", print), ("group", group)];
+const ACTIONS: &[(&str, fn(&Input) -> String)] = &[
+    ("verify", verify),
+    ("print", print),
+    ("group", group),
+    ("kernels", kernels),
+    ("fuse", fuse),
+    ("explain", explain),
+];
 
 /// `ok`, or every error with its place.
 fn verify(input: &Input) -> String {
@@ -55,6 +63,58 @@ fn group(input: &Input) -> String {
             groups.iter().map(line).collect::<Vec<_>>().join("\n")
         }
         Err(error) => error.to_string(),
+    }
+}
+
+/// The fused graph for a target and phase.
+fn fuse(input: &Input) -> String {
+    fused(input).map_or_else(|e| e, |fused| fused.graph.to_string())
+}
+
+/// The kernels of the fused graph, and what they move.
+fn kernels(input: &Input) -> String {
+    let print = |fused: Fused| {
+        let (before, after) = (fused.report.before, fused.report.after);
+        let count = format!("{} kernels of {}", after.kernels, before.kernels);
+        let moved = format!("activations {} of {} bytes", after.activation_bytes, before.activation_bytes);
+        format!("{count}, {moved}\n{}", listing(&fused))
+    };
+    fused(input).map_or_else(|e| e, print)
+}
+
+fn fused(input: &Input) -> Result<Fused, String> {
+    let graph = read(input.file, input.text).map_err(|e| e.to_string())?;
+    let fused = jet_passes::fuse(&graph, &model(input.arguments)?, &Options::default()).map_err(|e| e.to_string())?;
+    jet_ir::verify(&fused.graph).map_err(|e| e.to_string())?;
+    Ok(fused)
+}
+
+/// Why the part of the graph that ends in a result is fused as it is: `TARGET PHASE ROWS RESULT`.
+fn explain(input: &Input) -> String {
+    let (cost, result) = input.arguments.rsplit_once(' ').unwrap_or((input.arguments, ""));
+    let explained = || {
+        let graph = read(input.file, input.text).map_err(|e| e.to_string())?;
+        jet_passes::explain(&graph, result, &model(cost)?, &Options::default()).map_err(|e| e.to_string())
+    };
+    explained().map_or_else(|e: String| e, |explanation| explanation.to_string())
+}
+
+/// The prices of `TARGET PHASE ROWS`.
+fn model(text: &str) -> Result<Roofline, String> {
+    let words: Vec<&str> = text.split(' ').collect();
+    let &[target, phase, rows] = &words[..] else {
+        return Err(format!("expected target, phase and rows, found `{text}`"));
+    };
+    let rows: usize = rows.parse().map_err(|_| format!("expected a number of rows, found `{rows}`"))?;
+    let target = match target {
+        "zen4" => ZEN4_2,
+        "h100" => H100,
+        _ => return Err(format!("expected the target zen4 or h100, found `{target}`")),
+    };
+    match phase {
+        "decode" => Ok(Roofline::new(target, Phase::decode(rows, 1024))),
+        "prefill" => Ok(Roofline::new(target, Phase::prefill(rows))),
+        _ => Err(format!("expected the phase decode or prefill, found `{phase}`")),
     }
 }
 
