@@ -147,7 +147,7 @@ impl<'k> Chunk<'_, 'k, '_> {
     /// The columns of a block that exist, four at a time: column in the block, and how many of the four if not all.
     fn fours(&self, c: V<'k, Index>) -> Vec<(u32, Option<V<'k, Index>>)> {
         let dv = self.d.dv;
-        let left = |v: u32| (dv % WIDE != 0).then(|| dv.on(c.k) - c - v);
+        let left = |v: u32| (!dv.is_multiple_of(WIDE)).then(|| dv.on(c.k) - c - v);
         (0..WIDE).step_by(4).map(|v| (v, left(v))).collect()
     }
 
