@@ -213,8 +213,8 @@ fn measure(g: &Graph, built: &Built, code: &Code, rows: usize, copies: usize) ->
             (0..THREADS).for_each(|t| words[t].push(word(t)));
         }
     }
-    // SAFETY: every word is what its binding says, and threads work on different items.
     let all = best(if rows > 16 { 5 } else { 9 }, THREADS, |t| {
+        // SAFETY: every word is what its binding says, and threads work on different items.
         words.iter().for_each(|w| unsafe { code.call(&built.name, &w[t]) });
     });
     all / copies as f64
