@@ -284,7 +284,7 @@ pub struct Probe {
 pub enum ProbeKind {
     /// The residual stream: 0 is the embedding, `l + 1` the output of layer `l`.
     LayerHidden(u32),
-    /// Output of the mixer of layer `l`, projection included, residual not.
+    /// The residual stream of layer `l` between mixer and MLP: what the layer read plus what its mixer made of it.
     MixerHidden(u32),
     /// The residual stream after the final norm.
     LastHidden,
