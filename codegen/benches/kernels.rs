@@ -226,7 +226,7 @@ fn main() {
     let (peak, bandwidth) = (peak(), read_bandwidth());
     println!("{THREADS} threads read {:.1} GB/s; peak of one {:.1} GFLOP/s", bandwidth / 1e9, peak / 1e9);
     for (name, g) in graphs().iter().filter(|(name, _)| name.contains(&only)) {
-        for (phase, counts) in [(Phase::Decode, &[1usize, 2, 3, 4, 8][..]), (Phase::Prefill, &[128])] {
+        for (phase, counts) in [(Phase::Decode, &[1usize, 2, 3, 4, 8][..]), (Phase::Prefill, &[32, 128, 512])] {
             let spec = PhaseSpec { phase, max_rows: 128, threads: THREADS };
             for group in group_kernels(g).unwrap().iter().filter(|k| k.grid.is_some()) {
                 let built = select(g, group, target, spec).unwrap();
