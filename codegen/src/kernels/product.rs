@@ -8,7 +8,7 @@
 use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::lanes::{spans, sum_of_squares};
-use super::tile::{Product, Strategy};
+use super::tile::{Product, ROWS};
 use crate::kir::{F32, Index, Items, Operand, Ptr, V};
 use crate::pack::{PANEL, PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Op, Place, Rows, Type};
@@ -37,10 +37,9 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
         true => cx.scratch().at(cx.rows() * k_len as u32),
         false => cx.scratch(),
     };
-    let strategy = Strategy::of(cx.phase);
-    let kernel = Kernel { cx, segments: &segments, strategy, k_len: k_len as u32, x, tile, stride };
+    let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, x, tile, stride };
     cx.k.range(begin, end, 1, (), |item, ()| kernel.item(item));
-    let tile_bytes = 4 * u64::from(stride) * strategy.rows as u64;
+    let tile_bytes = 4 * u64::from(stride) * ROWS as u64;
     let per_row = if staged { 4 * k_len as u64 } else { 0 };
     let name = match (cx.phase, staged) {
         (Phase::Decode, true) => "norm_product_decode",
@@ -175,7 +174,6 @@ fn layout(cx: &Context<'_, '_>, store: Id, accs: &[Id], order: RowOrder) -> Resu
 struct Kernel<'a, 'k, 'g> {
     cx: &'a Context<'k, 'g>,
     segments: &'a [Segment],
-    strategy: Strategy,
     k_len: u32,
     x: Ptr<'k, F32>,
     tile: Ptr<'k, F32>,
@@ -189,9 +187,9 @@ impl<'k> Kernel<'_, 'k, '_> {
         let weights = self.pick(item, &|s, local| self.weights(s).byte_offset(local * s.spec.item_bytes() as u32));
         let panels = self.pick(item, &|s, _| (s.spec.item_panels() as u32).on(k));
         let f32_panels = self.pick(item, &|s, _| u32::from(s.spec.elem == Elem::F32).on(k));
-        k.range(0u32, rows, self.strategy.rows as u32, (), |row, ()| {
+        k.range(0u32, rows, ROWS as u32, (), |row, ()| {
             let left = rows - row;
-            let here = left.imin(self.strategy.rows as u32);
+            let here = left.imin(ROWS as u32);
             self.sums(row, here, weights, panels, f32_panels);
             k.range(0u32, here, 1, (), |r, ()| self.finish(item, row + r, self.tile.at(r * self.stride)));
         });
@@ -237,7 +235,7 @@ impl<'k> Kernel<'_, 'k, '_> {
             let product = |elem: Elem| {
                 let panel = weights.byte_offset(p * (PANEL as u32 * self.k_len * elem.bytes() as u32));
                 let product = Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride };
-                by_count(k, here, self.strategy.rows, &|rows| product.emit(k, self.strategy, rows));
+                product.emit_some(k, here, ROWS);
             };
             match elems[..] {
                 [one] => product(one),
@@ -299,13 +297,5 @@ impl<'k> Kernel<'_, 'k, '_> {
             Lanes { col: head * head_dim as u32 + i + v / 2 * half, left }
         };
         (0..4).map(place).collect()
-    }
-}
-
-/// Runs `f` with the Rust number that `n`, in `1..=most`, is at run time.
-fn by_count<'k>(k: &'k crate::kir::Builder, n: V<'k, Index>, most: usize, f: &dyn Fn(usize)) {
-    match most {
-        1 => f(1),
-        _ => k.choose(n.equals(most as u32), || f(most), || by_count(k, n, most - 1, f)),
     }
 }

@@ -1,44 +1,23 @@
 //! The inner loop of products: a few rows of activations times one panel of weights, sums in registers.
 //!
-//! Two shapes, both of about twelve accumulators. *Stream*, for a few rows whose weights come from memory: the two chains of
-//! a sum take turns, so that a single row keeps enough multiply-adds in flight. *Block*, for many rows: six rows by half a
-//! panel, one chain. Within a shape the order of additions of a row is the same for every number of rows.
+//! Six rows by half a panel, or up to three rows by a whole one: about twelve accumulators. Each sum is one chain over
+//! increasing `k`, whatever the number of rows, so that the bits of a row depend neither on the rows beside it nor on the
+//! phase.
 
-use super::context::Phase;
 use crate::kir::{Bf16, Builder, F32, Index, Operand, Ptr, Tile, V, outer_product};
 use crate::pack::PANEL;
 use jet_ir::Elem;
 
+/// Rows that one pass over a panel serves at most.
+pub const ROWS: usize = 6;
 /// Vectors of a panel.
 const VECTORS: u32 = PANEL as u32 / 4;
+/// Steps in one turn of the loop: one in each direction, see [`outer_product`].
+const STEPS: u32 = 2;
 
-/// How a tile of rows meets a panel.
-#[derive(Clone, Copy, Debug)]
-pub struct Strategy {
-    /// Rows that one pass over a panel serves at most.
-    pub rows: usize,
-    /// Chains of each sum: step `k` belongs to chain `k % chains`.
-    chains: u32,
-}
-
-impl Strategy {
-    /// The strategy of a phase.
-    pub fn of(phase: Phase) -> Strategy {
-        match phase {
-            Phase::Decode => Strategy { rows: 3, chains: 2 },
-            Phase::Prefill => Strategy { rows: 6, chains: 1 },
-        }
-    }
-
-    /// Vectors of the panel that are worked on at once; one row leaves registers for all of them.
-    fn vectors(self, rows: usize) -> u32 {
-        if rows == 1 { VECTORS } else { VECTORS / 2 }
-    }
-
-    /// Steps in one turn of the loop: every chain once in each direction, see [`outer_product`].
-    fn steps(self, rows: usize) -> u32 {
-        if rows == 1 { 2 } else { 2 * self.chains }
-    }
+/// Vectors of a panel that are worked on at once.
+fn vectors(rows: usize) -> u32 {
+    if rows <= 3 { VECTORS } else { VECTORS / 2 }
 }
 
 /// Operands of a product of a tile with one panel.
@@ -59,51 +38,52 @@ pub struct Product<'k> {
 }
 
 impl<'k> Product<'k> {
+    /// The same for as many rows as there are at run time.
+    pub fn emit_rows(&self, k: &'k Builder, rows: V<'k, Index>) {
+        k.range(0u32, rows, ROWS as u32, (), |row, ()| {
+            let tile = Product { x: self.x.at(row * self.k_len), out: self.out.at(row * self.stride), ..*self };
+            tile.emit_some(k, (rows - row).imin(ROWS as u32), ROWS);
+        });
+    }
+
+    /// [`Self::emit`] for a number of rows in `1..=most` that is known at run time.
+    pub fn emit_some(&self, k: &'k Builder, rows: V<'k, Index>, most: usize) {
+        match most {
+            1 => self.emit(k, 1),
+            _ => k.choose(rows.equals(most as u32), || self.emit(k, most), || self.emit_some(k, rows, most - 1)),
+        }
+    }
+
     /// `out[r][0..16] = sum_k x[r][k] panel[k][0..16]` for rows `0..rows`.
-    pub fn emit(&self, k: &'k Builder, strategy: Strategy, rows: usize) {
-        let vectors = strategy.vectors(rows);
+    pub fn emit(&self, k: &'k Builder, rows: usize) {
+        let vectors = vectors(rows);
         match VECTORS / vectors {
-            1 => self.part(k, strategy, rows, self.panel, self.out),
+            1 => self.part(k, rows, self.panel, self.out),
             parts => k.range(0u32, parts, 1, (), |part, ()| {
                 let panel = self.panel.byte_offset(part * (4 * vectors * self.elem.bytes() as u32));
-                self.part(k, strategy, rows, panel, self.out.at(part * (4 * vectors)));
+                self.part(k, rows, panel, self.out.at(part * (4 * vectors)));
             }),
         }
     }
 
     /// The first vectors at `panel`, for all rows.
-    fn part(&self, k: &'k Builder, strategy: Strategy, rows: usize, panel: Ptr<'k, F32>, out: Ptr<'k, F32>) {
-        let (vectors, steps) = (strategy.vectors(rows), strategy.steps(rows));
-        let zeros: Tile = vec![vec![k.splat(0.0, 4); vectors as usize]; rows];
-        let chains = vec![zeros; strategy.chains as usize];
-        let whole = self.k_len / steps * steps;
-        let turn = |i: V<'k, Index>, steps: u32, chains: Vec<Tile<'k>>| {
-            (0..steps).fold(chains, |chains, u| self.step(strategy, panel, i, u, chains))
-        };
-        let mut chains = k.range(0u32, whole, steps, chains, |i, chains| turn(i, steps, chains));
+    fn part(&self, k: &'k Builder, rows: usize, panel: Ptr<'k, F32>, out: Ptr<'k, F32>) {
+        let zeros: Tile = vec![vec![k.splat(0.0, 4); vectors(rows) as usize]; rows];
+        let whole = self.k_len / STEPS * STEPS;
+        let mut sums =
+            k.range(0u32, whole, STEPS, zeros, |i, sums| (0..STEPS).fold(sums, |sums, u| self.step(panel, i, u, sums)));
         if whole < self.k_len {
-            chains = turn(whole.on(k), self.k_len - whole, chains);
+            sums = self.step(panel, whole.on(k), 0, sums);
         }
-        for r in 0..rows {
-            for v in 0..vectors as usize {
-                let sum = chains[1..].iter().fold(chains[0][r][v], |sum, chain| sum + chain[r][v]);
-                out.at(r as u32 * self.stride + 4 * v as u32).store(sum);
-            }
+        for (r, sums) in sums.iter().enumerate() {
+            sums.iter().enumerate().for_each(|(v, s)| out.at(r as u32 * self.stride + 4 * v as u32).store(*s));
         }
     }
 
-    /// Adds step `i + u` to its chain.
-    fn step(
-        &self,
-        strategy: Strategy,
-        panel: Ptr<'k, F32>,
-        i: V<'k, Index>,
-        u: u32,
-        mut chains: Vec<Tile<'k>>,
-    ) -> Vec<Tile<'k>> {
-        let tile = &mut chains[(u % strategy.chains) as usize];
+    /// Adds step `i + u` to the sums.
+    fn step(&self, panel: Ptr<'k, F32>, i: V<'k, Index>, u: u32, sums: Tile<'k>) -> Tile<'k> {
+        let vectors = sums[0].len() as u32;
         let at = |v: u32| i.shift_left(4) + (u * PANEL as u32 + 4 * v);
-        let vectors = tile[0].len() as u32;
         let w: Vec<V<F32>> = match self.elem {
             Elem::Bf16 => (0..vectors / 2)
                 .map(|pair| panel.cast::<Bf16>().at(at(2 * pair)).load(8).widen_pairs())
@@ -112,7 +92,6 @@ impl<'k> Product<'k> {
             _ => (0..vectors).map(|v| panel.at(at(v)).load(4)).collect(),
         };
         let x = |r: usize| self.x.at(i + (r as u32 * self.k_len + u)).load_splat(4);
-        *tile = outer_product(u / strategy.chains, x, &w, std::mem::take(tile));
-        chains
+        outer_product(u, x, &w, sums)
     }
 }
