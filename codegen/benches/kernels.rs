@@ -213,8 +213,8 @@ fn measure(g: &Graph, built: &Built, code: &Code, rows: usize, copies: usize) ->
             (0..THREADS).for_each(|t| words[t].push(word(t)));
         }
     }
-    // SAFETY: every word is what its binding says, and threads work on different items.
     let all = best(if rows > 16 { 5 } else { 9 }, THREADS, |t| {
+        // SAFETY: every word is what its binding says, and threads work on different items.
         words.iter().for_each(|w| unsafe { code.call(&built.name, &w[t]) });
     });
     all / copies as f64
@@ -226,7 +226,7 @@ fn main() {
     let (peak, bandwidth) = (peak(), read_bandwidth());
     println!("{THREADS} threads read {:.1} GB/s; peak of one {:.1} GFLOP/s", bandwidth / 1e9, peak / 1e9);
     for (name, g) in graphs().iter().filter(|(name, _)| name.contains(&only)) {
-        for (phase, counts) in [(Phase::Decode, &[1usize, 2, 3, 4, 8][..]), (Phase::Prefill, &[128])] {
+        for (phase, counts) in [(Phase::Decode, &[1usize, 2, 3, 4, 8][..]), (Phase::Prefill, &[32, 128, 512])] {
             let spec = PhaseSpec { phase, max_rows: 128, threads: THREADS };
             for group in group_kernels(g).unwrap().iter().filter(|k| k.grid.is_some()) {
                 let built = select(g, group, target, spec).unwrap();

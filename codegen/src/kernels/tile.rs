@@ -38,6 +38,22 @@ pub struct Product<'k> {
 }
 
 impl<'k> Product<'k> {
+    /// The same for as many rows as there are at run time.
+    pub fn emit_rows(&self, k: &'k Builder, rows: V<'k, Index>) {
+        k.range(0u32, rows, ROWS as u32, (), |row, ()| {
+            let tile = Product { x: self.x.at(row * self.k_len), out: self.out.at(row * self.stride), ..*self };
+            tile.emit_some(k, (rows - row).imin(ROWS as u32), ROWS);
+        });
+    }
+
+    /// [`Self::emit`] for a number of rows in `1..=most` that is known at run time.
+    pub fn emit_some(&self, k: &'k Builder, rows: V<'k, Index>, most: usize) {
+        match most {
+            1 => self.emit(k, 1),
+            _ => k.choose(rows.equals(most as u32), || self.emit(k, most), || self.emit_some(k, rows, most - 1)),
+        }
+    }
+
     /// `out[r][0..16] = sum_k x[r][k] panel[k][0..16]` for rows `0..rows`.
     pub fn emit(&self, k: &'k Builder, rows: usize) {
         let vectors = vectors(rows);
