@@ -44,7 +44,8 @@ codes! {
     Domain {
         /// All rows of the call, at most `max_rows`.
         Tokens = 0 "tokens",
-        /// A window of the rows, chosen by the caller, at most `head_rows`.
+        /// A window of the rows, chosen by the caller, at most `head_rows`. Steps of this domain run any number of times
+        /// after those over tokens, so their buffers must not overlap the buffers over tokens that they read.
         Head = 1 "head",
     }
     /// What a state of a sequence means.
