@@ -6,4 +6,5 @@ pub mod bench;
 pub mod ceilings;
 pub mod cmd;
 pub mod compare;
+pub mod compile;
 pub mod quality;

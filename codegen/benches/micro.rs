@@ -109,9 +109,9 @@ fn matvecs(only: &str) {
     let mut w = Buffer::new(&vec![0x3f80u16; 16 * k_len * panels]);
     let mut y = Buffer::new(&vec![0f32; 16 * panels]);
     let bytes = (32 * k_len * panels) as f64;
-    let words = unsafe_words(&w);
+    let all = lines(&w);
     let read =
-        best(10, || assert_ne!(words.iter().fold([0u64; 16], |s, l| std::array::from_fn(|i| s[i] ^ l[i])), [1; 16]));
+        best(10, || assert_ne!(all.iter().fold([0u64; 16], |s, l| std::array::from_fn(|i| s[i] ^ l[i])), [1; 16]));
     println!("{:28} {:6.1} GB/s", "plain read", bytes / read / 1e9);
     for (sets, unroll) in [(1, 1), (1, 2), (2, 2), (2, 4), (3, 3), (2, 8)] {
         let name = format!("matvec {sets} sets by {unroll}");
@@ -131,8 +131,17 @@ fn matvecs(only: &str) {
     }
 }
 
+/// How long forty kernels of some size take to compile.
+fn compiles() {
+    let rename = |(i, k): (usize, Kernel)| Kernel { name: format!("tile_{i}"), ..k };
+    let kernels: Vec<_> = (0..40).map(|i| tile(Weights::Bf16, 6, 2, 512 + i, 8)).enumerate().map(rename).collect();
+    let target = targets::host().unwrap();
+    let t = best(3, || assert_eq!(jet_codegen::compile(&kernels, target).unwrap().symbols.len(), 40));
+    println!("{:28} {:6.1} ms", "40 tiles compiled", 1e3 * t);
+}
+
 /// Lines of a buffer.
-fn unsafe_words(w: &Buffer<u16>) -> &[[u64; 16]] {
+fn lines(w: &Buffer<u16>) -> &[[u64; 16]] {
     // SAFETY: the buffer is aligned to 64 bytes and every pattern of bits is a number.
     let (_, lines, _) = unsafe { w.get().align_to::<[u64; 16]>() };
     lines
@@ -150,4 +159,5 @@ fn main() {
     let only = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
     tiles(&only);
     matvecs(&only);
+    compiles();
 }

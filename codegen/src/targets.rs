@@ -108,7 +108,7 @@ pub const TARGETS: &[Target] = &[
         registers: 16,
         caps: &[Cap::Fma],
         cache: X86_CACHE,
-        cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 43.0, launch_us: 2.0 },
+        cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 52.0, launch_us: 2.0 },
     },
     Target {
         name: "aarch64",

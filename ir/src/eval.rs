@@ -7,6 +7,7 @@ use crate::graph::{Graph, Id, Leaf, NodeKind, OutputKind};
 use crate::ops::Op;
 use crate::types::{Rows, Type};
 use crate::value::{Mat, Real, Value};
+use crate::verify::verify;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Matrices by name.
@@ -58,11 +59,12 @@ pub fn fresh_states<R: Real>(graph: &Graph) -> Named<R> {
     states.collect()
 }
 
-/// Evaluates a verified graph for `tokens` new tokens.
+/// Evaluates a graph for `tokens` new tokens.
 ///
 /// # Errors
-/// A leaf without a value, a value of another shape than its leaf, an id outside the table of `embed`, or caches of different lengths.
+/// A graph that [`verify()`] refuses, a leaf without a value, a value of another shape than its leaf, an id outside the table of `embed`, or caches of different lengths.
 pub fn eval<R: Real>(graph: &Graph, bindings: &Bindings<R>, tokens: usize) -> Result<Results<R>, EvalError> {
+    verify(graph).map_err(|error| EvalError { origin: "cannot evaluate".into(), message: error.to_string() })?;
     let mut run = Run { graph, bindings, tokens, values: graph.ids().map(|_| None).collect() };
     let last_use = last_uses(graph);
     for id in graph.ids() {
@@ -119,9 +121,9 @@ impl<R: Real> Run<'_, R> {
     where
         R: 'v,
     {
-        let error = |message| EvalError { origin: format!("%{} {}", id.0, op.info().name), message };
+        let error = |message| EvalError { origin: format!("{id} {}", op.info().name), message };
         let node = self.graph.node(id);
-        let operands = node.args.iter().map(|arg| value(*arg).ok_or_else(|| format!("%{} has no value yet", arg.0)));
+        let operands = node.args.iter().map(|arg| value(*arg).ok_or_else(|| format!("{arg} has no value yet")));
         let operands = operands.collect::<Result<Vec<_>, _>>().map_err(error)?;
         let types: Vec<Type> = node.args.iter().map(|arg| self.graph.ty(*arg)).collect();
         check_lengths(op, &operands, &types).map_err(error)?;
@@ -150,7 +152,7 @@ impl<R: Real> Run<'_, R> {
                 values.insert(id, value);
             }
         }
-        last.ok_or_else(|| EvalError { origin: format!("%{}", root.0), message: "depends on itself".into() })
+        last.ok_or_else(|| EvalError { origin: root.to_string(), message: "depends on itself".into() })
     }
 
     fn leaf(&self, leaf: Leaf, name: &str, ty: Type) -> Result<Value<R>, EvalError> {

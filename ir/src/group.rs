@@ -123,11 +123,10 @@ fn add_node(graph: &Graph, group: &mut Group, id: Id) {
 fn connect(graph: &Graph, owner: &[Option<Id>], number: &BTreeMap<Id, usize>, groups: &mut [Group]) {
     let group_of = |id: Id| owner[id.index()].map(|key| number[&key]);
     let mut readers: BTreeMap<Id, Vec<usize>> = BTreeMap::new();
-    for g in 0..groups.len() {
-        let inputs = groups[g].inputs.clone();
-        for input in inputs {
-            readers.entry(input).or_default().push(g);
-            groups[g].after.extend(group_of(input));
+    for group in groups.iter_mut() {
+        for input in &group.inputs {
+            readers.entry(*input).or_default().push(group.id);
+            group.after.extend(group_of(*input));
         }
     }
     for output in graph.outputs.iter().filter(|o| o.kind == OutputKind::Update) {
@@ -184,8 +183,8 @@ fn launch_order(graph: &Graph, groups: Vec<Group>) -> Result<Vec<Group>, GroupEr
 pub fn describe(graph: &Graph, group: &Group) -> String {
     let head = group.grid.unwrap_or(group.nodes[0]);
     let name = graph.op(head).map_or("leaf", |op| op.info().name);
-    let results: Vec<String> = group.stores.iter().map(|s| format!("%{}", s.0)).collect();
-    format!("%{} {name} -> {}", head.0, results.join(", "))
+    let results: Vec<String> = group.stores.iter().map(|s| s.to_string()).collect();
+    format!("{head} {name} -> {}", results.join(", "))
 }
 
 #[cfg(test)]

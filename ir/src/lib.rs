@@ -4,16 +4,25 @@
 //! dimensions, `[rows, cols]`; heads are attributes of the ops that know them. One table ([`ops`]) declares every op; names, arity, the text
 //! form, type inference, reference evaluation and the e-graph language of `jet-passes` are derived from it.
 
+pub mod diagnostic;
+pub mod docs;
 pub mod eval;
 pub mod graph;
 pub mod group;
+mod lex;
 pub mod ops;
+pub mod parse;
+pub mod text;
 pub mod types;
 pub mod value;
+pub mod verify;
 
+pub use diagnostic::{Diagnostic, Diagnostics, Position};
 pub use eval::{Bindings, EvalError, Named, Results, Sequence, Weights, eval, fresh_states, rope_table};
 pub use graph::{Graph, Id, Leaf, Node, NodeKind, Output, OutputKind};
 pub use group::{Group, GroupError, group_kernels};
 pub use ops::{Op, OpInfo};
+pub use parse::{Parsed, parse, read, read_bytes};
 pub use types::{Elem, F32, GridKind, Place, Rows, Type};
 pub use value::{Mat, Real, Value};
+pub use verify::{Issue, Site, VerifyError, grid_of, verify};

@@ -24,29 +24,45 @@ pub struct OpInfo {
     pub operands: &'static [&'static str],
     /// Names of the attributes.
     pub attrs: &'static [&'static str],
+    /// Types of the attributes.
+    pub attr_types: &'static [&'static str],
     /// What role it plays in a kernel.
     pub sort: Sort,
     /// Its meaning.
     pub doc: &'static str,
 }
 
-/// What role an op plays in a kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Sort {
-    /// Reads and writes memory; a kernel of its own where no rule absorbs it.
-    Memory,
-    /// Elementwise in its first operand: in memory a kernel of its own, in registers an epilogue.
-    Map,
-    /// The skeleton of a kernel.
-    Grid,
-    /// A value in the registers of a grid.
-    Register,
-    /// Ends a kernel's work on a register value.
-    Store,
-    /// A result of a grid that has several.
-    Project,
-    /// A layout of a weight.
-    Pack,
+macro_rules! sorts {
+    ($( $Sort:ident = $title:literal, $doc:literal; )*) => {
+        /// What role an op plays in a kernel.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Sort { $( #[doc = $doc] $Sort ),* }
+
+        impl Sort {
+            /// Every role, in declaration order.
+            pub const ALL: &'static [Sort] = &[ $( Sort::$Sort ),* ];
+
+            /// The role in a word.
+            pub fn title(self) -> &'static str {
+                match self { $( Sort::$Sort => $title ),* }
+            }
+
+            /// The role in a sentence.
+            pub fn doc(self) -> &'static str {
+                match self { $( Sort::$Sort => $doc ),* }
+            }
+        }
+    };
+}
+
+sorts! {
+    Memory = "Memory", "Reads and writes memory; a kernel of its own where no rule absorbs it.";
+    Map = "Maps", "Elementwise in its first operand: in memory a kernel of its own, in registers an epilogue.";
+    Grid = "Grids", "The skeleton of a kernel.";
+    Register = "Registers", "A value in the registers of a grid.";
+    Store = "Stores", "Ends a kernel's work on a register value.";
+    Project = "Projections", "A result of a grid that has several.";
+    Pack = "Packings", "A layout of a weight.";
 }
 
 /// The type rule and the meaning of an op.
@@ -79,6 +95,7 @@ macro_rules! define_ops {
             /// Every op in declaration order.
             pub const TABLE: &'static [OpInfo] = &[ $( OpInfo {
                 name: stringify!($snake), operands: &[$(stringify!($operand)),*], attrs: &[$(stringify!($attr)),*],
+                attr_types: &[$(stringify!($ty)),*],
                 sort: Sort::$Sort, doc: concat!($($doc, "\n"),+)
             } ),* ];
 
@@ -121,7 +138,8 @@ macro_rules! define_ops {
             pub fn infer(&self, args: &[Type]) -> Result<Type, String> {
                 let info = self.info();
                 if args.len() != info.operands.len() {
-                    return Err(format!("{} takes {} operands, found {}", info.name, info.operands.len(), args.len()));
+                    let plural = if info.operands.len() == 1 { "" } else { "s" };
+                    return Err(format!("{} takes {} operand{plural}, found {}", info.name, info.operands.len(), args.len()));
                 }
                 match self { $( Op::$Camel(op) => op.infer(args) ),* }.map_err(|e| format!("{}: {e}", info.name))
             }

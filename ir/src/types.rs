@@ -88,13 +88,16 @@ pub enum Place {
 }
 
 impl Place {
-    /// The prefix in the text form; a tensor in memory has none.
-    pub fn prefix(self) -> &'static str {
+    /// Every place, in declaration order.
+    pub const ALL: [Place; 4] = [Place::Const, Place::Packed, Place::Mem, Place::Reg];
+
+    /// The keyword in the text form; a tensor in memory has none.
+    pub fn keyword(self) -> Option<&'static str> {
         match self {
-            Place::Const => "const ",
-            Place::Packed => "packed ",
-            Place::Mem => "",
-            Place::Reg => "reg ",
+            Place::Const => Some("const"),
+            Place::Packed => Some("packed"),
+            Place::Mem => None,
+            Place::Reg => Some("reg"),
         }
     }
 }
@@ -150,6 +153,9 @@ pub enum Type {
 }
 
 impl Type {
+    /// The keyword of a grid in the text form.
+    pub const GRID: &'static str = "grid";
+
     /// A tensor.
     pub fn tensor(place: Place, rows: Rows, cols: usize, elem: Elem) -> Type {
         Type::Tensor { place, rows, cols, elem }
@@ -213,9 +219,12 @@ impl Type {
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Type::Tensor { place, rows, cols, elem } => write!(f, "{}{}[{rows}, {cols}]", place.prefix(), elem.name()),
-            Type::Grid { kind, cols, state: (0, 0) } => write!(f, "grid {}[{cols}]", kind.name()),
-            Type::Grid { kind, cols, state: (r, c) } => write!(f, "grid {}[{cols}; {r}, {c}]", kind.name()),
+            Type::Tensor { place, rows, cols, elem } => {
+                place.keyword().iter().try_for_each(|keyword| write!(f, "{keyword} "))?;
+                write!(f, "{}[{rows}, {cols}]", elem.name())
+            }
+            Type::Grid { kind, cols, state: (0, 0) } => write!(f, "{} {}[{cols}]", Type::GRID, kind.name()),
+            Type::Grid { kind, cols, state: (r, c) } => write!(f, "{} {}[{cols}; {r}, {c}]", Type::GRID, kind.name()),
         }
     }
 }
@@ -250,8 +259,12 @@ impl fmt::Display for F32 {
 }
 
 impl FromStr for F32 {
-    type Err = std::num::ParseFloatError;
+    type Err = String;
+    /// A finite number: no op has a use for another, and the bits of a NaN have no text.
     fn from_str(text: &str) -> Result<F32, Self::Err> {
-        text.parse::<f32>().map(F32::from)
+        match text.parse::<f32>() {
+            Ok(number) if number.is_finite() => Ok(F32::from(number)),
+            _ => Err(format!("expected a finite number, found `{text}`")),
+        }
     }
 }

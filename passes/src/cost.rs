@@ -84,7 +84,7 @@ pub struct Work<'a> {
     pub result: Type,
     /// Types of its operands.
     pub args: &'a [Type],
-    /// For `acc`: the layout of its weight.
+    /// For a product (`acc`, `matmul`): the layout of its weight. For `embed`: the layout of a table that is shared with a product.
     pub layout: Option<Layout>,
 }
 

@@ -31,6 +31,14 @@ pub enum FuseError {
         /// The results, with the ops that stand in the way.
         what: String,
     },
+    /// An output that does not exist.
+    #[error("no output `{name}`; expected one of {known}")]
+    NoSuchOutput {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
     /// A chosen op does not fit its operands: a cost model or rule broke a promise.
     #[error("fused graph: {0}")]
     IllTyped(String),

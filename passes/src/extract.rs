@@ -106,20 +106,26 @@ impl Problem {
         if !missing.is_empty() {
             return Err(FuseError::Unsupported { graph: saturated.name.clone(), what: missing.join(", ") });
         }
-        let mut problem = walk.problem.sorted(&walk.keys);
+        let mut problem = walk.problem.sorted(&saturated.class_of, &walk.keys);
         problem.find_updates();
         Ok(problem)
     }
 
-    /// The same problem with the classes ordered by depth, then by structure: the order of a walk depends on ids, and so on the order of rules.
-    fn sorted(self, keys: &[u64]) -> Problem {
+    /// The same problem with the classes ordered by depth, then as in the source graph, then by structure: the order of a walk depends on ids,
+    /// and so on the order of rules.
+    fn sorted(self, class_of: &[Class], keys: &[u64]) -> Problem {
         let mut depth = vec![0usize; self.classes.len()];
         for c in 0..depth.len() {
             let kids = self.classes[c].iter().flat_map(|candidate| &candidate.kids);
             depth[c] = kids.map(|k| depth[*k] + 1).max().unwrap_or(0);
         }
         let mut order: Vec<usize> = (0..depth.len()).collect();
-        order.sort_by_key(|&c| (depth[c], keys[c]));
+        let mut source: HashMap<Class, usize> = HashMap::new();
+        for (at, class) in class_of.iter().enumerate() {
+            source.entry(*class).or_insert(at);
+        }
+        let position = |c: usize| source.get(&self.ids[c]).copied().unwrap_or(usize::MAX);
+        order.sort_by_key(|&c| (depth[c], position(c), keys[c]));
         let mut place = vec![0; order.len()];
         order.iter().enumerate().for_each(|(at, &c)| place[c] = at);
         let mut old: Vec<Option<Vec<Candidate>>> = self.classes.into_iter().map(Some).collect();
@@ -293,7 +299,11 @@ impl Walk<'_> {
 
     fn price(&self, op: &Op, result: Type, operands: &[Class]) -> Option<Price> {
         let args = operands.iter().map(|&c| self.classes[c].data.ty()).collect::<Option<Vec<Type>>>()?;
-        let layout = matches!(op, Op::Acc(_)).then(|| self.layout(operands[1]));
+        let matrix = match op {
+            Op::Acc(_) | Op::Matmul(_) => Some(operands[1]),
+            _ => None,
+        };
+        let layout = matrix.map(|matrix| self.layout(matrix));
         self.cost.price(&Work { op, result, args: &args, layout })
     }
 

@@ -6,9 +6,12 @@
 
 pub mod cost;
 pub mod error;
+pub mod explain;
 pub mod extract;
 pub mod fuse;
 pub mod lang;
+pub mod layout;
+pub mod listing;
 pub mod memory;
 pub mod normalise;
 pub mod roofline;
@@ -19,7 +22,10 @@ pub mod traffic;
 
 pub use cost::{CostModel, Layout, OneLayout, Phase, Price, Work};
 pub use error::FuseError;
+pub use explain::{Explanation, explain};
 pub use fuse::{Fused, Report, extract, fuse};
+pub use layout::{LayoutTable, Program, assign_layout};
+pub use listing::listing;
 pub use memory::{Buffer, Domain, MemoryPlan, RowLimits, plan_memory, validate};
 pub use roofline::{H100, Roofline, TargetParams, ZEN4_2};
 pub use saturate::{Options, Saturated, saturate};

@@ -276,13 +276,15 @@ impl Roofline {
             Op::DeltaL2(_) => self.recurrence(work, true)?,
             Op::DeltaConv(_) => self.recurrence_with_conv(work)?,
             Op::Attention(attention) => self.attention(work, attention.window),
+            // a rule makes it `store(out(..))`, which epilogues can work on
+            Op::Get0(_) => return None,
             Op::Get1(_) | Op::Out(_) => Times::default(),
             Op::Embed(_) => self.launch().plus(self.moved(2.0 * self.bytes(&work.result))),
             Op::StoreArgmax(_) | Op::StoreMs(_) if !self.target.joint_stores => return None,
             Op::StoreMs(_) => self.moved(self.rows() * 48.0),
             Op::StoreKv(_) => appended(1),
             Op::KvAppend(_) => self.launch().plus(appended(1)).plus(appended(1)),
-            op if matches!(op.sort(), Sort::Store | Sort::Project) => self.moved(self.bytes(&work.result)),
+            op if op.sort() == Sort::Store => self.moved(self.bytes(&work.result)),
             _ => self.elementwise(work),
         })
     }

@@ -16,6 +16,8 @@
 //!
 //! A call allocates nothing: the words of every step and thread are laid out when the session is made.
 
+#[cfg(feature = "capi")]
+pub mod capi;
 mod cpu;
 mod device;
 mod error;

@@ -31,8 +31,8 @@ fn every_split_into_prefill_and_decode_gives_the_same_logits() {
             s.prefill(0, &IDS[..prompt]).unwrap();
             assert_eq!(s.rows() as usize, (prompt - 1) % CHUNK as usize + 1);
             assert_eq!(s.logits(s.rows() - 1).unwrap(), expected.logits[prompt - 1]);
-            for t in prompt..IDS.len() {
-                s.decode(&[(0, IDS[t])]).unwrap();
+            for (t, &id) in IDS.iter().enumerate().skip(prompt) {
+                s.decode(&[(0, id)]).unwrap();
                 assert_eq!(s.logits(0).unwrap(), expected.logits[t], "prompt {prompt}, token {t}");
                 assert_eq!(s.argmax(0).unwrap(), best(&expected.logits[t]));
             }

@@ -8,7 +8,7 @@
 use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::lanes::{spans, sum_of_squares};
-use super::tile::{ROWS, panel_product};
+use super::tile::{Product, ROWS};
 use crate::kir::{F32, Index, Items, Operand, Ptr, V};
 use crate::pack::{PANEL, PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Op, Place, Rows, Type};
@@ -234,8 +234,8 @@ impl<'k> Kernel<'_, 'k, '_> {
             let out = self.tile.at(p * PANEL as u32);
             let product = |elem: Elem| {
                 let panel = weights.byte_offset(p * (PANEL as u32 * self.k_len * elem.bytes() as u32));
-                let sized = |rows: usize| panel_product(k, elem, panel, x, self.k_len, out, self.stride, rows);
-                by_count(k, here, ROWS, &sized);
+                let product = Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride };
+                by_count(k, here, ROWS, &|rows| product.emit(k, rows));
             };
             match elems[..] {
                 [one] => product(one),

@@ -1,60 +1,81 @@
 //! The inner loop of products: a few rows of activations times one panel of weights, sums in registers.
+//!
+//! Six rows by half a panel, or up to three rows by a whole one: about twelve accumulators. Each sum is one chain over
+//! increasing `k`, whatever the number of rows, so that the bits of a row depend neither on the rows beside it nor on the
+//! phase.
 
-use crate::kir::{Bf16, Builder, F32, Index, Ptr, V};
+use crate::kir::{Bf16, Builder, F32, Index, Operand, Ptr, Tile, V, outer_product};
 use crate::pack::PANEL;
 use jet_ir::Elem;
 
-/// Rows that one pass over a panel serves. Three rows of four vectors leave four of sixteen registers for operands.
-pub const ROWS: usize = 3;
-/// Steps of `k` in one turn.
-const UNROLL: u32 = 4;
+/// Rows that one pass over a panel serves at most.
+pub const ROWS: usize = 6;
 /// Vectors of a panel.
-const VECTORS: usize = PANEL / 4;
+const VECTORS: u32 = PANEL as u32 / 4;
+/// Steps in one turn of the loop: one in each direction, see [`outer_product`].
+const STEPS: u32 = 2;
 
-/// `out[r][0..16] = sum_k x[r][k] panel[k][0..16]` for rows `0..rows`; rows of `x` are `k_len` apart, of `out` `stride`.
-///
-/// Each sum is one chain over increasing `k`, so that its bits do not depend on `rows`.
-pub fn panel_product<'k>(
-    k: &'k Builder,
-    elem: Elem,
-    panel: Ptr<'k, F32>,
-    x: Ptr<'k, F32>,
-    k_len: u32,
-    out: Ptr<'k, F32>,
-    stride: u32,
-    rows: usize,
-) {
-    let zeros = vec![vec![k.splat(0.0, 4); VECTORS]; rows];
-    let step = |i: V<'k, Index>, u: u32, acc: Vec<Vec<V<'k, F32>>>| multiply_add(elem, panel, x, k_len, i, u, acc);
-    let whole = k_len / UNROLL * UNROLL;
-    let acc = k.range(0u32, whole, UNROLL, zeros, |i, acc| (0..UNROLL).fold(acc, |acc, u| step(i, u, acc)));
-    let acc = k.range(whole, k_len, 1, acc, |i, acc| step(i, 0, acc));
-    for (r, sums) in acc.iter().enumerate() {
-        sums.iter().enumerate().for_each(|(v, s)| out.at(r as u32 * stride + 4 * v as u32).store(*s));
-    }
+/// Vectors of a panel that are worked on at once.
+fn vectors(rows: usize) -> u32 {
+    if rows <= 3 { VECTORS } else { VECTORS / 2 }
 }
 
-fn multiply_add<'k>(
-    elem: Elem,
-    panel: Ptr<'k, F32>,
-    x: Ptr<'k, F32>,
-    k_len: u32,
-    i: V<'k, Index>,
-    u: u32,
-    mut acc: Vec<Vec<V<'k, F32>>>,
-) -> Vec<Vec<V<'k, F32>>> {
-    let first = i.shift_left(4);
-    for pair in 0..VECTORS / 2 {
-        let at = u * PANEL as u32 + 8 * pair as u32;
-        let (even, odd) = match elem {
-            Elem::Bf16 => panel.cast::<Bf16>().at(first + at).load(8).widen_pairs(),
-            _ => (panel.at(first + at).load(4), panel.at(first + (at + 4)).load(4)),
-        };
-        for (r, acc) in acc.iter_mut().enumerate() {
-            let scale = x.at(i + (r as u32 * k_len + u)).load_splat(4);
-            acc[2 * pair] = even.fma(scale, acc[2 * pair]);
-            acc[2 * pair + 1] = odd.fma(scale, acc[2 * pair + 1]);
+/// Operands of a product of a tile with one panel.
+#[derive(Clone, Copy)]
+pub struct Product<'k> {
+    /// What the panel holds.
+    pub elem: Elem,
+    /// `[k][16]`.
+    pub panel: Ptr<'k, F32>,
+    /// The rows, `k_len` apart.
+    pub x: Ptr<'k, F32>,
+    /// Columns of the rows.
+    pub k_len: u32,
+    /// The sums, rows `stride` apart.
+    pub out: Ptr<'k, F32>,
+    /// Elements from one row of sums to the next.
+    pub stride: u32,
+}
+
+impl<'k> Product<'k> {
+    /// `out[r][0..16] = sum_k x[r][k] panel[k][0..16]` for rows `0..rows`.
+    pub fn emit(&self, k: &'k Builder, rows: usize) {
+        let vectors = vectors(rows);
+        match VECTORS / vectors {
+            1 => self.part(k, rows, self.panel, self.out),
+            parts => k.range(0u32, parts, 1, (), |part, ()| {
+                let panel = self.panel.byte_offset(part * (4 * vectors * self.elem.bytes() as u32));
+                self.part(k, rows, panel, self.out.at(part * (4 * vectors)));
+            }),
         }
     }
-    acc
+
+    /// The first vectors at `panel`, for all rows.
+    fn part(&self, k: &'k Builder, rows: usize, panel: Ptr<'k, F32>, out: Ptr<'k, F32>) {
+        let zeros: Tile = vec![vec![k.splat(0.0, 4); vectors(rows) as usize]; rows];
+        let whole = self.k_len / STEPS * STEPS;
+        let mut sums =
+            k.range(0u32, whole, STEPS, zeros, |i, sums| (0..STEPS).fold(sums, |sums, u| self.step(panel, i, u, sums)));
+        if whole < self.k_len {
+            sums = self.step(panel, whole.on(k), 0, sums);
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            sums.iter().enumerate().for_each(|(v, s)| out.at(r as u32 * self.stride + 4 * v as u32).store(*s));
+        }
+    }
+
+    /// Adds step `i + u` to the sums.
+    fn step(&self, panel: Ptr<'k, F32>, i: V<'k, Index>, u: u32, sums: Tile<'k>) -> Tile<'k> {
+        let vectors = sums[0].len() as u32;
+        let at = |v: u32| i.shift_left(4) + (u * PANEL as u32 + 4 * v);
+        let w: Vec<V<F32>> = match self.elem {
+            Elem::Bf16 => (0..vectors / 2)
+                .map(|pair| panel.cast::<Bf16>().at(at(2 * pair)).load(8).widen_pairs())
+                .flat_map(|(even, odd)| [even, odd])
+                .collect(),
+            _ => (0..vectors).map(|v| panel.at(at(v)).load(4)).collect(),
+        };
+        let x = |r: usize| self.x.at(i + (r as u32 * self.k_len + u)).load_splat(4);
+        outer_product(u, x, &w, sums)
+    }
 }

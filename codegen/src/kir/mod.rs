@@ -5,6 +5,7 @@
 //! and gone before its first instruction exists.
 
 mod builder;
+mod carry;
 mod ir;
 mod legalise;
 mod math;
@@ -16,7 +17,8 @@ mod tile;
 mod value;
 mod verify;
 
-pub use builder::{Builder, Carry, Operand};
+pub use builder::Builder;
+pub use carry::{Carry, Operand};
 pub use ir::*;
 pub use legalise::legalise;
 pub use math::tree_sum;

@@ -1,10 +1,10 @@
-//! A matrix-vector product over bf16 panels, written with the builder as kernels are.
+//! Products, written with the builder as kernels are: a row over bf16 panels, and tiles.
 
 use crate::{Engine, cases};
-use jet_codegen::kir::{Bf16, Builder, F32, Kernel, V};
+use jet_codegen::kir::{Bf16, Builder, F32, Index, Kernel, Ptr, Tile, V, outer_product};
 use jet_codegen::targets;
 
-cases! { panels_match_plain_rust, a_call_covers_a_range_of_items }
+cases! { panels_match_plain_rust, a_call_covers_a_range_of_items, tiles_walk_forth_and_back }
 
 /// `y[rows][n] = x[rows][k] W^T` with W in panels of 16 columns, bf16 in pair order; an item is a panel of a row. The
 /// activations lie behind the weights.
@@ -70,4 +70,34 @@ fn a_call_covers_a_range_of_items(e: &Engine) {
     let want: Vec<f32> =
         (0..ROWS * N).map(|i| if (2..5).contains(&(i / 16)) { product(i / N, i % N) } else { 0.0 }).collect();
     assert_eq!(y, want);
+}
+
+/// Adds the product of column `i + u` of `x` and row `i + u` of `w`.
+fn step<'k>(x: Ptr<'k, F32>, w: Ptr<'k, F32>, k_len: u32, i: V<'k, Index>, u: u32, acc: Tile<'k>) -> Tile<'k> {
+    let weights = [0, 4].map(|c| w.at((i + u) * 8u32 + c).load(4));
+    outer_product(u, |r| x.at(i + (u + r as u32 * k_len)).load_splat(4), &weights, acc)
+}
+
+/// `y[rows][8] = x[rows][k] w[k][8]`, `w` behind `x`; two steps a turn, the last one alone if `k` is odd.
+fn tile(rows: usize, k_len: u32) -> Kernel {
+    crate::kernel(|k| {
+        let (x, y) = (k.input::<F32>("x"), k.output::<F32>("y"));
+        let w = x.at(rows as u32 * k_len).aligned(4);
+        let zeros: Tile = vec![vec![k.splat(0.0, 4); 2]; rows];
+        let whole = k_len / 2 * 2;
+        let step = |i, u, acc| step(x, w, k_len, i, u, acc);
+        let acc = k.range(0u32, whole, 2, zeros, |i, acc| step(i, 1, step(i, 0, acc)));
+        let acc = k.range(whole, k_len, 1, acc, |i, acc| step(i, 0, acc));
+        acc.iter().flatten().enumerate().for_each(|(i, v)| y.at(4 * i).store(*v));
+    })
+}
+
+fn tiles_walk_forth_and_back(e: &Engine) {
+    for (rows, k_len) in [(1, 6), (3, 7), (6, 8), (6, 1)] {
+        let x: Vec<f32> = (0..(rows + 8) * k_len).map(|i| ((i * 5) % 17) as f32 - 8.0).collect();
+        let (a, w) = x.split_at(rows * k_len);
+        let y: Vec<f32> = e.run(&x, rows * 8, &[], tile(rows, k_len as u32));
+        let dot = |i: usize| (0..k_len).map(|k| a[i / 8 * k_len + k] * w[k * 8 + i % 8]).sum::<f32>();
+        assert_eq!(y, (0..rows * 8).map(dot).collect::<Vec<_>>(), "{rows} rows of {k_len}");
+    }
 }

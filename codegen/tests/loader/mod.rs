@@ -40,6 +40,9 @@ impl Code {
     }
 }
 
+// SAFETY: after `load` the mapping is only read and executed.
+unsafe impl Sync for Code {}
+
 impl Drop for Code {
     fn drop(&mut self) {
         // SAFETY: mapped by `load` with this size; nothing borrows from it.

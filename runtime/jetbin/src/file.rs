@@ -2,13 +2,18 @@
 
 use crate::error::WriteError;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Bytes that are hashed and written at once.
+const BLOCK_BYTES: usize = 1 << 20;
+
 /// A file under construction: lies beside its destination under a temporary name, removed when dropped unfinished.
 pub(crate) struct NewFile {
-    out: BufWriter<File>,
+    file: File,
+    /// Not yet written, and not yet hashed: hashing is fast in large blocks only.
+    block: Vec<u8>,
     temporary: PathBuf,
     destination: PathBuf,
     position: u64,
@@ -27,9 +32,16 @@ impl NewFile {
         let hidden = format!(".{}.{}.{number}.tmp", name.to_string_lossy(), std::process::id());
         let temporary = destination.with_file_name(hidden);
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(|e| io(&temporary, e))?;
-        let out = BufWriter::with_capacity(1 << 20, file);
-        let mut new =
-            Self { out, temporary, destination: destination.to_path_buf(), position: 0, hasher: None, finished: false };
+        let block = Vec::with_capacity(BLOCK_BYTES);
+        let mut new = Self {
+            file,
+            block,
+            temporary,
+            destination: destination.to_path_buf(),
+            position: 0,
+            hasher: None,
+            finished: false,
+        };
         new.zeros(head_bytes)?;
         Ok(new)
     }
@@ -40,13 +52,25 @@ impl NewFile {
     }
 
     /// Starts to hash what follows.
-    pub fn start_hash(&mut self) {
+    pub fn start_hash(&mut self) -> Result<(), WriteError> {
+        self.write_block().map_err(|e| io(&self.destination, e))?;
         self.hasher = Some(blake3::Hasher::new());
+        Ok(())
     }
 
     /// The hash of everything since [`start_hash`](Self::start_hash).
-    pub fn end_hash(&mut self) -> [u8; 32] {
-        self.hasher.take().map_or([0; 32], |h| *h.finalize().as_bytes())
+    pub fn end_hash(&mut self) -> Result<[u8; 32], WriteError> {
+        self.write_block().map_err(|e| io(&self.destination, e))?;
+        Ok(self.hasher.take().map_or([0; 32], |h| *h.finalize().as_bytes()))
+    }
+
+    fn write_block(&mut self) -> std::io::Result<()> {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&self.block);
+        }
+        self.file.write_all(&self.block)?;
+        self.block.clear();
+        Ok(())
     }
 
     /// Writes zeros up to the next multiple of `align`.
@@ -72,12 +96,11 @@ impl NewFile {
     /// Puts `head` at the start, optionally waits for the disk, and moves the file to its destination.
     pub fn finish(mut self, head: &[u8], sync: bool) -> Result<(), WriteError> {
         let mut close = || {
-            self.out.flush()?;
-            let file = self.out.get_mut();
-            file.seek(SeekFrom::Start(0))?;
-            file.write_all(head)?;
+            self.write_block()?;
+            self.file.seek(SeekFrom::Start(0))?;
+            self.file.write_all(head)?;
             if sync {
-                file.sync_all()?;
+                self.file.sync_all()?;
             }
             std::fs::rename(&self.temporary, &self.destination)
         };
@@ -89,16 +112,17 @@ impl NewFile {
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&bytes[..written]);
+        let taken = bytes.len().min(BLOCK_BYTES - self.block.len());
+        self.block.extend_from_slice(&bytes[..taken]);
+        self.position += taken as u64;
+        if self.block.len() == BLOCK_BYTES {
+            self.write_block()?;
         }
-        self.position += written as u64;
-        Ok(written)
+        Ok(taken)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.out.flush()
+        self.write_block()
     }
 }
 

@@ -167,7 +167,7 @@ impl Writer {
             None => {
                 let file = self.external.as_mut().unwrap_or(&mut self.file);
                 file.align(SECTION_ALIGN)?;
-                file.start_hash();
+                file.start_hash()?;
                 self.weight_data = Some((file.position(), true));
                 file.position()
             }
@@ -272,7 +272,7 @@ impl Writer {
         if self.sections.iter().any(|s| (s.kind, s.index) == (kind.code(), index)) {
             return Err(WriteError::Misuse(format!("a second section {kind} for target {index}")));
         }
-        self.close_weights();
+        self.close_weights()?;
         self.file.align(SECTION_ALIGN)?;
         let offset = self.file.position();
         self.file.append(bytes)?;
@@ -281,14 +281,15 @@ impl Writer {
         Ok(())
     }
 
-    fn close_weights(&mut self) {
+    fn close_weights(&mut self) -> Result<(), WriteError> {
         if let Some((offset, open @ true)) = &mut self.weight_data {
             *open = false;
             let kind = if self.external.is_some() { SectionKind::ExternalWeights } else { SectionKind::WeightData };
             let file = self.external.as_mut().unwrap_or(&mut self.file);
-            let (length, hash) = (file.position() - *offset, file.end_hash());
+            let (length, hash) = (file.position() - *offset, file.end_hash()?);
             self.sections.push(Section { kind: kind.code(), index: 0, offset: *offset, length, hash, reserved: 0 });
         }
+        Ok(())
     }
 
     /// Writes the tables, then header and section table, and gives the file its name.

@@ -108,3 +108,23 @@ fn misuse_of_the_writer_is_refused() {
     assert_eq!(w.bytes(SectionKind::Code, b"").unwrap_err().to_string(), "section code is not one of plain bytes");
     assert!(Writer::create(&folder.0.join("absent/a.jetbin"), WriterOptions::default()).is_err());
 }
+
+#[test]
+fn weights_larger_than_a_block_keep_their_bytes_and_hash() {
+    let folder = Folder::new("large");
+    let path = folder.0.join("a.jetbin");
+    let mut w = Writer::create(&path, WriterOptions::default()).unwrap();
+    let desc = WeightDesc { name: "w".into(), dtype: DType::F32, layout: String::new(), sources: vec![] };
+    let large: Vec<u8> = (0..3_000_001u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    w.weight(&desc, |out| large.chunks(777).try_for_each(|part| out.write_all(part))).unwrap();
+    w.weight(&desc, |out| out.write_all(&large)).unwrap();
+    let facts = Facts { vocab_size: 1, max_context: 1, max_batch: 1, prefill_chunk: 1, ..Facts::default() };
+    w.facts(&facts).unwrap();
+    w.states(0, &[]).unwrap();
+    w.finish().unwrap();
+    let bytes = std::fs::read(path).unwrap();
+    let r = Reader::open(&bytes).unwrap();
+    let WeightPlace::Inside(data) = r.weight_place() else { panic!("weights are inside") };
+    r.verify_weights(data).unwrap();
+    assert!(data[..large.len()] == large && data[large.len().next_multiple_of(64)..] == large);
+}

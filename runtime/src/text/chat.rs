@@ -85,7 +85,8 @@ fn check(messages: &[Json], tools: &[Json]) -> Result<(), TextError> {
         let Some(message) = message.as_object() else { return bad(i, "expected an object") };
         let role = message.get("role").and_then(Json::as_str);
         let Some(role @ ("system" | "user" | "assistant" | "tool")) = role else {
-            return bad(i, &format!("role {role:?}, expected system, user, assistant or tool"));
+            let found = message.get("role").unwrap_or(&Json::Null);
+            return bad(i, &format!("role {found}, expected system, user, assistant or tool"));
         };
         let calls = match message.get("tool_calls") {
             None | Some(Json::Null) => &[][..],

@@ -67,7 +67,62 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     assert_eq!(trials.len(), 102 + 96 + 28 + 6 + 22);
+    trials.push(Trial::test("austen::tokenizer", austen));
+    trials.push(Trial::test("template::own", own_template));
+    trials.push(Trial::test("template::refusals", refusals));
     trials
+}
+
+/// The tokenizer of the example model: its prompts, and every byte of a novel.
+fn austen() -> Result<(), Failed> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/austen-jet");
+    let mut tokenizer = Tokenizer::from_json(&std::fs::read(folder.join("tokenizer.json"))?)?;
+    let reference: Value = serde_json::from_slice(&std::fs::read(folder.join("reference.json"))?)?;
+    for prompt in list(&reference["prompts"]) {
+        let found = tokenizer.encode(text(&prompt, "text"), AddedTokens::AllAsText)?;
+        same(text(&prompt, "name"), found, ids(&prompt["input_ids"]))?;
+    }
+    let novel = std::fs::read_to_string(folder.join(text(&reference["heldout"], "file")))?;
+    let found = tokenizer.encode(&novel, AddedTokens::Parse)?;
+    same("tokens of the novel", found.len() as u64, reference["heldout"]["tokens"].as_u64().ok_or("no count")?)?;
+    same("the novel again", tokenizer.decode(&found, true) == novel, true)?;
+    let marked = "The end<|endoftext|>";
+    same("parsed", tokenizer.encode(marked, AddedTokens::Parse)?.last().copied(), tokenizer.id("<|endoftext|>"))?;
+    let as_text = tokenizer.encode(marked, AddedTokens::SpecialAsText)?;
+    same("special as text", as_text.iter().any(|&id| tokenizer.is_special(id)), false)?;
+    same("the same text", &tokenizer.decode(&as_text, true)[..], marked)?;
+    same("no such id", tokenizer.token_bytes(u32::MAX), vec![])
+}
+
+/// White space, JSON and undefined values as Hugging Face's environment treats them.
+fn own_template() -> Result<(), Failed> {
+    let source = "{% for m in messages %}\n  {% if m.role == 'user' %}\n<{{ m.content }}>\n  {% endif %}\n{% endfor %}\n\
+                  {% if tools %}{{ tools[0] | tojson }}{% endif %}{{ absent }}{% if add_generation_prompt %}!{% endif %}\n";
+    let template = ChatTemplate::new(source)?;
+    let messages = [serde_json::json!({"role": "user", "content": "<b> & 'é'"})];
+    let tools = [serde_json::json!({"z": 1.0, "a": "<&'é", "n": [1e16, null]})];
+    let found = template.render(&messages, &tools, Render::AddGenerationPrompt)?;
+    same("prompt", &found[..], "<<b> & 'é'>\n{\"z\": 1.0, \"a\": \"<&'é\", \"n\": [1e+16, null]}!")?;
+    let found = template.render(&messages, &[], Render::ContinueFinalMessage)?;
+    same("continued", &found[..], "<<b> & 'é'")
+}
+
+fn refusals() -> Result<(), Failed> {
+    let error = |source: &str, messages: Value| {
+        let rendered =
+            ChatTemplate::new(source).and_then(|t| t.render(&list(&messages), &[], Render::ContinueFinalMessage));
+        rendered.err().map_or_else(|| "accepted".to_string(), |e| e.to_string())
+    };
+    let user = serde_json::json!([{"role": "user", "content": "x"}]);
+    same("syntax", &error("{% if %}", user.clone())[..30], "chat template: line 1: syntax ")?;
+    let raised = error("{{ raise_exception('alternate roles') }}", user.clone());
+    same("raised", &raised[..], "chat template: line 1: invalid operation: alternate roles")?;
+    let lost = "chat template: the text of the last message is not in the prompt, so it cannot be continued";
+    same("lost", &error("nothing", user)[..], lost)?;
+    let role = error("", serde_json::json!([{"role": "User", "content": "x"}]));
+    same("role", &role[..], "message 0: role \"User\", expected system, user, assistant or tool")?;
+    let broken = Tokenizer::from_json(b"{}").err().ok_or("accepted")?.to_string();
+    same("tokenizer", broken.starts_with("tokenizer: "), true)
 }
 
 fn encode_decode(case: &Value) -> Result<(), Failed> {

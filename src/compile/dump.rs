@@ -1,0 +1,55 @@
+//! `--dump DIR`: the IR of every phase, one file each.
+
+use anyhow::{Context, Result};
+use jet_ir::Graph;
+use jet_passes::MemoryPlan;
+use jetbin::Phase;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// Where to write, if anywhere.
+pub struct Dump(Option<PathBuf>);
+
+impl Dump {
+    /// Makes the directory.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn create(directory: Option<&Path>) -> Result<Dump> {
+        if let Some(directory) = directory {
+            std::fs::create_dir_all(directory).with_context(|| format!("{}: cannot create", directory.display()))?;
+        }
+        Ok(Dump(directory.map(Path::to_path_buf)))
+    }
+
+    /// Writes one file.
+    ///
+    /// # Errors
+    /// The file system.
+    pub fn write(&self, name: &str, content: &dyn Display) -> Result<()> {
+        let Some(directory) = &self.0 else { return Ok(()) };
+        let path = directory.join(name);
+        std::fs::write(&path, content.to_string()).with_context(|| format!("{}: cannot write", path.display()))
+    }
+
+    /// The fused graph and the memory plan of a phase.
+    ///
+    /// # Errors
+    /// The file system.
+    pub fn phase(&self, target: &str, phase: Phase, graph: &Graph, memory: &MemoryPlan) -> Result<()> {
+        self.write(&format!("{target}.{phase}.jir"), &format!("{graph:#?}"))?;
+        self.write(&format!("{target}.{phase}.memory.txt"), memory)
+    }
+
+    /// The kernels of a target, as selected.
+    ///
+    /// # Errors
+    /// The file system.
+    pub fn kernels(&self, target: &str, kernels: &[jet_codegen::kir::Kernel]) -> Result<()> {
+        if self.0.is_none() {
+            return Ok(());
+        }
+        let text: Vec<String> = kernels.iter().map(ToString::to_string).collect();
+        self.write(&format!("{target}.kir"), &text.join("\n"))
+    }
+}

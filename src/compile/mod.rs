@@ -1,0 +1,198 @@
+//! The composer: a checkpoint through all crates to one artifact.
+//!
+//! ```text
+//! frontend -> graph -> passes (fuse, per target and phase) -> codegen (a kernel for each group) -> memory plan -> jetbin
+//! ```
+
+mod dump;
+mod options;
+pub mod price;
+mod program;
+mod recipe;
+mod states;
+mod target;
+mod weights;
+
+pub use options::{CompileRequest, ProgramSummary, Settings, Summary, TargetSummary, settle};
+pub use states::{Limits, SlotPlan, plan_slot};
+
+use anyhow::{Context, Result, bail};
+use dump::Dump;
+use jet_frontend::{ModelConfig, ModelSpec, Sidecar, WeightFormat, WeightSource, WeightsFile, graph};
+use jet_ir::{Elem, Graph, OutputKind};
+use jetbin::{Facts, SectionKind, Writer, WriterOptions};
+use std::time::Instant;
+use target::{Compiled, compile_target};
+use weights::WeightTable;
+
+/// Hears how far a compilation is.
+pub trait Progress {
+    /// A phase begins that handles so many bytes (0: a short one).
+    fn begin(&mut self, what: &str, bytes: u64);
+    /// So many more bytes are done.
+    fn advance(&mut self, bytes: u64);
+}
+
+/// A silent [`Progress`].
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn begin(&mut self, _: &str, _: u64) {}
+    fn advance(&mut self, _: u64) {}
+}
+
+/// A source that has been read and checked: everything about the model but its programs.
+pub struct Model {
+    /// Where it comes from.
+    pub spec: ModelSpec,
+    /// Its configuration.
+    pub config: ModelConfig,
+    /// What the request, the model.toml and the defaults settle.
+    pub settings: Settings,
+    /// Its tensors.
+    pub weights: Box<dyn WeightSource>,
+    /// What travels with it.
+    pub sidecar: Sidecar,
+    /// What it computes, op by op.
+    pub graph: Graph,
+    /// Things that the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Model {
+    /// Reads and checks what a request names.
+    ///
+    /// # Errors
+    /// Bad configuration, checkpoint or settings, with everything that is wrong.
+    pub fn open(request: &CompileRequest) -> Result<Model> {
+        let spec = ModelSpec::open(&request.source)?;
+        let config = spec.read_config()?;
+        let settled = settle(request, &spec, &config);
+        let mut settings = settled.map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
+        let weights = spec.open_weights(&config)?;
+        let sidecar = spec.read_sidecar()?;
+        let mut warnings: Vec<String> =
+            config.warnings().iter().chain(sidecar.warnings()).map(ToString::to_string).collect();
+        if request.weights.or(spec.compile.weights).is_none() && !all_bf16(&config, weights.as_ref())? {
+            settings.weights = WeightFormat::F32;
+            warnings.push(
+                "weights: the checkpoint is not all bf16, so matrices are stored as f32; `--weights bf16` rounds them"
+                    .into(),
+            );
+        }
+        if sidecar.tokenizer.is_none() {
+            warnings.push("tokenizer.json: not found, the artifact takes token ids only".into());
+        }
+        let elem = if settings.weights == WeightFormat::F32 { Elem::F32 } else { Elem::Bf16 };
+        let mut graph = graph::model_graph(&config, elem)?;
+        // Read from the rows that the kernel of the logits stages: as an output it would keep the norm out of that kernel.
+        graph.outputs.retain(|o| o.kind != OutputKind::Probe || o.name != "last_hidden");
+        Ok(Model { spec, config, settings, weights, sidecar, graph, warnings })
+    }
+
+    fn facts(&self) -> Result<Facts> {
+        let number = |what: &str, n: usize| u32::try_from(n).with_context(|| format!("{what} {n} is beyond 32 bits"));
+        let attends = self.graph.ids().any(|id| self.graph.leaf(id).is_some_and(|(_, name)| name == graph::ROPE));
+        let Limits { max_context, max_batch, prefill_chunk } = self.settings.limits;
+        let directory = &self.spec.directory;
+        let name = directory.canonicalize().ok().and_then(|d| Some(d.file_name()?.to_string_lossy().into_owned()));
+        Ok(Facts {
+            name: name.unwrap_or_else(|| "model".into()),
+            vocab_size: number("vocab_size", self.config.vocab)?,
+            hidden_size: number("hidden_size", self.config.hidden)?,
+            n_layers: number("num_hidden_layers", self.config.layers.len())?,
+            rope_dim: if attends { number("head_dim", self.config.head_dim)? } else { 0 },
+            max_context,
+            max_batch,
+            prefill_chunk,
+            eos_ids: self.sidecar.eos_token_ids(&self.config),
+        })
+    }
+}
+
+fn all_bf16(config: &ModelConfig, weights: &dyn WeightSource) -> Result<bool> {
+    for spec in config.tensors().iter().filter(|t| t.shape.len() == 2) {
+        if weights.info(&spec.name)?.dtype != jet_frontend::WeightDtype::Bf16 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Compiles what `request` names and writes the artifact; on an error nothing appears at its path.
+///
+/// # Errors
+/// Bad input, a model or target without kernels, or the file system.
+pub fn compile(request: &CompileRequest, progress: &mut dyn Progress) -> Result<Summary> {
+    let start = Instant::now();
+    progress.begin("reading", 0);
+    let model = Model::open(request)?;
+    let slot = plan_slot(&model.graph, model.settings.limits)?;
+    let dump = Dump::create(request.dump.as_deref())?;
+    dump.write("model.jir", &format!("{:#?}", model.graph))?;
+    let mut weights = WeightTable::new(model.weights.as_ref());
+    let mut compiled = vec![];
+    for (index, name) in model.settings.targets.iter().enumerate() {
+        progress.begin(&format!("compiling for {name}"), 0);
+        compiled.push(compile_target(&model, &slot, (index as u32, name), &mut weights, &dump)?);
+    }
+    let external = match model.settings.weights_file {
+        WeightsFile::Embed => None,
+        WeightsFile::External => Some(request.output.with_extension("weights")),
+    };
+    let mut writer = Writer::create(&request.output, WriterOptions { external_weights: external, sync: false })?;
+    write_sections(&mut writer, &model, &slot, &compiled)?;
+    let before = start.elapsed().as_secs_f64();
+    progress.begin("packing weights", weights.bytes());
+    weights.write(&mut writer, &mut |bytes| progress.advance(bytes))?;
+    let packing = start.elapsed().as_secs_f64() - before;
+    let written = writer.finish()?;
+    Ok(Summary {
+        bytes: written.bytes,
+        weight_bytes: written.weight_bytes,
+        identity: written.identity.iter().map(|b| format!("{b:02x}")).collect(),
+        targets: compiled.into_iter().map(|c| c.summary).collect(),
+        warnings: model.warnings,
+        seconds: (start.elapsed().as_secs_f64(), packing),
+    })
+}
+
+fn write_sections(writer: &mut Writer, model: &Model, slot: &SlotPlan, compiled: &[Compiled]) -> Result<()> {
+    writer.bytes(SectionKind::Recipe, recipe::recipe(model)?.as_bytes())?;
+    writer.bytes(SectionKind::Model, &std::fs::read(&model.spec.config)?)?;
+    writer.facts(&model.facts()?)?;
+    if model.facts()?.rope_dim > 0 {
+        writer.inv_freq(&inverse_frequencies(model.config.rope_theta, model.config.head_dim))?;
+    }
+    writer.states(slot.slot_bytes, &slot.states)?;
+    for (index, target) in compiled.iter().enumerate() {
+        if writer.target(&target.desc, &target.kernels, &target.code)? != index as u32 {
+            bail!("target {} has another index in the artifact", target.desc.name);
+        }
+        for program in &target.programs {
+            writer.program(program)?;
+        }
+    }
+    let sidecar = &model.sidecar;
+    if let Some(tokenizer) = &sidecar.tokenizer {
+        writer.bytes(SectionKind::Tokenizer, tokenizer)?;
+    }
+    if let Some(template) = &sidecar.chat_template {
+        writer.bytes(SectionKind::ChatTemplate, template.as_bytes())?;
+    }
+    writer.bytes(SectionKind::Generation, sidecar.generation.to_json().to_string().as_bytes())?;
+    if !sidecar.licenses.is_empty() {
+        let texts =
+            sidecar.licenses.iter().map(|(name, text)| format!("{name}\n\n{}\n", String::from_utf8_lossy(text)));
+        writer.bytes(SectionKind::License, texts.collect::<String>().as_bytes())?;
+    }
+    Ok(())
+}
+
+/// `theta^(-2i / head_dim)`, rounded once.
+///
+/// # Source
+/// `JetNemotronRotaryEmbedding` of `modeling_jet_nemotron.py`.
+fn inverse_frequencies(theta: f64, head_dim: usize) -> Vec<f32> {
+    (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64) as f32).collect()
+}

@@ -1,0 +1,147 @@
+//! What the compiler is asked for, and what it reports.
+
+use super::states::Limits;
+use jet_frontend::{ModelConfig, ModelSpec, WeightFormat, WeightsFile};
+use std::path::PathBuf;
+
+/// Contexts longer than this are compiled for only when asked for.
+const DEFAULT_MAX_CONTEXT: usize = 32768;
+/// Sequences in one decode call, unless asked for otherwise.
+const DEFAULT_MAX_BATCH: usize = 8;
+/// Tokens in one prefill call, unless asked for otherwise.
+const DEFAULT_PREFILL_CHUNK: usize = 512;
+
+/// A request to compile; what is absent is taken from the `[compile]` section of a model.toml, then from defaults.
+#[derive(Clone, Debug, Default)]
+pub struct CompileRequest {
+    /// A `model.toml` or a Hugging Face directory.
+    pub source: PathBuf,
+    /// The artifact to write.
+    pub output: PathBuf,
+    /// Names of targets, best first; empty: this machine's.
+    pub targets: Vec<String>,
+    /// Name of the generator of CPU code.
+    pub backend: Option<String>,
+    /// Longest context in tokens.
+    pub max_context: Option<usize>,
+    /// Most sequences in one decode call.
+    pub max_batch: Option<usize>,
+    /// Most tokens in one prefill call.
+    pub prefill_chunk: Option<usize>,
+    /// Name of the activations' type.
+    pub activations: Option<String>,
+    /// The stored type of matrices.
+    pub weights: Option<WeightFormat>,
+    /// Where the weights are kept.
+    pub weights_file: Option<WeightsFile>,
+    /// A directory for the IR of every phase.
+    pub dump: Option<PathBuf>,
+}
+
+/// What a compilation did.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Size of the artifact in bytes.
+    pub bytes: u64,
+    /// Bytes of the packed weights.
+    pub weight_bytes: u64,
+    /// BLAKE3 of header and section table.
+    pub identity: String,
+    /// One line for each target.
+    pub targets: Vec<TargetSummary>,
+    /// Things that the user should know.
+    pub warnings: Vec<String>,
+    /// Seconds in all, and of these spent reading, packing and writing weights.
+    pub seconds: (f64, f64),
+}
+
+/// What a target got.
+#[derive(Clone, Debug)]
+pub struct TargetSummary {
+    /// Its name.
+    pub name: String,
+    /// Distinct kernels.
+    pub kernels: usize,
+    /// Bytes of code.
+    pub code_bytes: usize,
+    /// Prefill and decode.
+    pub programs: Vec<ProgramSummary>,
+}
+
+/// What a program became.
+#[derive(Clone, Debug)]
+pub struct ProgramSummary {
+    /// `prefill` or `decode`.
+    pub phase: &'static str,
+    /// Kernels with every op on its own, and after fusion.
+    pub kernels: (usize, usize),
+    /// Bytes moved per token with every op on its own, and after fusion.
+    pub bytes_per_token: (u64, u64),
+    /// Bytes of the arena, and of all buffers together without reuse.
+    pub arena: (u64, u64),
+}
+
+/// Everything that the request, the model.toml and the defaults settle.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Names of targets.
+    pub targets: Vec<String>,
+    /// Limits of a sequence and a call.
+    pub limits: Limits,
+    /// The stored type of matrices.
+    pub weights: WeightFormat,
+    /// Where the weights are kept.
+    pub weights_file: WeightsFile,
+}
+
+/// Combines request, `[compile]` section and defaults.
+///
+/// # Errors
+/// A limit of zero or beyond what positions can count, an unknown backend, type of activations or target: all are listed.
+pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) -> Result<Settings, Vec<String>> {
+    let (asked, mut problems) = (&spec.compile, vec![]);
+    let default_context = config.max_position_embeddings.clamp(1, DEFAULT_MAX_CONTEXT);
+    let mut limit = |name: &str, value: Option<usize>, default: usize, most: usize| {
+        let value = value.unwrap_or(default);
+        if value == 0 || value > most {
+            problems.push(format!("{name}: found {value}, expected 1 to {most}"));
+        }
+        u32::try_from(value).unwrap_or(u32::MAX)
+    };
+    let max_context = limit("max_context", request.max_context.or(asked.max_context), default_context, 1 << 24);
+    let max_batch = limit("max_batch", request.max_batch.or(asked.max_batch), DEFAULT_MAX_BATCH, 1 << 12);
+    let chunk = request.prefill_chunk.or(asked.prefill_chunk);
+    let prefill_chunk = limit("prefill_chunk", chunk, DEFAULT_PREFILL_CHUNK.min(max_context as usize), 1 << 16);
+    let mut expect = |name: &str, found: Option<&String>, expected: &[&str]| {
+        if let Some(found) = found.filter(|f| !expected.contains(&f.as_str())) {
+            problems.push(format!("{name}: found `{found}`, expected {}", expected.join(" or ")));
+        }
+    };
+    expect("backend", request.backend.as_ref().or(asked.backend.as_ref()), &["cranelift"]);
+    expect("activations", request.activations.as_ref().or(asked.activations.as_ref()), &["f32"]);
+    let mut targets =
+        if request.targets.is_empty() { asked.targets.clone().unwrap_or_default() } else { request.targets.clone() };
+    if targets.is_empty() {
+        match jet_codegen::targets::host() {
+            Ok(host) => targets.push(host.name.to_string()),
+            Err(e) => problems.push(format!("targets: none named, and {e}")),
+        }
+    }
+    let names: Vec<&str> = jet_codegen::targets::TARGETS.iter().map(|t| t.name).collect();
+    for (i, name) in targets.iter().enumerate() {
+        if !names.contains(&name.as_str()) {
+            problems.push(format!("targets: found `{name}`, expected some of {}", names.join(", ")));
+        } else if targets[..i].contains(name) {
+            problems.push(format!("targets: `{name}` is named twice"));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(Settings {
+        targets,
+        limits: Limits { max_context, max_batch, prefill_chunk: prefill_chunk.min(max_context) },
+        weights: request.weights.or(asked.weights).unwrap_or(WeightFormat::Bf16),
+        weights_file: request.weights_file.or(asked.weights_file).unwrap_or(WeightsFile::Embed),
+    })
+}

@@ -1,0 +1,143 @@
+//! One target: fused graphs, kernels, code and programs for both phases.
+
+use super::dump::Dump;
+use super::options::{ProgramSummary, TargetSummary};
+use super::price;
+use super::program::{Parts, assemble};
+use super::states::SlotPlan;
+use super::weights::WeightTable;
+use super::{Limits, Model};
+use anyhow::{Context, Result};
+use jet_codegen::targets::Target;
+use jet_codegen::{Built, PhaseSpec};
+use jet_ir::{Graph, Group};
+use jet_passes::{Domain, MemoryPlan, RowLimits};
+use jetbin::{DeviceKind, KernelDesc, Phase, Program, TargetDesc};
+
+/// Rows of a head window in a prefill program.
+const HEAD_ROWS: u32 = 32;
+
+/// What the artifact gets for a target.
+pub struct Compiled {
+    /// The target.
+    pub desc: TargetDesc,
+    /// Its kernels.
+    pub kernels: Vec<KernelDesc>,
+    /// Their code.
+    pub code: Vec<u8>,
+    /// Prefill and decode.
+    pub programs: Vec<Program>,
+    /// For the report.
+    pub summary: TargetSummary,
+}
+
+/// A phase after fusion and selection.
+struct Selected {
+    phase: Phase,
+    rows: (u32, u32),
+    graph: Graph,
+    groups: Vec<Group>,
+    built: Vec<Built>,
+    memory: MemoryPlan,
+    summary: ProgramSummary,
+}
+
+/// Compiles both programs of the target called `name`.
+///
+/// # Errors
+/// A group without a kernel, or a defect of the compiler that a verifier found.
+pub fn compile_target(
+    model: &Model,
+    slot: &SlotPlan,
+    (index, name): (u32, &str),
+    weights: &mut WeightTable<'_>,
+    dump: &Dump,
+) -> Result<Compiled> {
+    let target = Target::named(name).with_context(|| format!("no target `{name}`"))?;
+    let mut phases = vec![];
+    for phase in [Phase::Prefill, Phase::Decode] {
+        let selected = select_phase(model, target, phase).with_context(|| format!("{name}, {phase}"))?;
+        dump.phase(name, phase, &selected.graph, &selected.memory)?;
+        phases.push(selected);
+    }
+    let mut distinct: Vec<&Built> = vec![];
+    for built in phases.iter().flat_map(|p| &p.built) {
+        if !distinct.iter().any(|d| d.name == built.name) {
+            distinct.push(built);
+        }
+    }
+    let kernels: Vec<_> = distinct.iter().map(|b| b.kernel.clone()).collect();
+    dump.kernels(name, &kernels)?;
+    let blob = jet_codegen::compile(&kernels, target).with_context(|| format!("code for {name}"))?;
+    let mut programs = vec![];
+    for p in &phases {
+        let (graph, groups, built, memory) = (&p.graph, &p.groups[..], &p.built[..], &p.memory);
+        let parts = Parts { graph, groups, built, memory, slot, rows: p.rows, hidden: model.config.hidden };
+        let number = |b: &Built| distinct.iter().position(|d| d.name == b.name).unwrap_or(0) as u32;
+        programs.push(assemble(&parts, (index, p.phase), weights, &number)?);
+    }
+    let mut table = vec![];
+    for built in distinct {
+        let offset = blob.symbols.get(&built.name).with_context(|| format!("kernel {} has no code", built.name))?;
+        let end = blob.symbols.values().filter(|o| *o > offset).min().copied().unwrap_or(blob.bytes.len());
+        let (offset, length) = (*offset as u64, (end - offset) as u64);
+        table.push(KernelDesc { name: built.name.clone(), key: built.key.clone(), offset, length });
+    }
+    let summary = TargetSummary {
+        name: name.to_string(),
+        kernels: kernels.len(),
+        code_bytes: blob.bytes.len(),
+        programs: phases.iter().map(|p| p.summary.clone()).collect(),
+    };
+    let desc = TargetDesc {
+        name: name.to_string(),
+        device: DeviceKind::Cpu,
+        arch: target.arch.to_string(),
+        features: target.requires.iter().map(ToString::to_string).collect(),
+        rank: target.rank,
+    };
+    Ok(Compiled { desc, kernels: table, code: blob.bytes, programs, summary })
+}
+
+/// Rows of a call and of a head window.
+fn rows(phase: Phase, limits: Limits) -> (u32, u32) {
+    match phase {
+        Phase::Prefill => (limits.prefill_chunk, HEAD_ROWS.min(limits.prefill_chunk)),
+        Phase::Decode => (limits.max_batch, limits.max_batch),
+    }
+}
+
+/// Fuses and selects one phase.
+fn select_phase(model: &Model, target: &Target, phase: Phase) -> Result<Selected> {
+    let limits = model.settings.limits;
+    let rows = rows(phase, limits);
+    let cost = price::cost_model(target, phase, limits);
+    let fused = jet_passes::fuse(&model.graph, &cost, &jet_passes::Options::default())?;
+    let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
+    let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;
+    jet_passes::validate(&fused.graph, &fused.groups, &memory).map_err(|faults| {
+        anyhow::anyhow!("the memory plan is wrong, which is a defect of jetc:\n{}", faults.join("\n"))
+    })?;
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let spec = |g: &Group| PhaseSpec {
+        phase: match phase {
+            Phase::Prefill => jet_codegen::Phase::Prefill,
+            Phase::Decode => jet_codegen::Phase::Decode,
+        },
+        max_rows: (if memory.domain(g.id) == Domain::Head { rows.1 } else { rows.0 }) as usize,
+        threads,
+    };
+    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, spec(g));
+    let built = fused.groups.iter().map(select).collect::<Result<Vec<_>, _>>()?;
+    let report = &fused.report;
+    let summary = ProgramSummary {
+        phase: match phase {
+            Phase::Prefill => "prefill",
+            Phase::Decode => "decode",
+        },
+        kernels: (report.before.kernels, report.after.kernels),
+        bytes_per_token: (report.before.bytes(), report.after.bytes()),
+        arena: (memory.arena_bytes, memory.unshared_bytes),
+    };
+    Ok(Selected { phase, rows, graph: fused.graph, groups: fused.groups, built, memory, summary })
+}
