@@ -4,16 +4,28 @@
 //! increasing `k`, whatever the number of rows, so that the bits of a row depend neither on the rows beside it nor on the
 //! phase.
 
+use super::wide;
 use crate::kir::{Bf16, Builder, F32, Index, Operand, Ptr, Tile, V, outer_product};
 use crate::pack::PANEL;
+use crate::targets::Target;
 use jet_ir::Elem;
 
 /// Rows that one pass over a panel serves at most.
-pub const ROWS: usize = 6;
+const ROWS: usize = 6;
 /// Vectors of a panel.
 const VECTORS: u32 = PANEL as u32 / 4;
 /// Steps in one turn of the loop: one in each direction, see [`outer_product`].
 const STEPS: u32 = 2;
+
+/// Rows that one pass over a panel serves at most.
+pub fn most_rows(target: &Target) -> usize {
+    if is_wide(target) { wide::rows(target) } else { ROWS }
+}
+
+/// Whether a register holds half a panel or more.
+fn is_wide(target: &Target) -> bool {
+    matches!(target.lanes, 8 | 16)
+}
 
 /// Vectors of a panel that are worked on at once.
 fn vectors(rows: usize) -> u32 {
@@ -42,6 +54,7 @@ impl<'k> Product<'k> {
     pub fn emit(&self, k: &'k Builder, rows: usize) {
         let vectors = vectors(rows);
         match VECTORS / vectors {
+            _ if is_wide(&k.target) => wide::emit(self, k, rows),
             1 => self.part(k, rows, self.panel, self.out),
             parts => k.range(0u32, parts, 1, (), |part, ()| {
                 let panel = self.panel.byte_offset(part * (4 * vectors * self.elem.bytes() as u32));
