@@ -1,4 +1,4 @@
-//! The kernels of the 2B model at its own shapes, beside what the machine can do: reading of memory by all threads, and the
+//! The kernels of the 2B model at its own shapes, compiled for every target that runs here, beside what the machine can do: reading of memory by all threads, and the
 //! peak of 128-bit multiply-adds of one.
 //!
 //!     cargo bench -p jet-codegen --bench kernels [-- name]
@@ -213,8 +213,8 @@ fn measure(g: &Graph, built: &Built, code: &Code, rows: usize, copies: usize) ->
             (0..THREADS).for_each(|t| words[t].push(word(t)));
         }
     }
-    // SAFETY: every word is what its binding says, and threads work on different items.
     let all = best(if rows > 16 { 5 } else { 9 }, THREADS, |t| {
+        // SAFETY: every word is what its binding says, and threads work on different items.
         words.iter().for_each(|w| unsafe { code.call(&built.name, &w[t]) });
     });
     all / copies as f64
@@ -233,7 +233,7 @@ fn main() {
 /// Measures the kernels whose name contains `only`, compiled for `target`.
 fn run(target: &'static Target, only: &str, peak: f64, bandwidth: f64) {
     for (name, g) in graphs().iter().filter(|(name, _)| name.contains(only)) {
-        for (phase, counts) in [(Phase::Decode, &[1usize, 2, 3, 4, 8][..]), (Phase::Prefill, &[128])] {
+        for (phase, counts) in [(Phase::Decode, &[1usize, 2, 3, 4, 8][..]), (Phase::Prefill, &[32, 128, 512])] {
             let spec = PhaseSpec { phase, max_rows: 128, threads: THREADS };
             for group in group_kernels(g).unwrap().iter().filter(|k| k.grid.is_some()) {
                 let built = select(g, group, target, spec).unwrap();

@@ -33,12 +33,16 @@ struct Shared {
 
 #[derive(Clone, Copy)]
 struct Batch {
-    /// Borrowed by [`Pool::run`] until all members have left the last step.
-    job: Option<&'static Job<'static>>,
+    /// Valid until the last member has arrived at the end of the last step. A pointer, because a member still holds it
+    /// for a moment after that.
+    job: Option<*const Job<'static>>,
     steps: usize,
     /// Value of `arrived` before the batch.
     arrived_before: u64,
 }
+
+// SAFETY: the job is `Sync`, so that any thread may call it; when that is allowed, `Pool::run` sees to.
+unsafe impl Send for Batch {}
 
 /// A counter that threads can wait for.
 struct Gate {
@@ -108,7 +112,11 @@ impl Shared {
         let Some(job) = batch.job else { return };
         for step in 0..batch.steps {
             if !self.panicked.load(SeqCst) {
-                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(member, step)));
+                let run = || {
+                    // SAFETY: this member has not arrived at the end of the step yet, so the job is still there.
+                    unsafe { (*job)(member, step) }
+                };
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
                 if result.is_err() {
                     self.panicked.store(true, SeqCst);
                 }
@@ -181,7 +189,7 @@ impl Pool {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. Members use the job between the start and their arrival at the last
         // step, and this function returns after all of them have arrived; panics of members are caught before that.
-        let job: &'static Job<'static> = unsafe { std::mem::transmute::<&Job<'_>, &'static Job<'static>>(job) };
+        let job = unsafe { std::mem::transmute::<&Job<'_>, &'static Job<'static>>(job) } as *const Job<'static>;
         let batch = Batch { job: Some(job), steps, arrived_before: shared.arrived.value.load(SeqCst) };
         if shared.members > 1 {
             shared.arrived.register(0);

@@ -37,7 +37,7 @@ impl Dump {
     /// # Errors
     /// The file system.
     pub fn phase(&self, target: &str, phase: Phase, graph: &Graph, memory: &MemoryPlan) -> Result<()> {
-        self.write(&format!("{target}.{phase}.jir"), &format!("{graph:#?}"))?;
+        self.write(&format!("{target}.{phase}.jir"), graph)?;
         self.write(&format!("{target}.{phase}.memory.txt"), memory)
     }
 

@@ -129,7 +129,7 @@ pub fn compile(request: &CompileRequest, progress: &mut dyn Progress) -> Result<
     let model = Model::open(request)?;
     let slot = plan_slot(&model.graph, model.settings.limits)?;
     let dump = Dump::create(request.dump.as_deref())?;
-    dump.write("model.jir", &format!("{:#?}", model.graph))?;
+    dump.write("model.jir", &model.graph)?;
     let mut weights = WeightTable::new(model.weights.as_ref());
     let mut compiled = vec![];
     for (index, name) in model.settings.targets.iter().enumerate() {

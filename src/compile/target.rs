@@ -113,6 +113,7 @@ fn select_phase(model: &Model, target: &Target, phase: Phase) -> Result<Selected
     let rows = rows(phase, limits);
     let cost = price::cost_model(target, phase, limits);
     let fused = jet_passes::fuse(&model.graph, &cost, &jet_passes::Options::default())?;
+    jet_ir::verify(&fused.graph).context("fusion made an invalid graph, which is a defect of jetc")?;
     let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
     let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;
     jet_passes::validate(&fused.graph, &fused.groups, &memory).map_err(|faults| {

@@ -6,7 +6,7 @@
 
 use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
 use super::heads::Heads;
-use super::lanes::spans;
+use super::lanes::{dot, spans};
 use crate::kir::{F32, Index, Items, Operand, Ptr, V};
 use jet_ir::{Id, Op};
 
@@ -130,7 +130,7 @@ impl<'k> Attention<'_, 'k, '_> {
             let (scores, query) = (work.scores.at(g * BLOCK), query.at(g * dim));
             k.range(n, BLOCK, 1, (), |j, ()| scores.at(j).store(LOWEST));
             k.range(0u32, n, 1, (), |j, ()| {
-                scores.at(j).store(self.dot(query, keys.at(j * stride)) * (f64::from(dim).powf(-0.5) as f32));
+                scores.at(j).store(dot(k, query, keys.at(j * stride), dim) * (f64::from(dim).powf(-0.5) as f32));
             });
             let scale = self.weigh(scores, g, work);
             let sums = work.sums.at(g * dim);
@@ -142,15 +142,6 @@ impl<'k> Attention<'_, 'k, '_> {
                 sums.at(c).store(sum);
             });
         });
-    }
-
-    fn dot(&self, a: Ptr<'k, F32>, b: Ptr<'k, F32>) -> V<'k, F32> {
-        let (k, n) = (self.cx.k, self.head_dim);
-        let whole = n / 16 * 16;
-        let step = |i: V<'k, Index>, lanes: u16, sum| a.at(i).load(lanes).fma(b.at(i).load(lanes), sum);
-        let wide = k.range(0u32, whole, 16, k.splat(0.0, 16), |i, s| step(i, 16, s));
-        let rest = k.range(whole, n, 1, k.splat(0.0, 1), |i, s| step(i, 1, s));
-        wide.sum_lanes() + rest
     }
 
     /// Turns the scores of a block into weights, and gives the factor for earlier sums.

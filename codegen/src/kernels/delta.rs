@@ -1,6 +1,7 @@
-//! The gated delta rule, token by token: `S <- decay S; u = beta (v - S^T k); S <- S + k u^T; o = S^T q` for every head,
+//! The gated delta rule: `S <- decay S; u = beta (v - S^T k); S <- S + k u^T; o = S^T q` for every head,
 //! with the l2 norms of q and k and the gated norm of the output where the plan has them inside.
 
+use super::chunk::chunked;
 use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
 use super::heads::Heads;
 use super::lanes::{spans, sum_of_squares};
@@ -86,18 +87,18 @@ impl<'a, 'k, 'g> Delta<'a, 'k, 'g> {
 /// The kernel of a delta grid with its stores.
 pub(crate) fn delta(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
     let d = Delta::new(cx, grid, stores)?;
-    let heads = d.heads;
-    let per_row = cx.phase == Phase::Decode;
-    let (begin, end) = cx.item_range(Items { fixed: heads, per_row });
-    cx.k.range(begin, end, 1, (), |item, ()| match cx.phase {
-        Phase::Decode => step(&d, item / heads, item % heads),
-        Phase::Prefill => {
-            cx.k.range(0u32, cx.rows(), 1, (), |row, ()| step(&d, row, item));
-        }
-    });
-    let name = if per_row { "gated_delta_decode" } else { "gated_delta_recurrent" };
+    Ok(match cx.phase {
+        Phase::Decode => recurrent(&d),
+        Phase::Prefill => chunked(&d),
+    })
+}
+
+/// One token of each sequence; items are heads of rows.
+fn recurrent(d: &Delta<'_, '_, '_>) -> Shape {
+    let (begin, end) = d.cx.item_range(Items { fixed: d.heads, per_row: true });
+    d.cx.k.range(begin, end, 1, (), |item, ()| step(d, item / d.heads, item % d.heads));
     let fixed = 4 * (2 * u64::from(d.dk) + u64::from(d.dv));
-    Ok(Shape { name, scratch: Scratch { fixed, per_row: 0 }, cost: d.cost() })
+    Shape { name: "gated_delta_recurrent", scratch: Scratch { fixed, per_row: 0 }, cost: d.cost() }
 }
 
 /// One token of one head. Columns of the state are independent; a few at a time walk over its rows twice.

@@ -48,3 +48,12 @@ pub fn sum_of_squares<'k>(cx: &Context<'k, '_>, from: Ptr<'k, F32>, n: u32) -> V
     let tail = k.range(wide, n, 1, k.splat(0.0, 1), |i, acc| square(i, 1, acc));
     parts.sum_lanes() + tail
 }
+
+/// The sum of products of `n` elements.
+pub fn dot<'k>(k: &'k Builder, a: Ptr<'k, F32>, b: Ptr<'k, F32>, n: u32) -> V<'k, F32> {
+    let whole = n / 16 * 16;
+    let step = |i: V<'k, Index>, lanes: u16, sum| a.at(i).load(lanes).fma(b.at(i).load(lanes), sum);
+    let wide = k.range(0u32, whole, 16, k.splat(0.0, 16), |i, s| step(i, 16, s));
+    let rest = k.range(whole, n, 1, k.splat(0.0, 1), |i, s| step(i, 1, s));
+    wide.sum_lanes() + rest
+}

@@ -6,6 +6,7 @@
 //! depend on how many rows there are.
 
 mod attention;
+mod chunk;
 mod context;
 mod delta;
 mod epilogue;

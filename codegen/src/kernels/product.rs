@@ -236,7 +236,7 @@ impl<'k> Kernel<'_, 'k, '_> {
             let product = |elem: Elem| {
                 let panel = weights.byte_offset(p * (PANEL as u32 * self.k_len * elem.bytes() as u32));
                 let product = Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride };
-                by_count(k, here, most_rows(&k.target), &|rows| product.emit(k, rows));
+                product.emit_some(k, here, most_rows(&k.target));
             };
             match elems[..] {
                 [one] => product(one),
@@ -298,13 +298,5 @@ impl<'k> Kernel<'_, 'k, '_> {
             Lanes { col: head * head_dim as u32 + i + v / 2 * half, left }
         };
         (0..4).map(place).collect()
-    }
-}
-
-/// Runs `f` with the Rust number that `n`, in `1..=most`, is at run time.
-fn by_count<'k>(k: &'k crate::kir::Builder, n: V<'k, Index>, most: usize, f: &dyn Fn(usize)) {
-    match most {
-        1 => f(1),
-        _ => k.choose(n.equals(most as u32), || f(most), || by_count(k, n, most - 1, f)),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Six rows by half a panel, or up to three rows by a whole one: about twelve accumulators. Each sum is one chain over
 //! increasing `k`, whatever the number of rows, so that the bits of a row depend neither on the rows beside it nor on the
-//! phase.
+//! phase. Targets with wide registers have a loop of their own, [`wide`].
 
 use super::wide;
 use crate::kir::{Bf16, Builder, F32, Index, Operand, Ptr, Tile, V, outer_product};
@@ -10,7 +10,7 @@ use crate::pack::PANEL;
 use crate::targets::Target;
 use jet_ir::Elem;
 
-/// Rows that one pass over a panel serves at most.
+/// Rows that one pass over a panel serves at most where registers are narrow.
 const ROWS: usize = 6;
 /// Vectors of a panel.
 const VECTORS: u32 = PANEL as u32 / 4;
@@ -50,6 +50,23 @@ pub struct Product<'k> {
 }
 
 impl<'k> Product<'k> {
+    /// The same for as many rows as there are at run time.
+    pub fn emit_rows(&self, k: &'k Builder, rows: V<'k, Index>) {
+        let most = most_rows(&k.target);
+        k.range(0u32, rows, most as u32, (), |row, ()| {
+            let tile = Product { x: self.x.at(row * self.k_len), out: self.out.at(row * self.stride), ..*self };
+            tile.emit_some(k, (rows - row).imin(most as u32), most);
+        });
+    }
+
+    /// [`Self::emit`] for a number of rows in `1..=most` that is known at run time.
+    pub fn emit_some(&self, k: &'k Builder, rows: V<'k, Index>, most: usize) {
+        match most {
+            1 => self.emit(k, 1),
+            _ => k.choose(rows.equals(most as u32), || self.emit(k, most), || self.emit_some(k, rows, most - 1)),
+        }
+    }
+
     /// `out[r][0..16] = sum_k x[r][k] panel[k][0..16]` for rows `0..rows`.
     pub fn emit(&self, k: &'k Builder, rows: usize) {
         let vectors = vectors(rows);

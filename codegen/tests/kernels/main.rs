@@ -8,6 +8,7 @@ mod harness;
 mod loader;
 mod product;
 mod rowwise;
+mod selection;
 
 /// Largest relative L2 errors against f64, and why they are what they are.
 mod tolerance {

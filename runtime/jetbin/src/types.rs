@@ -44,7 +44,8 @@ codes! {
     Domain {
         /// All rows of the call, at most `max_rows`.
         Tokens = 0 "tokens",
-        /// A window of the rows, chosen by the caller, at most `head_rows`.
+        /// A window of the rows, chosen by the caller, at most `head_rows`. Steps of this domain run any number of times
+        /// after those over tokens, so their buffers must not overlap the buffers over tokens that they read.
         Head = 1 "head",
     }
     /// What a state of a sequence means.
@@ -283,7 +284,7 @@ pub struct Probe {
 pub enum ProbeKind {
     /// The residual stream: 0 is the embedding, `l + 1` the output of layer `l`.
     LayerHidden(u32),
-    /// Output of the mixer of layer `l`, projection included, residual not.
+    /// The residual stream of layer `l` between mixer and MLP: what the layer read plus what its mixer made of it.
     MixerHidden(u32),
     /// The residual stream after the final norm.
     LastHidden,
