@@ -2,20 +2,32 @@
 //!
 //! Six rows by half a panel, or up to three rows by a whole one: about twelve accumulators. Each sum is one chain over
 //! increasing `k`, whatever the number of rows, so that the bits of a row depend neither on the rows beside it nor on the
-//! phase.
+//! phase. Targets with wide registers have a loop of their own, [`wide`].
 
+use super::wide;
 use crate::kir::{Bf16, Builder, F32, Index, Operand, Ptr, Tile, V, outer_product};
 use crate::pack::PANEL;
+use crate::targets::Target;
 use jet_ir::Elem;
 
-/// Rows that one pass over a panel serves at most.
-pub const ROWS: usize = 6;
+/// Rows that one pass over a panel serves at most where registers are narrow.
+const ROWS: usize = 6;
 /// Vectors of a panel.
 const VECTORS: u32 = PANEL as u32 / 4;
 /// Steps after which the halves of a panel take turns.
 const BLOCK: u32 = 256;
 /// Steps in one turn of the loop: one in each direction, see [`outer_product`].
 const STEPS: u32 = 2;
+
+/// Rows that one pass over a panel serves at most.
+pub fn most_rows(target: &Target) -> usize {
+    if is_wide(target) { wide::rows(target) } else { ROWS }
+}
+
+/// Whether a register holds half a panel or more.
+fn is_wide(target: &Target) -> bool {
+    matches!(target.lanes, 8 | 16)
+}
 
 /// Vectors of a panel that are worked on at once.
 fn vectors(rows: usize) -> u32 {
@@ -42,9 +54,10 @@ pub struct Product<'k> {
 impl<'k> Product<'k> {
     /// The same for as many rows as there are at run time.
     pub fn emit_rows(&self, k: &'k Builder, rows: V<'k, Index>) {
-        k.range(0u32, rows, ROWS as u32, (), |row, ()| {
+        let most = most_rows(&k.target);
+        k.range(0u32, rows, most as u32, (), |row, ()| {
             let tile = Product { x: self.x.at(row * self.k_len), out: self.out.at(row * self.stride), ..*self };
-            tile.emit_some(k, (rows - row).imin(ROWS as u32), ROWS);
+            tile.emit_some(k, (rows - row).imin(most as u32), most);
         });
     }
 
@@ -61,6 +74,9 @@ impl<'k> Product<'k> {
     /// Half panels take turns every [`BLOCK`] steps, their sums waiting in `out`: both halves of a cache line are used soon
     /// after each other, and memory is read at an even pace.
     pub fn emit(&self, k: &'k Builder, rows: usize) {
+        if is_wide(&k.target) {
+            return wide::emit(self, k, rows);
+        }
         let vectors = vectors(rows);
         if vectors == VECTORS {
             let zeros = vec![vec![k.splat(0.0, 4); vectors as usize]; rows];
