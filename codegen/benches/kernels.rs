@@ -1,4 +1,4 @@
-//! The kernels of the 2B model at its own shapes, beside what the machine can do: reading of memory by all threads, and the
+//! The kernels of the 2B model at its own shapes, compiled for every target that runs here, beside what the machine can do: reading of memory by all threads, and the
 //! peak of 128-bit multiply-adds of one.
 //!
 //!     cargo bench -p jet-codegen --bench kernels [-- name]
@@ -7,7 +7,7 @@
 #[allow(dead_code, reason = "shared with tests")]
 mod loader;
 
-use jet_codegen::{Binding, Built, Phase, PhaseSpec, compile, select, targets};
+use jet_codegen::{Binding, Built, Phase, PhaseSpec, compile, select, targets, targets::Target};
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Id, Leaf, Rows, Type, group_kernels};
 use loader::{Buffer, Code};
@@ -222,10 +222,17 @@ fn measure(g: &Graph, built: &Built, code: &Code, rows: usize, copies: usize) ->
 
 fn main() {
     let only = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
-    let target = targets::host().unwrap();
     let (peak, bandwidth) = (peak(), read_bandwidth());
     println!("{THREADS} threads read {:.1} GB/s; peak of one {:.1} GFLOP/s", bandwidth / 1e9, peak / 1e9);
-    for (name, g) in graphs().iter().filter(|(name, _)| name.contains(&only)) {
+    for target in targets::runnable() {
+        println!("{}:", target.name);
+        run(target, &only, peak, bandwidth);
+    }
+}
+
+/// Measures the kernels whose name contains `only`, compiled for `target`.
+fn run(target: &'static Target, only: &str, peak: f64, bandwidth: f64) {
+    for (name, g) in graphs().iter().filter(|(name, _)| name.contains(only)) {
         for (phase, counts) in [(Phase::Decode, &[1usize, 2, 3, 4, 8][..]), (Phase::Prefill, &[32, 128, 512])] {
             let spec = PhaseSpec { phase, max_rows: 128, threads: THREADS };
             for group in group_kernels(g).unwrap().iter().filter(|k| k.grid.is_some()) {

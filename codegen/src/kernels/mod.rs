@@ -16,6 +16,7 @@ mod lanes;
 mod product;
 mod rowwise;
 mod tile;
+mod wide;
 
 pub(crate) use attention::attention;
 pub use context::{Binding, Cost, Phase, PhaseSpec, Scratch, Unsupported};

@@ -8,7 +8,7 @@
 use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::lanes::{spans, sum_of_squares};
-use super::tile::{Product, ROWS};
+use super::tile::{Product, most_rows};
 use crate::kir::{F32, Index, Items, Operand, Ptr, V};
 use crate::pack::{PANEL, PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Op, Place, Rows, Type};
@@ -39,7 +39,7 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
     };
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, x, tile, stride };
     cx.k.range(begin, end, 1, (), |item, ()| kernel.item(item));
-    let tile_bytes = 4 * u64::from(stride) * ROWS as u64;
+    let tile_bytes = 4 * u64::from(stride) * most_rows(&cx.k.target) as u64;
     let per_row = if staged { 4 * k_len as u64 } else { 0 };
     let name = match (cx.phase, staged) {
         (Phase::Decode, true) => "norm_product_decode",
@@ -187,9 +187,10 @@ impl<'k> Kernel<'_, 'k, '_> {
         let weights = self.pick(item, &|s, local| self.weights(s).byte_offset(local * s.spec.item_bytes() as u32));
         let panels = self.pick(item, &|s, _| (s.spec.item_panels() as u32).on(k));
         let f32_panels = self.pick(item, &|s, _| u32::from(s.spec.elem == Elem::F32).on(k));
-        k.range(0u32, rows, ROWS as u32, (), |row, ()| {
+        let most = most_rows(&k.target) as u32;
+        k.range(0u32, rows, most, (), |row, ()| {
             let left = rows - row;
-            let here = left.imin(ROWS as u32);
+            let here = left.imin(most);
             self.sums(row, here, weights, panels, f32_panels);
             k.range(0u32, here, 1, (), |r, ()| self.finish(item, row + r, self.tile.at(r * self.stride)));
         });
@@ -235,7 +236,7 @@ impl<'k> Kernel<'_, 'k, '_> {
             let product = |elem: Elem| {
                 let panel = weights.byte_offset(p * (PANEL as u32 * self.k_len * elem.bytes() as u32));
                 let product = Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride };
-                product.emit_some(k, here, ROWS);
+                product.emit_some(k, here, most_rows(&k.target));
             };
             match elems[..] {
                 [one] => product(one),

@@ -5,7 +5,8 @@
 //! outputs, scratch and unused cache rows start as NaN).
 
 use crate::loader::Code;
-use jet_codegen::{Binding, Built, PackSpec, Phase, PhaseSpec, select, targets};
+use jet_codegen::targets::{Target, runnable};
+use jet_codegen::{Binding, Built, PackSpec, Phase, PhaseSpec, select};
 use jet_ir::eval::{Bindings, Named, eval};
 use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, OutputKind, Rows, Type, Value, group_kernels};
 use std::collections::BTreeMap;
@@ -125,14 +126,21 @@ fn pack(graph: &Graph, spec: &PackSpec, sources: &[Id]) -> Vec<u8> {
     out
 }
 
-/// The kernels of a graph, compiled.
-pub struct Compiled {
+/// The kernels of a graph, compiled for every target that runs here.
+pub struct Compiled(Vec<Variant>);
+
+/// The same for one target.
+struct Variant {
+    target: &'static Target,
     built: Vec<Built>,
     code: Code,
 }
 
 pub fn compile(graph: &Graph, phase: Phase) -> Compiled {
-    let target = targets::host().unwrap();
+    Compiled(runnable().map(|target| compile_for(target, graph, phase)).collect())
+}
+
+fn compile_for(target: &'static Target, graph: &Graph, phase: Phase) -> Variant {
     let groups = group_kernels(graph).unwrap_or_else(|e| panic!("{e}"));
     let spec = PhaseSpec { phase, max_rows: 256, threads: 2 };
     let built: Vec<Built> =
@@ -144,8 +152,8 @@ pub fn compile(graph: &Graph, phase: Phase) -> Compiled {
         assert_eq!(first.kernel.to_string(), b.kernel.to_string(), "equal keys, different code");
     }
     let kernels: Vec<_> = unique.values().map(|b| b.kernel.clone()).collect();
-    let blob = jet_codegen::compile(&kernels, target).unwrap_or_else(|e| panic!("{e}"));
-    Compiled { code: Code::load(blob), built }
+    let blob = jet_codegen::compile(&kernels, target).unwrap_or_else(|e| panic!("{}: {e}", target.name));
+    Variant { target, built, code: Code::load(blob) }
 }
 
 /// What one run leaves behind.
@@ -223,7 +231,7 @@ impl Case<'_> {
     }
 
     /// Runs the kernels for the rows `rows`, each kernel's items in `parts` calls.
-    fn run(&self, compiled: &Compiled, rows: std::ops::Range<usize>, parts: u64) -> Outcome {
+    fn run(&self, compiled: &Variant, rows: std::ops::Range<usize>, parts: u64) -> Outcome {
         let (offsets, stride) = self.layout();
         let mut out = Outcome { values: BTreeMap::new(), states: self.initial_states(&offsets, stride) };
         let decode = self.phase == Phase::Decode;
@@ -257,7 +265,7 @@ impl Case<'_> {
     #[allow(clippy::too_many_arguments, reason = "one call site")]
     fn step(
         &self,
-        compiled: &Compiled,
+        compiled: &Variant,
         b: &Built,
         rows: &std::ops::Range<usize>,
         parts: u64,
@@ -316,8 +324,15 @@ impl Case<'_> {
         Area::new(words)
     }
 
-    /// Everything at once.
+    /// Everything at once, on every target.
     pub fn check(&self, compiled: &Compiled) {
+        for variant in &compiled.0 {
+            println!("{}, {:?} of {} rows", variant.target.name, self.phase, self.rows());
+            self.check_on(variant);
+        }
+    }
+
+    fn check_on(&self, compiled: &Variant) {
         let rows = self.rows();
         let whole = self.run(compiled, 0..rows, 1);
         self.compare(&whole);
