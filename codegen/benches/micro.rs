@@ -6,7 +6,7 @@
 #[path = "../tests/loader/mod.rs"]
 mod loader;
 
-use jet_codegen::kir::{Bf16, Builder, F32, Kernel, Tile, V, outer_product, tree_sum};
+use jet_codegen::kir::{Bf16, Builder, F32, Kernel, Tile, V, outer_product};
 use jet_codegen::{compile, targets};
 use loader::{Buffer, Code};
 use std::time::Instant;
@@ -62,8 +62,8 @@ fn matvec(k_len: u32, sets: u32, unroll: u32) -> Kernel {
                 acc
             });
             for v in 0..4 {
-                let parts: Vec<_> = acc.iter().map(|set| set[v]).collect();
-                y.at(panel * 16u32 + 4 * v as u32).store(tree_sum(&parts));
+                let sum = acc[1..].iter().fold(acc[0][v], |sum, set| sum + set[v]);
+                y.at(panel * 16u32 + 4 * v as u32).store(sum);
             }
         });
     })

@@ -25,6 +25,8 @@ pub struct Candidate {
     pub price: Price,
     /// The kernel that it is part of, named by the class of the grid or of the memory op; none for leaves and constants.
     pub kernel: Option<usize>,
+    /// Whether it may be chosen, see [`crate::search`].
+    pub allowed: bool,
     /// A hash of its structure, which no id influences.
     key: u64,
 }
@@ -203,11 +205,14 @@ impl Problem {
                 }
                 set
             };
-            let held = forced.filter(|(class, _)| *class == c).map(|(_, i)| i);
-            let (best, mut set) = match held {
-                Some(i) => (i, below(i)),
-                None if candidates.len() == 1 => (0, below(0)),
-                None => cheapest(candidates, (0..candidates.len()).map(below).collect(), &price),
+            let held = forced.filter(|(class, i)| *class == c && candidates[*i].allowed).map(|(_, i)| i);
+            let allowed = || (0..candidates.len()).filter(|i| candidates[*i].allowed);
+            let (best, mut set) = match (held, allowed().count()) {
+                (Some(i), _) => (i, below(i)),
+                // nobody uses a class without candidates
+                (None, 0) => (0, vec![0; words]),
+                (None, 1) => allowed().next().map(|i| (i, below(i))).unwrap_or_default(),
+                (None, _) => cheapest(candidates, allowed().map(|i| (i, below(i))).collect(), &price),
             };
             set[c / 64] |= 1 << (c % 64);
             choice[c] = best;
@@ -219,10 +224,11 @@ impl Problem {
 }
 
 /// The candidate with the cheapest set of classes below; what all sets have in common makes no difference.
-fn cheapest(candidates: &[Candidate], sets: Vec<Vec<u64>>, price: &[u64]) -> (usize, Vec<u64>) {
-    let common: Vec<u64> = (0..sets[0].len()).map(|w| sets.iter().fold(u64::MAX, |all, set| all & set[w])).collect();
-    let total = |i: usize| -> u64 {
-        let own = sets[i].iter().zip(&common).enumerate().map(|(w, (set, common))| {
+fn cheapest(candidates: &[Candidate], sets: Vec<(usize, Vec<u64>)>, price: &[u64]) -> (usize, Vec<u64>) {
+    let words = sets.first().map_or(0, |(_, set)| set.len());
+    let common: Vec<u64> = (0..words).map(|w| sets.iter().fold(u64::MAX, |all, (_, set)| all & set[w])).collect();
+    let total = |(i, set): &(usize, Vec<u64>)| -> u64 {
+        let own = set.iter().zip(&common).enumerate().map(|(w, (set, common))| {
             let mut bits = set & !common;
             let mut sum = 0;
             while bits != 0 {
@@ -231,10 +237,9 @@ fn cheapest(candidates: &[Candidate], sets: Vec<Vec<u64>>, price: &[u64]) -> (us
             }
             sum
         });
-        own.sum::<u64>() + candidates[i].price.alone_ps
+        own.sum::<u64>() + candidates[*i].price.alone_ps
     };
-    let best = (0..candidates.len()).min_by_key(|&i| total(i)).unwrap_or(0);
-    (best, sets.into_iter().nth(best).unwrap_or_default())
+    sets.into_iter().min_by_key(total).unwrap_or_default()
 }
 
 impl Walk<'_> {
@@ -279,7 +284,15 @@ impl Walk<'_> {
             ENode::Attr(_) => return None,
             ENode::Leaf(leaf, name) => {
                 let (kind, price) = (NodeKind::Leaf(*leaf, name.to_string()), Price::default());
-                return Some(Candidate { kind, args: vec![], kids: vec![], price, kernel: None, key: start });
+                return Some(Candidate {
+                    kind,
+                    args: vec![],
+                    kids: vec![],
+                    price,
+                    kernel: None,
+                    allowed: true,
+                    key: start,
+                });
             }
             ENode::Op(row, children) => (*row, children),
         };
@@ -294,7 +307,7 @@ impl Walk<'_> {
         let mut kids = args.clone();
         kids.sort_unstable();
         kids.dedup();
-        Some(Candidate { kind: NodeKind::Op(op), args, kids, price, kernel, key })
+        Some(Candidate { kind: NodeKind::Op(op), args, kids, price, kernel, allowed: true, key })
     }
 
     fn price(&self, op: &Op, result: Type, operands: &[Class]) -> Option<Price> {

@@ -3,7 +3,7 @@
 //! States are updated in place and graph inputs belong to the caller; everything else that a kernel stores is a buffer. Two buffers share
 //! bytes when no step needs both. Buffers are placed largest first, each at the lowest offset where nothing that lives at the same time lies.
 
-use jet_ir::{Graph, Group, Id, OutputKind, Rows, Type};
+use jet_ir::{Graph, Group, Id, Leaf, OutputKind, Rows, Type};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -71,12 +71,14 @@ pub enum MemoryError {
     TooLarge(u32, u64, u64),
 }
 
-/// The domain of each group: `Head` where all results are returned, or read by such groups only.
+/// The domain of each group: `Head` where all results are returned, or read by such groups only. A group that touches a state works on the
+/// whole sequence, not on a window, and may not run again after the state has been updated.
 pub fn domains(graph: &Graph, groups: &[Group]) -> Vec<Domain> {
     let kept = |kind: OutputKind| -> BTreeSet<Id> {
         graph.outputs.iter().filter(|o| o.kind == kind).map(|o| o.value).collect()
     };
-    let (returned, probed) = (kept(OutputKind::Return), kept(OutputKind::Probe));
+    let (returned, probed, updated) = (kept(OutputKind::Return), kept(OutputKind::Probe), kept(OutputKind::Update));
+    let is_state = |id: &Id| updated.contains(id) || matches!(graph.leaf(*id), Some((Leaf::State, _)));
     let mut domains = vec![Domain::Tokens; groups.len()];
     for (g, group) in groups.iter().enumerate().rev() {
         let only_head = |value: &Id| {
@@ -84,8 +86,8 @@ pub fn domains(graph: &Graph, groups: &[Group]) -> Vec<Domain> {
             let read_by_head = readers.peek().is_some() && readers.all(|r| domains[r.id] == Domain::Head);
             !probed.contains(value) && (returned.contains(value) || read_by_head)
         };
-        let updates = !group.updates.is_empty();
-        if !updates && !group.stores.is_empty() && group.stores.iter().all(only_head) {
+        let stateful = !group.updates.is_empty() || group.inputs.iter().any(is_state);
+        if !stateful && !group.stores.is_empty() && group.stores.iter().all(only_head) {
             domains[g] = Domain::Head;
         }
     }

@@ -1,8 +1,8 @@
 //! Plans of small programs, and faults that the validator must see.
 
 use super::*;
+use jet_ir::group::group_kernels;
 use jet_ir::ops::{Add, RingPush, RowMs, Silu};
-use jet_ir::{Leaf, group::group_kernels};
 
 /// A chain `x -> a -> b -> c` in which `a` is needed again at the end, and a state that is pushed.
 fn graph() -> Graph {

@@ -2,7 +2,8 @@
 //!
 //! The price of a kernel is a maximum over resources and no sum over nodes, so greedy extraction cannot minimise it. Here a change touches only
 //! the nodes that come into use or fall out of it, and the kernels they are part of; all sums are whole numbers, so the result does not depend
-//! on the path. Kernels that wait for each other, or that overwrite a state which a later one still reads, weigh more than any time.
+//! on the path. Kernels that wait for each other, or that overwrite a state which a later one still reads, weigh more than any time. Where single
+//! changes do not get rid of them, the epilogue that closes the circle is forbidden and the choice is made anew.
 
 use crate::cost::{CostModel, Price};
 use crate::extract::{Choice, Problem};
@@ -73,46 +74,74 @@ impl<'a> State<'a> {
         problem.classes[class][from].kids.iter().for_each(|&kid| self.release(kid));
     }
 
-    /// Kernels that cannot be launched one after the other: members of cycles and all that wait for them.
-    fn stuck(&self) -> usize {
-        let n = self.problem.classes.len();
+    /// Who waits for whom in the chosen plan.
+    fn waits(&self) -> Vec<Wait> {
         let kernel = |c: usize| self.problem.classes[c][self.choice[c]].kernel;
-        let mut present = vec![false; n];
-        let mut edges: Vec<(usize, usize)> = vec![];
-        let mut reader_of: Vec<(usize, usize)> = vec![];
-        for c in (0..n).filter(|c| self.users[*c] > 0) {
-            let Some(k) = kernel(c) else { continue };
-            present[k] = true;
-            let read = self.problem.classes[c][self.choice[c]].kids.iter();
+        let (mut waits, mut readers) = (vec![], vec![]);
+        for class in (0..self.choice.len()).filter(|c| self.users[*c] > 0) {
+            let Some(then) = kernel(class) else { continue };
+            let read = self.problem.classes[class][self.choice[class]].kids.iter();
             for &kid in read.filter(|kid| self.problem.types[**kid].place() == Some(Place::Mem)) {
                 match kernel(kid) {
-                    Some(from) => edges.push((from, k)),
-                    None => reader_of.push((kid, k)),
+                    Some(first) => waits.push(Wait { first, then, class }),
+                    None => readers.push((kid, then)),
                 }
             }
         }
         for &(old, new) in &self.problem.updates {
-            let Some(writer) = kernel(new) else { continue };
-            let readers = reader_of.iter().filter(|(state, reader)| *state == old && *reader != writer);
-            edges.extend(readers.map(|(_, reader)| (*reader, writer)));
+            let Some(then) = kernel(new) else { continue };
+            let earlier = readers.iter().filter(|(state, reader)| *state == old && *reader != then);
+            waits.extend(earlier.map(|&(_, first)| Wait { first, then, class: new }));
         }
-        count_stuck(&present, edges)
+        waits.sort_unstable();
+        waits
+    }
+
+    /// Kernels that cannot be launched one after the other: members of circles, and all that wait for them.
+    fn stuck(&self, waits: &[Wait]) -> Vec<bool> {
+        let mut present = vec![false; self.choice.len()];
+        for class in (0..self.choice.len()).filter(|c| self.users[*c] > 0) {
+            if let Some(kernel) = self.problem.classes[class][self.choice[class]].kernel {
+                present[kernel] = true;
+            }
+        }
+        trim(present, waits.iter().map(|wait| (wait.first, wait.then)).collect())
     }
 
     fn value(&self) -> Value {
-        Value { stuck: self.stuck(), ps: self.ps }
+        Value { stuck: self.stuck(&self.waits()).iter().filter(|stuck| **stuck).count(), ps: self.ps }
+    }
+
+    /// Classes in use whose epilogue makes kernels wait for each other.
+    fn culprits(&self) -> Vec<usize> {
+        let waits = self.waits();
+        let circles = trim(self.stuck(&waits), waits.iter().map(|wait| (wait.then, wait.first)).collect());
+        let inside = waits.iter().filter(|wait| circles[wait.first] && circles[wait.then] && wait.class != wait.then);
+        let mut classes: Vec<usize> = inside.map(|wait| wait.class).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        classes
     }
 }
 
-fn count_stuck(present: &[bool], mut edges: Vec<(usize, usize)>) -> usize {
+/// A kernel must run before another, because of what a class reads or overwrites.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Wait {
+    first: usize,
+    then: usize,
+    class: usize,
+}
+
+/// Takes away whatever no edge leads to, again and again; what is left.
+fn trim(mut left: Vec<bool>, mut edges: Vec<(usize, usize)>) -> Vec<bool> {
     edges.sort_unstable();
     edges.dedup();
-    let mut waits = vec![0u32; present.len()];
+    edges.retain(|(from, to)| left[*from] && left[*to]);
+    let mut waits = vec![0u32; left.len()];
     edges.iter().for_each(|(_, to)| waits[*to] += 1);
-    let mut ready: Vec<usize> = (0..present.len()).filter(|k| present[*k] && waits[*k] == 0).collect();
-    let mut left = present.iter().filter(|p| **p).count();
+    let mut ready: Vec<usize> = (0..left.len()).filter(|k| left[*k] && waits[*k] == 0).collect();
     while let Some(k) = ready.pop() {
-        left -= 1;
+        left[k] = false;
         let first = edges.partition_point(|edge| edge.0 < k);
         for &(_, to) in edges[first..].iter().take_while(|edge| edge.0 == k) {
             waits[to] -= 1;
@@ -139,7 +168,7 @@ impl Problem {
             for class in (0..self.classes.len()).filter(|c| held != Some(*c)) {
                 for to in 0..self.classes[class].len() {
                     let from = state.choice[class];
-                    if to == from || state.users[class] == 0 {
+                    if to == from || state.users[class] == 0 || !self.classes[class][to].allowed {
                         continue;
                     }
                     state.switch(class, to);
@@ -157,9 +186,38 @@ impl Problem {
         }
     }
 
-    /// Greedy extraction, then local search.
+    /// Greedy extraction, then local search; as long as kernels wait for each other, one epilogue after the other is forbidden.
     pub fn best(&self, cost: &dyn CostModel) -> Choice {
-        self.improve(cost, self.greedy(), None)
+        let mut best = self.improve(cost, self.greedy(), None);
+        let mut rest = None;
+        while self.value(cost, &best).stuck > 0 {
+            let problem = rest.as_ref().unwrap_or(self);
+            let culprits = State::new(problem, cost, best.clone()).culprits();
+            let tried = culprits.into_iter().filter_map(|class| {
+                let other = problem.without(class, best[class])?;
+                let choice = other.improve(cost, other.greedy(), None);
+                Some((other.value(cost, &choice), choice, other))
+            });
+            match tried.min_by_key(|(value, ..)| *value) {
+                Some((_, choice, other)) => (best, rest) = (choice, Some(other)),
+                None => break,
+            }
+        }
+        best
+    }
+
+    /// The same problem without one candidate and whatever cannot do without it; nothing if a goal could not be reached any more.
+    fn without(&self, class: usize, candidate: usize) -> Option<Problem> {
+        let mut other = self.clone();
+        other.classes[class][candidate].allowed = false;
+        let mut possible = vec![false; other.classes.len()];
+        for c in 0..possible.len() {
+            for candidate in &mut other.classes[c] {
+                candidate.allowed &= candidate.kids.iter().all(|kid| possible[*kid]);
+            }
+            possible[c] = other.classes[c].iter().any(|candidate| candidate.allowed);
+        }
+        other.goals.iter().all(|goal| possible[goal.class]).then_some(other)
     }
 
     /// The best of all greedy choices with one class held to one candidate: gets out of corners where single changes are stuck. Slow.

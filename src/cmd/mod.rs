@@ -42,9 +42,14 @@ macro_rules! commands {
 }
 
 commands! {
+    compile Compile,
+    run Run,
     compare Compare,
     inspect Inspect,
+    explain Explain,
     bench Bench,
+    quality Quality,
+    verify Verify,
     synth Synth,
     targets Targets,
     doctor Doctor,

@@ -6,9 +6,18 @@ use std::io::IsTerminal;
 
 /// Prints an error with its causes, one line for every collected problem.
 pub fn report(error: &anyhow::Error) {
-    for line in format!("{error:#}").lines() {
+    for line in with_causes(error).lines() {
         eprintln!("error: {line}");
     }
+}
+
+/// The error and its causes, separated by colons; a cause that the text before it ends with is not said twice.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| match cause.to_string() {
+        cause if text.is_empty() => cause,
+        cause if text.ends_with(&cause) => text,
+        cause => format!("{text}: {cause}"),
+    })
 }
 
 /// Prints a value as JSON: the stable form of a report.
@@ -116,6 +125,13 @@ mod tests {
     fn bytes_have_three_digits() {
         let texts: Vec<_> = [0, 999, 1000, 12_345, 999_499, 999_999, 4_012_644_000].map(bytes).to_vec();
         assert_eq!(texts, ["0 B", "999 B", "1.00 kB", "12.3 kB", "999 kB", "1.00 MB", "4.01 GB"]);
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let io = || anyhow::anyhow!("no such file");
+        assert_eq!(with_causes(&io().context("x: no such file")), "x: no such file");
+        assert_eq!(with_causes(&io().context("reading").context("x")), "x: reading: no such file");
     }
 
     #[test]

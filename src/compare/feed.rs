@@ -180,7 +180,11 @@ fn keys_of(runner: &dyn Runner, reference: &Tensors, sequence: &Sequence, run: C
     let mut keys = Tensors::new();
     let has = |key: &str| reference.contains_key(&format!("{name}.{key}"));
     let mut put = |key: &str, array: Array| keys.insert(format!("{name}.{key}"), array);
-    put("input_ids", Array::i64(sequence.prompt.iter().map(|&id| i64::from(id)).collect()));
+    if has("input_ids") {
+        put("input_ids", Array::i64(sequence.prompt.iter().map(|&id| i64::from(id)).collect()));
+    } else {
+        put("n_prefill", Array::i64(vec![sequence.prompt.len() as i64]));
+    }
     put("chunks", Array::i64(sequence.chunks.iter().map(|&n| n as i64).collect()));
     let (prompt, forced) = (sequence.prompt.len(), sequence.forced.len());
     if !run.prefill.logits.is_empty() {
@@ -196,6 +200,7 @@ fn keys_of(runner: &dyn Runner, reference: &Tensors, sequence: &Sequence, run: C
         }
         let full = pick(&run.prefill.logits, vocab, &sequence.full_positions);
         if has("full_rows") {
+            put("full_rows_positions", Array::i64(sequence.full_positions.iter().map(|&p| p as i64).collect()));
             put("full_rows", Array::f32(&[sequence.full_positions.len(), vocab], full));
         }
         if has("decode_last_full_row") && forced > 0 {
@@ -207,6 +212,7 @@ fn keys_of(runner: &dyn Runner, reference: &Tensors, sequence: &Sequence, run: C
     }
     if has("layer_hidden") {
         let positions = &sequence.hidden_positions;
+        put("layer_hidden_positions", Array::i64(positions.iter().map(|&p| p as i64).collect()));
         let picked: Vec<f32> = run.prefill.layer_hidden.iter().flat_map(|h| pick(h, hidden, positions)).collect();
         put("layer_hidden", Array::f32(&[run.prefill.layer_hidden.len(), positions.len(), hidden], picked));
     }

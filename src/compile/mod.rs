@@ -83,10 +83,7 @@ impl Model {
         if sidecar.tokenizer.is_none() {
             warnings.push("tokenizer.json: not found, the artifact takes token ids only".into());
         }
-        let elem = if settings.weights == WeightFormat::F32 { Elem::F32 } else { Elem::Bf16 };
-        let mut graph = graph::model_graph(&config, elem)?;
-        // Read from the rows that the kernel of the logits stages: as an output it would keep the norm out of that kernel.
-        graph.outputs.retain(|o| o.kind != OutputKind::Probe || o.name != "last_hidden");
+        let graph = source_graph(&config, settings.weights)?;
         Ok(Model { spec, config, settings, weights, sidecar, graph, warnings })
     }
 
@@ -94,10 +91,8 @@ impl Model {
         let number = |what: &str, n: usize| u32::try_from(n).with_context(|| format!("{what} {n} is beyond 32 bits"));
         let attends = self.graph.ids().any(|id| self.graph.leaf(id).is_some_and(|(_, name)| name == graph::ROPE));
         let Limits { max_context, max_batch, prefill_chunk } = self.settings.limits;
-        let directory = &self.spec.directory;
-        let name = directory.canonicalize().ok().and_then(|d| Some(d.file_name()?.to_string_lossy().into_owned()));
         Ok(Facts {
-            name: name.unwrap_or_else(|| "model".into()),
+            name: model_name(self.config.parameter_count()),
             vocab_size: number("vocab_size", self.config.vocab)?,
             hidden_size: number("hidden_size", self.config.hidden)?,
             n_layers: number("num_hidden_layers", self.config.layers.len())?,
@@ -108,6 +103,18 @@ impl Model {
             eos_ids: self.sidecar.eos_token_ids(&self.config),
         })
     }
+}
+
+/// The graph that is compiled: the model's, with the probes that programs can offer.
+///
+/// # Errors
+/// Sizes that do not fit together.
+pub fn source_graph(config: &ModelConfig, weights: WeightFormat) -> Result<Graph> {
+    let elem = if weights == WeightFormat::F32 { Elem::F32 } else { Elem::Bf16 };
+    let mut graph = graph::model_graph(config, elem)?;
+    // Read from the rows that the kernel of the logits stages: as an output it would keep the norm out of that kernel.
+    graph.outputs.retain(|o| o.kind != OutputKind::Probe || o.name != "last_hidden");
+    Ok(graph)
 }
 
 fn all_bf16(config: &ModelConfig, weights: &dyn WeightSource) -> Result<bool> {
@@ -155,6 +162,12 @@ pub fn compile(request: &CompileRequest, progress: &mut dyn Progress) -> Result<
         warnings: model.warnings,
         seconds: (start.elapsed().as_secs_f64(), packing),
     })
+}
+
+/// A name for people that depends on the model alone: `jet-nemotron-2.0b`, `jet-nemotron-4.0m`.
+fn model_name(parameters: u64) -> String {
+    let (unit, letter) = if parameters < 1_000_000_000 { (1e6, 'm') } else { (1e9, 'b') };
+    format!("jet-nemotron-{:.1}{letter}", parameters as f64 / unit)
 }
 
 fn write_sections(writer: &mut Writer, model: &Model, slot: &SlotPlan, compiled: &[Compiled]) -> Result<()> {

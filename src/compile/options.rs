@@ -111,7 +111,7 @@ pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) 
     let max_context = limit("max_context", request.max_context.or(asked.max_context), default_context, 1 << 24);
     let max_batch = limit("max_batch", request.max_batch.or(asked.max_batch), DEFAULT_MAX_BATCH, 1 << 12);
     let chunk = request.prefill_chunk.or(asked.prefill_chunk);
-    let prefill_chunk = limit("prefill_chunk", chunk, DEFAULT_PREFILL_CHUNK.min(max_context as usize), 1 << 16);
+    let prefill_chunk = limit("prefill_chunk", chunk, DEFAULT_PREFILL_CHUNK.min(max_context.max(1) as usize), 1 << 16);
     let mut expect = |name: &str, found: Option<&String>, expected: &[&str]| {
         if let Some(found) = found.filter(|f| !expected.contains(&f.as_str())) {
             problems.push(format!("{name}: found `{found}`, expected {}", expected.join(" or ")));

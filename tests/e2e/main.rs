@@ -1,4 +1,10 @@
 //! End-to-end tests through the command line: what a user types, and what comes out.
 
+mod austen;
+mod command_line;
+mod golden;
+mod heavy;
+mod oracle;
+mod reproducible;
 mod support;
 mod tidy;

@@ -14,6 +14,8 @@ use jet_ir::Elem;
 const ROWS: usize = 6;
 /// Vectors of a panel.
 const VECTORS: u32 = PANEL as u32 / 4;
+/// Steps after which the halves of a panel take turns.
+const BLOCK: u32 = 256;
 /// Steps in one turn of the loop: one in each direction, see [`outer_product`].
 const STEPS: u32 = 2;
 
@@ -68,30 +70,68 @@ impl<'k> Product<'k> {
     }
 
     /// `out[r][0..16] = sum_k x[r][k] panel[k][0..16]` for rows `0..rows`.
+    ///
+    /// Half panels take turns every [`BLOCK`] steps, their sums waiting in `out`: both halves of a cache line are used soon
+    /// after each other, and memory is read at an even pace.
     pub fn emit(&self, k: &'k Builder, rows: usize) {
+        if is_wide(&k.target) {
+            return wide::emit(self, k, rows);
+        }
         let vectors = vectors(rows);
-        match VECTORS / vectors {
-            _ if is_wide(&k.target) => wide::emit(self, k, rows),
-            1 => self.part(k, rows, self.panel, self.out),
-            parts => k.range(0u32, parts, 1, (), |part, ()| {
-                let panel = self.panel.byte_offset(part * (4 * vectors * self.elem.bytes() as u32));
-                self.part(k, rows, panel, self.out.at(part * (4 * vectors)));
-            }),
+        if vectors == VECTORS {
+            let zeros = vec![vec![k.splat(0.0, 4); vectors as usize]; rows];
+            let sums = self.steps(k, self.panel, 0u32.on(k), self.k_len.on(k), zeros);
+            return self.write(self.out, &self.last(self.panel, sums));
+        }
+        let zeros = vec![vec![k.splat(0.0, 4); VECTORS as usize]; rows];
+        self.write(self.out, &zeros);
+        let whole = self.k_len / STEPS * STEPS;
+        let half = |part: V<'k, Index>| {
+            (self.panel.byte_offset(part * (4 * vectors * self.elem.bytes() as u32)), self.out.at(part * (4 * vectors)))
+        };
+        k.range(0u32, whole, BLOCK, (), |from, ()| {
+            let to = (from + BLOCK).imin(whole);
+            k.range(0u32, VECTORS / vectors, 1, (), |part, ()| {
+                let (panel, out) = half(part);
+                self.write(out, &self.steps(k, panel, from, to, self.read(out, rows, vectors)));
+            });
+        });
+        if whole < self.k_len {
+            k.range(0u32, VECTORS / vectors, 1, (), |part, ()| {
+                let (panel, out) = half(part);
+                self.write(out, &self.last(panel, self.read(out, rows, vectors)));
+            });
         }
     }
 
-    /// The first vectors at `panel`, for all rows.
-    fn part(&self, k: &'k Builder, rows: usize, panel: Ptr<'k, F32>, out: Ptr<'k, F32>) {
-        let zeros: Tile = vec![vec![k.splat(0.0, 4); vectors(rows) as usize]; rows];
-        let whole = self.k_len / STEPS * STEPS;
-        let mut sums =
-            k.range(0u32, whole, STEPS, zeros, |i, sums| (0..STEPS).fold(sums, |sums, u| self.step(panel, i, u, sums)));
-        if whole < self.k_len {
-            sums = self.step(panel, whole.on(k), 0, sums);
-        }
+    fn read(&self, out: Ptr<'k, F32>, rows: usize, vectors: u32) -> Tile<'k> {
+        let row = |r: u32| (0..vectors).map(|v| out.at(r * self.stride + 4 * v).load(4)).collect();
+        (0..rows as u32).map(row).collect()
+    }
+
+    fn write(&self, out: Ptr<'k, F32>, sums: &Tile<'k>) {
         for (r, sums) in sums.iter().enumerate() {
             sums.iter().enumerate().for_each(|(v, s)| out.at(r as u32 * self.stride + 4 * v as u32).store(*s));
         }
+    }
+
+    /// The steps `from..to`, as far as turns are whole.
+    fn steps(
+        &self,
+        k: &'k Builder,
+        panel: Ptr<'k, F32>,
+        from: V<'k, Index>,
+        to: V<'k, Index>,
+        sums: Tile<'k>,
+    ) -> Tile<'k> {
+        let to = to / STEPS * STEPS;
+        k.range(from, to, STEPS, sums, |i, sums| (0..STEPS).fold(sums, |sums, u| self.step(panel, i, u, sums)))
+    }
+
+    /// The last step, if their number is odd.
+    fn last(&self, panel: Ptr<'k, F32>, sums: Tile<'k>) -> Tile<'k> {
+        let whole = self.k_len / STEPS * STEPS;
+        if whole < self.k_len { self.step(panel, whole.on(sums[0][0].k), 0, sums) } else { sums }
     }
 
     /// Adds step `i + u` to the sums.

@@ -32,22 +32,11 @@ impl<'k> V<'k, F32> {
 
     /// The largest lane.
     pub fn max_lanes(self) -> Self {
-        let lanes: Vec<_> = (0..self.lanes()).map(|i| self.lane(i)).collect();
-        tree(&lanes, |a, b| a.max(b))
-    }
-}
-
-/// The sum of vectors of equal width, as a tree.
-pub fn tree_sum<'k>(parts: &[V<'k, F32>]) -> V<'k, F32> {
-    tree(parts, |a, b| a + b)
-}
-
-fn tree<'k>(parts: &[V<'k, F32>], join: fn(V<'k, F32>, V<'k, F32>) -> V<'k, F32>) -> V<'k, F32> {
-    match parts {
-        [one] => *one,
-        _ => {
-            let (a, b) = parts.split_at(parts.len() / 2);
-            join(tree(a, join), tree(b, join))
+        let mut lanes: Vec<_> = (0..self.lanes()).map(|i| self.lane(i)).collect();
+        // by pairs, so that the chain is short
+        while lanes.len() > 1 {
+            lanes = lanes.chunks(2).map(|pair| pair[1..].iter().fold(pair[0], |a, b| a.max(*b))).collect();
         }
+        lanes[0]
     }
 }

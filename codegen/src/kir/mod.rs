@@ -21,7 +21,6 @@ pub use builder::Builder;
 pub use carry::{Carry, Operand};
 pub use ir::*;
 pub use legalise::legalise;
-pub use math::tree_sum;
 pub use ops::{Domain, Scalar};
 pub use parse::{ParseError, Place, parse};
 pub use pointer::Ptr;

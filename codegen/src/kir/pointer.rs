@@ -98,9 +98,4 @@ impl<'k, E: Stored> Ptr<'k, E> {
         let v = v.on(self.k);
         self.k.push(Op::Store(self.mem(v.lanes())), &[v.id, self.id], &[]);
     }
-
-    /// Writes the first `n` lanes of `v`, one by one.
-    pub fn store_first(self, v: V<'k, E>, n: u16) {
-        (0..n).for_each(|i| self.at(u32::from(i)).store(v.lane(i)));
-    }
 }

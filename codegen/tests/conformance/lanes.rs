@@ -10,6 +10,7 @@ cases! {
     bf16_widens_in_order_and_in_pairs,
     nothing_compares_with_nan,
     a_scalar_predicate_chooses_between_vectors,
+    the_largest_lane_is_found_anywhere,
 }
 
 fn lanes_keep_their_places(e: &Engine) {
@@ -99,4 +100,16 @@ fn a_scalar_predicate_chooses_between_vectors(e: &Engine) {
     });
     assert_eq!(y[..8], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
     assert_eq!(y[8..], [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0]);
+}
+
+fn the_largest_lane_is_found_anywhere(e: &Engine) {
+    for lanes in [1usize, 3, 4, 7, 8] {
+        // row `r` has its largest number, a negative one, at lane `r`
+        let x: Vec<f32> =
+            (0..lanes * lanes).map(|i| if i / lanes == i % lanes { -0.5 } else { -1.0 - i as f32 }).collect();
+        let y = floats(e, &x, lanes, |_, x, y| {
+            (0..lanes).for_each(|r| y.at(r).store(x.aligned(4).at(r * lanes).load(lanes as u16).max_lanes()));
+        });
+        assert_eq!(y, vec![-0.5; lanes]);
+    }
 }

@@ -5,7 +5,6 @@ use jet_codegen::kir::{F32, I32};
 
 cases! {
     a_load_after_a_store_sees_it,
-    a_part_of_a_vector_is_stored,
     subscripts_come_from_memory_with_their_sign,
     addresses_fold_constants_and_take_strides,
     carried_pointers_keep_their_constant_part,
@@ -19,11 +18,6 @@ fn a_load_after_a_store_sees_it(e: &Engine) {
         y.at(1).store(before + y.load(1));
     });
     assert_eq!(y, [6.0, 8.0]);
-}
-
-fn a_part_of_a_vector_is_stored(e: &Engine) {
-    let y = floats(e, &[1.0, 2.0, 3.0, 4.0], 5, |_, x, y| y.at(1).store_first(x.load(4) * 2.0, 3));
-    assert_eq!(y, [0.0, 2.0, 4.0, 6.0, 0.0]);
 }
 
 fn subscripts_come_from_memory_with_their_sign(e: &Engine) {

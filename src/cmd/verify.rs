@@ -1,0 +1,128 @@
+//! `jetc verify`: whether an artifact is what it says, and computes what its model means.
+
+use super::{Outcome, output};
+use crate::compare::judge::Report;
+use crate::oracle::{Oracle, oracle_graph};
+use crate::selftest;
+use anyhow::Context;
+use jet_frontend::ModelSpec;
+use jet_runtime::{Model, Options, Session};
+use jetbin::SectionKind;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Twice the tolerance of the official 4B model's golden values, which is the larger: two sides round here.
+const DEFAULT_TOLERANCE: f64 = 2e-4;
+
+const HELP: &str = "\
+Checks the hashes of header, tables, code and packed weights; then the artifact's code computes on this machine: the prompt
+program against the decode program, and with --source both against the reference evaluation of the source's graph, op by op in f64.
+The latter takes about a minute for each billion weights.
+
+Examples:
+  jetc verify model.jetbin
+  jetc verify model.jetbin --source checkpoint/ --json";
+
+/// Check an artifact: hashes, recipe, and a self-test of its code on this machine
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub struct Args {
+    /// The artifact
+    artifact: PathBuf,
+    /// The model.toml or directory that it was compiled from: compare with the reference evaluation
+    #[arg(long, value_name = "SRC")]
+    source: Option<PathBuf>,
+    /// Largest allowed relative L2 difference of a value
+    #[arg(long, value_name = "REL_L2", default_value_t = DEFAULT_TOLERANCE)]
+    tolerance: f64,
+    /// Threads; 0 means one for each core
+    #[arg(short, long, default_value_t = 0)]
+    threads: u32,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Verdict {
+    identity: String,
+    /// Why the packed weights are not those that were written; absent if they are.
+    weights_problem: Option<String>,
+    /// Why the source is another one; absent if it is the artifact's, or none was named.
+    source_problem: Option<String>,
+    /// Prompt program against decode program.
+    prefill_against_decode: Report,
+    /// Both against the reference evaluation of the source.
+    against_reference: Option<Report>,
+    passed: bool,
+}
+
+/// Runs the checks.
+///
+/// # Errors
+/// If the artifact or the source cannot be used at all.
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let model = super::open(&args.artifact)?;
+    let weights_problem = model.verify_weights().err().map(|e| e.to_string());
+    let mut session = Session::new(&model, Options { threads: args.threads, sequences: 1 })?;
+    let bar = output::progress(2 * selftest::steps(&session)? as u64, output::Unit::Items).with_message("self-test");
+    let prefill_against_decode = selftest::against_itself(&mut session, args.tolerance, &|| bar.inc(1))?;
+    let (mut source_problem, mut against_reference) = (None, None);
+    if let Some(source) = &args.source {
+        let spec = ModelSpec::open(source)?;
+        source_problem = other_source(&model, &spec.config)?;
+        if source_problem.is_none() {
+            let config = spec.read_config()?;
+            let (weights, graph) = (spec.open_weights(&config)?, oracle_graph(&config)?);
+            let mut oracle = Oracle::new(&config, weights.as_ref(), &graph, 1);
+            against_reference = Some(selftest::against(&mut session, &mut oracle, args.tolerance, &|| bar.inc(1))?);
+        }
+    }
+    bar.finish_and_clear();
+    let passed = weights_problem.is_none()
+        && source_problem.is_none()
+        && prefill_against_decode.passed
+        && against_reference.as_ref().is_none_or(|r| r.passed);
+    let identity = jetbin::hex(&model.reader().identity());
+    let verdict =
+        Verdict { identity, weights_problem, source_problem, prefill_against_decode, against_reference, passed };
+    if args.json { output::json(&verdict)? } else { print_text(&verdict) }
+    Ok(if passed { Outcome::Done } else { Outcome::CheckFailed })
+}
+
+/// Why a configuration is not the one that the recipe names.
+fn other_source(model: &Model, config: &Path) -> anyhow::Result<Option<String>> {
+    let recipe: serde_json::Value = match model.reader().text(SectionKind::Recipe)? {
+        Some(text) => serde_json::from_str(text).context("section recipe: not valid JSON")?,
+        None => serde_json::Value::Null,
+    };
+    let bytes = std::fs::read(config).with_context(|| format!("{}: cannot read", config.display()))?;
+    let found = blake3::hash(&bytes).to_hex().to_string();
+    let expected = recipe["source"]["config_blake3"].as_str().unwrap_or("none");
+    Ok((found != expected)
+        .then(|| format!("{}: found hash {found}, expected the recipe's {expected}", config.display())))
+}
+
+fn print_text(verdict: &Verdict) {
+    println!("identity           {}", verdict.identity);
+    println!("header, tables     ok");
+    println!("weights            {}", verdict.weights_problem.as_deref().unwrap_or("ok"));
+    if let Some(problem) = &verdict.source_problem {
+        println!("source             {problem}");
+    }
+    let reports = [("prefill = decode", Some(&verdict.prefill_against_decode)), ("reference", verdict.against_reference.as_ref())];
+    for (name, report) in reports {
+        let Some(report) = report else { continue };
+        let failed: Vec<_> = report.keys.iter().filter(|k| !k.passed).collect();
+        println!(
+            "{name:<18} {}: {} values, worst relative L2 {:.1e} (tolerance {:e})",
+            if report.passed { "ok" } else { "FAILED" },
+            report.keys.len(),
+            report.worst_relative_l2,
+            report.tolerance
+        );
+        for key in failed {
+            println!("  {}: {}", key.key, key.problem.clone().unwrap_or_else(|| format!("{:.1e}", key.relative_l2)));
+        }
+    }
+}
