@@ -110,5 +110,5 @@ fn the_repository_stays_small() {
     };
     let bytes: u64 = tracked.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|data| data.len()).sum();
     assert!(bytes > 1 << 20, "found {bytes} bytes, expected the golden data at least");
-    assert!(bytes <= 40 << 20, "found {bytes} bytes, expected at most 40 MiB");
+    assert!(bytes <= 40_000_000, "found {bytes} bytes, expected at most 40 MB");
 }
