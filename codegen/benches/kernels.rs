@@ -1,5 +1,5 @@
-//! The kernels of the 2B model at its own shapes, compiled for every target that runs here, beside what the machine can do: reading of memory by all threads, and the
-//! peak of 128-bit multiply-adds of one.
+//! The kernels of the 2B model at its own shapes, compiled for every target that runs here, beside what the machine can do:
+//! reading of memory by all threads, and the peak of 128-bit multiply-adds of one.
 //!
 //!     cargo bench -p jet-codegen --bench kernels [-- name]
 

@@ -177,18 +177,15 @@ fn derive(
     let Some(root) = source_of(class) else { return Ok(None) };
     let mut leaves: BTreeMap<Id, String> = BTreeMap::new();
     let mut chosen: RecExpr<ENode> = RecExpr::default();
-    if term_of(problem, choice, class, true, &mut chosen, &mut |operand| {
-        let id = source_of(operand)?;
-        let name = if let Some((_, name)) = part.leaf(id) { name.to_string() } else { format!("v{}", id.0) };
-        let leaf = part.leaf(id).map_or(Leaf::Input, |l| l.0);
+    let mut operand = |class: usize| {
+        let id = source_of(class)?;
+        let name = format!("v{}", id.0);
         leaves.insert(id, name.clone());
-        Some(ENode::Leaf(leaf, name.as_str().into()))
-    })
-    .is_none()
-    {
+        Some(ENode::Leaf(Leaf::Input, name.as_str().into()))
+    };
+    if term_of(problem, choice, class, true, &mut chosen, &mut operand).is_none() {
         return Ok(None);
     }
-    leaves.retain(|id, _| part.leaf(*id).is_none());
     let small = cut(part, &leaves, &[(OutputKind::Return, "result".to_string(), root)]);
     let mut classes = saturate(&small, &Options { explain: true, ..*options })?.classes;
     let source = source_term(&small);

@@ -125,8 +125,8 @@ pub fn arrange(graph: &Graph) -> Result<(Graph, Vec<Group>), FuseError> {
     let mut out = Graph::new(graph.name.as_str());
     let mut place: Vec<Option<Id>> = vec![None; graph.nodes.len()];
     for group in group_kernels(graph)? {
-        let stores = group.nodes.iter().flat_map(|id| graph.node(*id).args.iter().chain([id]));
-        stores.for_each(|id| copy(graph, *id, &mut out, &mut place));
+        let members = group.nodes.iter().flat_map(|id| graph.node(*id).args.iter().chain([id]));
+        members.for_each(|id| copy(graph, *id, &mut out, &mut place));
     }
     graph.outputs.iter().for_each(|o| copy(graph, o.value, &mut out, &mut place));
     for output in &graph.outputs {

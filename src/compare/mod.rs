@@ -1,8 +1,9 @@
 //! Comparison of an artifact with a reference file: what to feed, what to collect, how to judge.
 //!
 //! [`tensors`] reads and writes the files, [`reference`] finds the sequences in one, [`feed`] runs them and
-//! collects our values under the same keys, [`judge`] compares key by key.
+//! collects our values under the same keys, [`evaluated`] is the reference evaluation as a runner, [`judge`] compares key by key.
 
+pub mod evaluated;
 pub mod feed;
 pub mod judge;
 pub mod reference;

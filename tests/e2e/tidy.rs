@@ -71,6 +71,7 @@ fn nothing_speaks_of_somebodys_machine_or_of_work_to_do() {
     let banned = [
         concat!("/ho", "me/"),
         concat!("/wo", "rk/"),
+        concat!("/ro", "ot/"),
         concat!("TO", "DO"),
         concat!("FIX", "ME"),
         concat!("todo", "!("),
@@ -93,4 +94,21 @@ fn every_member_of_the_workspace_has_an_edge_in_the_table() {
     found.sort();
     known.sort();
     assert_eq!(found, known);
+}
+
+/// Golden data and the example are the bulk of it; a clone should stay quick.
+#[test]
+fn the_repository_stays_small() {
+    let listed = std::process::Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output();
+    let tracked: Vec<PathBuf> = match listed {
+        Ok(out) if out.status.success() => {
+            let names = String::from_utf8(out.stdout).unwrap();
+            names.split_terminator('\0').map(|name| root().join(name)).collect()
+        }
+        // a source archive holds nothing else
+        _ => source_files(),
+    };
+    let bytes: u64 = tracked.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|data| data.len()).sum();
+    assert!(bytes > 1 << 20, "found {bytes} bytes, expected the golden data at least");
+    assert!(bytes <= 40_000_000, "found {bytes} bytes, expected at most 40 MB");
 }

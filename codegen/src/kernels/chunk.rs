@@ -2,9 +2,11 @@
 //!
 //! With `P[t]` the product of decays from the start of the chunk to token `t`, and `D[t][j]` of those after `j` to `t`,
 //!
-//!     u[t] = beta[t] (v[t] - P[t] S^T k[t] - sum_{j < t} D[t][j] (k[t] . k[j]) u[j])
-//!     o[t] = P[t] S^T q[t] + sum_{j <= t} D[t][j] (q[t] . k[j]) u[j]
-//!     S   <- P[n-1] S + sum_j D[n-1][j] k[j] u[j]^T
+//! ```text
+//! u[t] = beta[t] (v[t] - P[t] S^T k[t] - sum_{j < t} D[t][j] (k[t] . k[j]) u[j])
+//! o[t] = P[t] S^T q[t] + sum_{j <= t} D[t][j] (q[t] . k[j]) u[j]
+//! S   <- P[n-1] S + sum_j D[n-1][j] k[j] u[j]^T
+//! ```
 //!
 //! `D` is a product of its factors, never a quotient of two `P` or a difference of logarithms, so that it is right for every
 //! decay in `[0, 1]`, however small.
