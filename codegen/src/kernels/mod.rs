@@ -10,6 +10,7 @@ mod chunk;
 mod context;
 mod delta;
 mod epilogue;
+mod flash;
 mod gather;
 mod heads;
 mod lanes;
