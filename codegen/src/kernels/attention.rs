@@ -1,8 +1,9 @@
-//! Causal attention of one row over the key-value cache of its sequence, with the query heads of a key-value head together.
+//! Causal attention of one row over the key-value cache of its sequence, with the query heads of a key-value head
+//! together.
 //!
 //! One pass over the keys in blocks, with the online softmax: scores of a block, its largest, weights, weighted sum of
-//! values; earlier sums are scaled down when a larger score appears. Position `p` lies in cache row `p % capacity`, so the
-//! visible keys are at most two linear runs. A token's own key and value have been appended before.
+//! values; earlier sums are scaled down when a larger score appears. Position `p` lies in cache row `p % capacity`, so
+//! the visible keys are at most two linear runs. A token's own key and value have been appended before.
 
 use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
 use super::flash::tiled;
@@ -158,7 +159,8 @@ impl<'k> Attention<'_, 'k, '_> {
         });
     }
 
-    /// Turns the scores of a block into weights, zero for keys that do not count, and gives the factor for earlier sums.
+    /// Turns the scores of a block into weights, zero for keys that do not count, and gives the factor for earlier
+    /// sums.
     pub fn weigh(&self, scores: Ptr<'k, F32>, largest: Ptr<'k, F32>, totals: Ptr<'k, F32>) -> V<'k, F32> {
         let k = self.cx.k;
         let parts: Vec<_> = (0..BLOCK / 8).map(|i| scores.at(8 * i).load(8)).collect();

@@ -1,5 +1,6 @@
-//! Causal attention of a tile of consecutive rows of one sequence: keys and values of a block are laid out as panels once, and
-//! scores and weighted sums of all rows and query heads of the tile are products in the inner loop of the others.
+//! Causal attention of a tile of consecutive rows of one sequence: keys and values of a block are laid out as panels
+//! once, and scores and weighted sums of all rows and query heads of the tile are products in the inner loop of the
+//! others.
 //!
 //! A key that a row does not see gets weight zero, so that a row has the same bits whatever rows share its tile.
 
@@ -17,7 +18,8 @@ const TILE_HEADS: u32 = 48;
 /// Columns of a panel.
 const WIDE: u32 = PANEL as u32;
 
-/// Where the work of one item lies in scratch memory. `row` counts the query heads of a row of the tile one after the other.
+/// Where the work of one item lies in scratch memory. `row` counts the query heads of a row of the tile one after the
+/// other.
 #[derive(Clone, Copy)]
 struct Work<'k> {
     /// `[row][head_dim]`: queries, scaled.
@@ -66,8 +68,8 @@ fn padded(a: &Attention<'_, '_, '_>) -> u32 {
     a.head_dim.next_multiple_of(WIDE)
 }
 
-/// The kernel for consecutive rows of one sequence; items are tiles of rows of a key-value head, of which those beyond the
-/// last row are empty.
+/// The kernel for consecutive rows of one sequence; items are tiles of rows of a key-value head, of which those beyond
+/// the last row are empty.
 pub(super) fn tiled<'k>(a: &Attention<'_, 'k, '_>, heads: &Heads<'_, 'k, '_>) -> Shape {
     let (cx, k) = (a.cx, a.cx.k);
     let (begin, end) = cx.item_range(Items { fixed: a.kv_heads, per_row: true });
