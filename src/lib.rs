@@ -8,7 +8,6 @@ pub mod cmd;
 pub mod compare;
 pub mod compile;
 pub mod defaults;
-pub mod oracle;
 pub mod quality;
 pub mod selftest;
 pub mod source;

@@ -18,8 +18,10 @@ struct Input<'a> {
     arguments: &'a str,
 }
 
+type Action = fn(&Input) -> String;
+
 /// What a `// RUN:` line can ask for. The output is compared with the comments below the line.
-const ACTIONS: &[(&str, fn(&Input) -> String)] = &[
+const ACTIONS: &[(&str, Action)] = &[
     ("verify", verify),
     ("print", print),
     ("group", group),

@@ -1,5 +1,5 @@
-//! The kernels of the 2B model at its own shapes, compiled for every target that runs here, beside what the machine can do: reading of memory by all threads, and the
-//! peak of 128-bit multiply-adds of one.
+//! The kernels of the 2B model at its own shapes, compiled for every target that runs here, beside what the machine can
+//! do: reading of memory by all threads, and the peak of 128-bit multiply-adds of one.
 //!
 //!     cargo bench -p jet-codegen --bench kernels [-- name]
 
@@ -16,8 +16,8 @@ use std::sync::Barrier;
 
 const THREADS: usize = 2;
 
-/// Seconds that this thread has been running: what other processes take from its core does not count (what they take from
-/// caches and memory does).
+/// Seconds that this thread has been running: what other processes take from its core does not count (what they take
+/// from caches and memory does).
 fn thread_seconds() -> f64 {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the clock exists and `t` is room for the answer.
@@ -25,8 +25,8 @@ fn thread_seconds() -> f64 {
     t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
 }
 
-/// Seconds of the best of `runs` runs in which every thread calls `f(thread)` at the same time; a run takes as long as its
-/// slowest thread.
+/// Seconds of the best of `runs` runs in which every thread calls `f(thread)` at the same time; a run takes as long as
+/// its slowest thread.
 fn best(runs: usize, threads: usize, f: impl Fn(usize) + Sync) -> f64 {
     let barrier = Barrier::new(threads);
     let run = |t: usize| -> Vec<f64> {

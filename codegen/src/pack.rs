@@ -1,9 +1,9 @@
 //! Weights in the layout of the CPU kernels: panels of 16 output columns, `[panel][k][16]`, zero where no row is.
 //!
 //! A product's epilogue decides which rows meet in one panel ([`RowOrder`]), so that a register holds what the epilogue
-//! needs together. The same layout serves decode and prefill. In bf16 panels every group of 8 slots is stored in the order
-//! 0, 4, 1, 5, 2, 6, 3, 7: as pairs, whose even halves are the first four columns and whose odd halves the last four, so
-//! that widening costs one shift and one mask. A vector (bias, scale, norm weight) is a matrix of one column.
+//! needs together. The same layout serves decode and prefill. In bf16 panels every group of 8 slots is stored in the
+//! order 0, 4, 1, 5, 2, 6, 3, 7: as pairs, whose even halves are the first four columns and whose odd halves the last
+//! four, so that widening costs one shift and one mask. A vector (bias, scale, norm weight) is a matrix of one column.
 
 use jet_ir::Elem;
 use std::fmt;
@@ -122,8 +122,8 @@ impl PackSpec {
         }
     }
 
-    /// Writes the panels of a range of items to `out`, which has room for exactly these. `fill` gets a source, a row and
-    /// room for the `cols` elements of that row, little-endian and in the element type of the spec.
+    /// Writes the panels of a range of items to `out`, which has room for exactly these. `fill` gets a source, a row
+    /// and room for the `cols` elements of that row, little-endian and in the element type of the spec.
     ///
     /// # Errors
     /// Whatever `fill` returns.

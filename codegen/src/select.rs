@@ -1,7 +1,7 @@
 //! From a group of the fused graph to its kernel.
 //!
-//! The choice is short because a group says what it is by its grid or op; which strategy serves is decided by phase. What no
-//! kernel can do is refused with the node and the reason.
+//! The choice is short because a group says what it is by its grid or op; which strategy serves is decided by phase.
+//! What no kernel can do is refused with the node and the reason.
 
 use crate::kernels::{self, Built, Context, Phase, PhaseSpec, Shape, Unsupported};
 use crate::targets::Target;

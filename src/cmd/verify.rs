@@ -1,11 +1,13 @@
 //! `jetc verify`: whether an artifact is what it says, and computes what its model means.
 
 use super::{Outcome, output};
+use crate::compare::evaluated::Evaluated;
 use crate::compare::judge::Report;
-use crate::oracle::{Oracle, oracle_graph};
 use crate::selftest;
 use anyhow::Context;
 use jet_frontend::ModelSpec;
+use jet_frontend::graph::model_graph;
+use jet_ir::Elem;
 use jet_runtime::{Model, Options, Session};
 use jetbin::SectionKind;
 use serde::Serialize;
@@ -16,7 +18,7 @@ const DEFAULT_TOLERANCE: f64 = 2e-4;
 
 const HELP: &str = "\
 Checks the hashes of header, tables, code and packed weights; then the artifact's code computes on this machine: the prompt
-program against the decode program, and with --source both against the reference evaluation of the source's graph, op by op in f64.
+program against the decode program, and with --source both against the reference evaluation of the source's graph, op by op.
 The latter takes about a minute for each billion weights.
 
 Examples:
@@ -73,9 +75,9 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         source_problem = other_source(&model, &spec.config)?;
         if source_problem.is_none() {
             let config = spec.read_config()?;
-            let (weights, graph) = (spec.open_weights(&config)?, oracle_graph(&config)?);
-            let mut oracle = Oracle::new(&config, weights.as_ref(), &graph, 1);
-            against_reference = Some(selftest::against(&mut session, &mut oracle, args.tolerance, &|| bar.inc(1))?);
+            let (weights, graph) = (spec.open_weights(&config)?, model_graph(&config, Elem::F32)?);
+            let mut reference = Evaluated::new(&config, &graph, weights.as_ref(), 1);
+            against_reference = Some(selftest::against(&mut session, &mut reference, args.tolerance, &|| bar.inc(1))?);
         }
     }
     bar.finish_and_clear();

@@ -151,3 +151,60 @@ fn a_benchmark_reports_every_test_in_every_form() {
     assert_eq!(bench("jsonl").stdout.lines().count(), 6);
     assert!(bench("md").stdout.contains("| tg8 b2 @ d32 |"));
 }
+
+#[test]
+fn a_conversation_continues_as_one_text_would() {
+    let folder = folder();
+    let model = folder.path().join("chatty");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(austen()).unwrap().map(|e| e.unwrap()) {
+        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}";
+    std::fs::write(model.join("chat_template.jinja"), template).unwrap();
+    let artifact = compile(folder.path(), &model, &["--max-context", "256", "--max-batch", "1"]);
+    let options = ["-n", "12", "--stop", "\n"];
+    let mut command = jetc();
+    command.args(args!["run", artifact, "-i", "--system", "You are Emma.", "-p", "Are you in love?"]).args(options);
+    let input = folder.path().join("input.txt");
+    std::fs::write(&input, "With whom?\n").unwrap();
+    let said = Said::of(command.stdin(std::fs::File::open(&input).unwrap()).output().unwrap()).ok();
+    let answers: Vec<_> = said.stdout.lines().collect();
+    assert_eq!(answers.len(), 2, "{}", said.stdout);
+    let first = "[system] You are Emma.\n[user] Are you in love?\n[assistant] ".to_string();
+    let second = format!("{first}{}\n[user] With whom?\n[assistant] ", answers[0]);
+    for (prompt, answer) in [(first, answers[0]), (second, answers[1])] {
+        let whole = Said::of(jetc().args(args!["run", artifact, "-p", prompt]).args(options).output().unwrap()).ok();
+        assert_eq!(whole.stdout.trim_end_matches('\n'), answer);
+    }
+}
+
+#[test]
+fn explanations_name_rules_and_rejected_alternatives() {
+    let text = run(args!["explain", artifact(), "mixer_hidden.3"]).ok().stdout;
+    for part in ["attention(", "[residual-epilogue]", "rejected", " us  "] {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    let json = run(args!["explain", artifact(), "layer_hidden.1", "--phase", "prefill", "--json"]).ok().json();
+    assert!(!json["derivations"].as_array().unwrap().is_empty() && !json["regrets"].as_array().unwrap().is_empty());
+    let whole = run(args!["explain", austen(), "--json"]).ok().json();
+    assert!(whole["results"].as_array().unwrap().iter().any(|r| r == "mixer_hidden.3"));
+    let unknown = run(args!["explain", artifact(), "layer_hidden.99"]);
+    assert_eq!(unknown.code, Some(2));
+    assert!(
+        unknown.stderr.contains("layer_hidden.99") && unknown.stderr.contains("layer_hidden.1"),
+        "{}",
+        unknown.stderr
+    );
+}
+
+#[test]
+fn machine_and_targets_are_reported() {
+    let doctor = run(["doctor", "--json"]).ok().json();
+    let target = doctor["cpu_target"].as_str().unwrap();
+    assert!(doctor["threads"].as_u64().unwrap() >= 1);
+    let targets = run(["targets", "--json"]).ok().json();
+    let host: Vec<_> =
+        targets.as_array().unwrap().iter().filter(|t| t["host"] == true).map(|t| t["name"].clone()).collect();
+    assert!(host.iter().any(|name| name == target), "{host:?}");
+}

@@ -1,4 +1,4 @@
-//! Other shapes and seeds than the golden data have: artifacts against the reference evaluation, op by op in f64.
+//! Other shapes and seeds than the golden data have: artifacts against the reference evaluation, op by op.
 
 use crate::args;
 use crate::support::*;

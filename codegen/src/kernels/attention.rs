@@ -1,30 +1,34 @@
-//! Causal attention of one row over the key-value cache of its sequence, with the query heads of a key-value head together.
+//! Causal attention of one row over the key-value cache of its sequence, with the query heads of a key-value head
+//! together.
 //!
 //! One pass over the keys in blocks, with the online softmax: scores of a block, its largest, weights, weighted sum of
-//! values; earlier sums are scaled down when a larger score appears. Position `p` lies in cache row `p % capacity`, so the
-//! visible keys are at most two linear runs. A token's own key and value have been appended before.
+//! values; earlier sums are scaled down when a larger score appears. Position `p` lies in cache row `p % capacity`, so
+//! the visible keys are at most two linear runs. A token's own key and value have been appended before.
 
 use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::flash::tiled;
 use super::heads::Heads;
 use super::lanes::{dot, spans};
 use crate::kir::{F32, Index, Items, Operand, Ptr, V};
 use jet_ir::{Id, Op};
 
 /// Keys of a block.
-const BLOCK: u32 = 32;
+pub(super) const BLOCK: u32 = 32;
 /// Where the running maximum starts, and the score of keys that do not exist: low, and finite so that differences are.
-const LOWEST: f32 = -1e30;
+pub(super) const LOWEST: f32 = -1e30;
 
-struct Attention<'a, 'k, 'g> {
-    cx: &'a Context<'k, 'g>,
-    head_dim: u32,
-    window: u32,
+/// An attention grid, taken apart.
+pub(super) struct Attention<'a, 'k, 'g> {
+    pub cx: &'a Context<'k, 'g>,
+    pub head_dim: u32,
+    /// Keys that a row sees, 0 for all.
+    pub window: u32,
     /// Query heads of a key-value head.
-    group: u32,
-    kv_heads: u32,
-    query: Id,
-    keys: Id,
-    values: Id,
+    pub group: u32,
+    pub kv_heads: u32,
+    pub query: Id,
+    pub keys: Id,
+    pub values: Id,
 }
 
 /// Where the work of one item lies in scratch memory.
@@ -56,23 +60,37 @@ pub(crate) fn attention(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result
     let kv_heads = (kv_cols / op.head_dim) as u32;
     let (keys, values) = (cx.state_leaf(args[1])?, cx.state_leaf(args[2])?);
     let a = Attention { cx, head_dim, window, group, kv_heads, query: args[0], keys, values };
-    let (begin, end) = cx.item_range(Items { fixed: kv_heads, per_row: true });
     let heads = Heads { cx, stores, cols: q_cols as u32, head_dim };
-    cx.k.range(begin, end, 1, (), |item, ()| a.item(&heads, item / kv_heads, item % kv_heads));
-    let name = if cx.phase == Phase::Decode { "attention_decode" } else { "attention_prefill" };
-    let fixed = 4 * u64::from(group) * u64::from(BLOCK + head_dim + 2);
-    // of the cache, whose length a kernel does not know, one block is counted
-    let touched = 4 * 2 * u64::from(BLOCK) * kv_cols as u64;
-    let cost = Cost {
-        weight_bytes: 0,
-        state_bytes: touched,
-        act_bytes: 8 * q_cols as u64,
-        flops: 4 * u64::from(BLOCK) * q_cols as u64,
-    };
-    Ok(Shape { name, scratch: Scratch { fixed, per_row: 0 }, cost })
+    Ok(match cx.phase {
+        Phase::Decode => streamed(&a, &heads),
+        Phase::Prefill => tiled(&a, &heads),
+    })
+}
+
+/// One row of each sequence; items are key-value heads of rows.
+fn streamed<'k>(a: &Attention<'_, 'k, '_>, heads: &Heads<'_, 'k, '_>) -> Shape {
+    let (begin, end) = a.cx.item_range(Items { fixed: a.kv_heads, per_row: true });
+    a.cx.k.range(begin, end, 1, (), |item, ()| a.item(heads, item / a.kv_heads, item % a.kv_heads));
+    let fixed = 4 * u64::from(a.group) * u64::from(BLOCK + a.head_dim + 2);
+    Shape { name: "attention_streamed", scratch: Scratch { fixed, per_row: 0 }, cost: a.cost() }
 }
 
 impl<'k> Attention<'_, 'k, '_> {
+    /// Of the cache, whose length a kernel does not know, one block is counted.
+    pub fn cost(&self) -> Cost {
+        let kv_cols = u64::from(self.kv_heads * self.head_dim);
+        let (q_cols, block) = (u64::from(self.group) * kv_cols, u64::from(BLOCK));
+        Cost { weight_bytes: 0, state_bytes: 8 * block * kv_cols, act_bytes: 8 * q_cols, flops: 4 * block * q_cols }
+    }
+
+    /// Position of the first key that the row at `position` sees.
+    pub fn first_key(&self, position: V<'k, Index>) -> V<'k, Index> {
+        match self.window {
+            0 => 0u32.on(position.k),
+            window => (position + 1u32 - window).imax(0u32),
+        }
+    }
+
     fn work(&self) -> Work<'k> {
         let scores = self.cx.scratch();
         let sums = scores.at(self.group * BLOCK);
@@ -110,10 +128,7 @@ impl<'k> Attention<'_, 'k, '_> {
     fn runs(&self, row: V<'k, Index>, body: impl FnOnce(V<'k, Index>, V<'k, Index>)) {
         let (k, capacity) = (self.cx.k, self.cx.state_rows(self.keys));
         let end = self.cx.position(row) + 1u32;
-        let first = match self.window {
-            0 => 0u32.on(k),
-            window => (end - window).imax(0u32),
-        };
+        let first = self.first_key(self.cx.position(row));
         let start = first % capacity;
         let until_wrap = (capacity - start).imin(end - first);
         k.range(0u32, 2u32, 1, (), |run, ()| {
@@ -132,7 +147,7 @@ impl<'k> Attention<'_, 'k, '_> {
             k.range(0u32, n, 1, (), |j, ()| {
                 scores.at(j).store(dot(k, query, keys.at(j * stride), dim) * (f64::from(dim).powf(-0.5) as f32));
             });
-            let scale = self.weigh(scores, g, work);
+            let scale = self.weigh(scores, work.largest.at(g), work.totals.at(g));
             let sums = work.sums.at(g * dim);
             spans(k, dim, &[16, 4, 1], |c, lanes| {
                 let start = sums.at(c).load(lanes) * scale.splat(lanes);
@@ -144,17 +159,20 @@ impl<'k> Attention<'_, 'k, '_> {
         });
     }
 
-    /// Turns the scores of a block into weights, and gives the factor for earlier sums.
-    fn weigh(&self, scores: Ptr<'k, F32>, g: V<'k, Index>, work: Work<'k>) -> V<'k, F32> {
+    /// Turns the scores of a block into weights, zero for keys that do not count, and gives the factor for earlier
+    /// sums.
+    pub fn weigh(&self, scores: Ptr<'k, F32>, largest: Ptr<'k, F32>, totals: Ptr<'k, F32>) -> V<'k, F32> {
+        let k = self.cx.k;
         let parts: Vec<_> = (0..BLOCK / 8).map(|i| scores.at(8 * i).load(8)).collect();
-        let before = work.largest.at(g).load(1);
+        let before = largest.load(1);
         let top = parts.iter().skip(1).fold(parts[0], |a, b| a.max(*b)).max_lanes().max(before);
-        let weights: Vec<_> = parts.iter().map(|s| (*s - top.splat(8)).exp()).collect();
+        let weight = |s: V<'k, F32>| s.equals(k.splat(LOWEST, 8)).select(k.splat(0.0, 8), (s - top.splat(8)).exp());
+        let weights: Vec<_> = parts.iter().map(|s| weight(*s)).collect();
         weights.iter().enumerate().for_each(|(i, w)| scores.at(8 * i as u32).store(*w));
         let scale = (before - top).exp();
         let total = weights.iter().skip(1).fold(weights[0], |a, b| a + *b).sum_lanes();
-        work.largest.at(g).store(top);
-        work.totals.at(g).store(work.totals.at(g).load(1).fma(scale, total));
+        largest.store(top);
+        totals.store(totals.load(1).fma(scale, total));
         scale
     }
 }

@@ -1,4 +1,5 @@
-//! The gated delta rule over a chunk of tokens at a time, in matrix form: the state is read and written once for a chunk.
+//! The gated delta rule over a chunk of tokens at a time, in matrix form: the state is read and written once for a
+//! chunk.
 //!
 //! With `P[t]` the product of decays from the start of the chunk to token `t`, and `D[t][j]` of those after `j` to `t`,
 //!
@@ -8,8 +9,8 @@
 //! S   <- P[n-1] S + sum_j D[n-1][j] k[j] u[j]^T
 //! ```
 //!
-//! `D` is a product of its factors, never a quotient of two `P` or a difference of logarithms, so that it is right for every
-//! decay in `[0, 1]`, however small.
+//! `D` is a product of its factors, never a quotient of two `P` or a difference of logarithms, so that it is right for
+//! every decay in `[0, 1]`, however small.
 
 use super::context::{Context, Scratch, Shape};
 use super::delta::Delta;

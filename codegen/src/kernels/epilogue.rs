@@ -1,5 +1,5 @@
-//! Register expressions on the results of a grid, compiled over vectors: maps, residuals, gates, rope, dynamic convolution,
-//! and the stores that end them. Maps in memory are the same expressions whose leaves are loads.
+//! Register expressions on the results of a grid, compiled over vectors: maps, residuals, gates, rope, dynamic
+//! convolution, and the stores that end them. Maps in memory are the same expressions whose leaves are loads.
 
 use super::context::{Context, Phase};
 use super::lanes::{load_lanes, store_lanes};
@@ -151,8 +151,8 @@ impl<'k> Row<'_, 'k, '_> {
         out
     }
 
-    /// `y[d] = sum_w kernels[d, w] past[t + w, d]` over the rows before and with this one; `ring` still holds the rows of
-    /// the previous run.
+    /// `y[d] = sum_w kernels[d, w] past[t + w, d]` over the rows before and with this one; `ring` still holds the rows
+    /// of the previous run.
     fn dynamic_conv(&self, id: Id, taps: usize) -> Fragment<'k> {
         let (cx, args) = (self.cx, &self.cx.graph.node(id).args);
         let x = self.eval(args[0]);

@@ -3,8 +3,8 @@
 use super::context::Context;
 use crate::kir::{Builder, F32, Index, Operand, Ptr, V};
 
-/// Covers columns `0..n` from left to right with vectors of the given widths, widest first and 1 last; `body` gets the first
-/// column and the width.
+/// Covers columns `0..n` from left to right with vectors of the given widths, widest first and 1 last; `body` gets the
+/// first column and the width.
 pub fn spans<'k>(k: &'k Builder, n: u32, widths: &[u32], body: impl Fn(V<'k, Index>, u16)) {
     let mut from = 0;
     for &width in widths {

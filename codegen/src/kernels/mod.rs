@@ -1,15 +1,16 @@
 //! CPU kernels: what a fused group becomes.
 //!
-//! Every kernel is a function from a group of the graph to a [`Built`]: code in the kernel IR, what its parameters mean,
-//! how many items of work it has and how much scratch memory a thread needs. A kernel covers a range of its items and
-//! never depends on how items are spread over threads; rows never influence each other, and the bits of a row do not
-//! depend on how many rows there are.
+//! Every kernel is a function from a group of the graph to a [`Built`]: code in the kernel IR, what its parameters
+//! mean, how many items of work it has and how much scratch memory a thread needs. A kernel covers a range of its items
+//! and never depends on how items are spread over threads; rows never influence each other, and the bits of a row do
+//! not depend on how many rows there are.
 
 mod attention;
 mod chunk;
 mod context;
 mod delta;
 mod epilogue;
+mod flash;
 mod gather;
 mod heads;
 mod lanes;

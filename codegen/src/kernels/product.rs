@@ -1,9 +1,9 @@
 //! Products of one input with any number of weights, each with its epilogue: one kernel for a whole grid.
 //!
 //! Items are the bundles of panels of all weights, in the order of their stores. Per item and tile of rows, the sums go
-//! through a small tile in scratch memory to the epilogue, so that an epilogue exists once and not for every tile shape.
-//! The weights of an item are read from memory once for all rows. With a norm in front, the first thing in scratch memory
-//! is the normalised input, row-major f32.
+//! through a small tile in scratch memory to the epilogue, so that an epilogue exists once and not for every tile
+//! shape. The weights of an item are read from memory once for all rows. With a norm in front, the first thing in
+//! scratch memory is the normalised input, row-major f32.
 
 use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};

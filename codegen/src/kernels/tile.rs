@@ -1,8 +1,8 @@
 //! The inner loop of products: a few rows of activations times one panel of weights, sums in registers.
 //!
 //! Six rows by half a panel, or up to three rows by a whole one: about twelve accumulators. Each sum is one chain over
-//! increasing `k`, whatever the number of rows, so that the bits of a row depend neither on the rows beside it nor on the
-//! phase. Targets with wide registers have a loop of their own, [`wide`].
+//! increasing `k`, whatever the number of rows, so that the bits of a row depend neither on the rows beside it nor on
+//! the phase. Targets with wide registers have a loop of their own, [`wide`].
 
 use super::wide;
 use crate::kir::{Bf16, Builder, F32, Index, Operand, Ptr, Tile, V, outer_product};
@@ -71,8 +71,8 @@ impl<'k> Product<'k> {
 
     /// `out[r][0..16] = sum_k x[r][k] panel[k][0..16]` for rows `0..rows`.
     ///
-    /// Half panels take turns every [`BLOCK`] steps, their sums waiting in `out`: both halves of a cache line are used soon
-    /// after each other, and memory is read at an even pace.
+    /// Half panels take turns every [`BLOCK`] steps, their sums waiting in `out`: both halves of a cache line are used
+    /// soon after each other, and memory is read at an even pace.
     pub fn emit(&self, k: &'k Builder, rows: usize) {
         if is_wide(&k.target) {
             return wide::emit(self, k, rows);

@@ -46,8 +46,8 @@ fn step<'k>(p: &Product<'k>, lanes: u16, i: V<'k, Index>, u: u32, mut chains: Ve
     chains
 }
 
-/// One step of a panel. Columns in bf16 come as they are stored, in pairs: in order to one vector, or the even and the odd
-/// halves to two.
+/// One step of a panel. Columns in bf16 come as they are stored, in pairs: in order to one vector, or the even and the
+/// odd halves to two.
 fn weights<'k>(p: &Product<'k>, lanes: u16, at: V<'k, Index>) -> Vec<V<'k, F32>> {
     match (p.elem, lanes) {
         (Elem::Bf16, 16) => vec![p.panel.cast::<Bf16>().at(at).load(16).widen()],

@@ -1,8 +1,8 @@
 //! Runs the kernels of a graph on poisoned memory and compares with the reference evaluation in f64.
 //!
 //! Every run checks more than values: bits do not depend on how items are split over threads, nor on how many rows run
-//! together; nothing outside a buffer, a state or the scratch memory is written; whatever is read was written before (all
-//! outputs, scratch and unused cache rows start as NaN).
+//! together; nothing outside a buffer, a state or the scratch memory is written; whatever is read was written before
+//! (all outputs, scratch and unused cache rows start as NaN).
 
 use crate::loader::Code;
 use jet_codegen::targets::{Target, runnable};
@@ -407,7 +407,8 @@ impl Case<'_> {
             n += 1;
         }
         assert_eq!(n as usize, want.len(), "{what}");
-        // sums of random signs cancel: below a root mean square of 0.1 the error counts as absolute, except for moved bits
+        // sums of random signs cancel: below a root mean square of 0.1 the error counts as absolute, except for moved
+        // bits
         let floor = 0.01 * f64::from(n);
         let relative = (error / norm.max(floor)).sqrt();
         assert!(relative <= self.tolerance, "{what}: relative error {relative:e} > {:e}", self.tolerance);
