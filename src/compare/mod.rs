@@ -1,6 +1,6 @@
 //! Comparison of an artifact with a reference file: what to feed, what to collect, how to judge.
 //!
-//! [`tensors`] reads and writes the files, [`reference`] finds the sequences in one, [`feed`] runs them and
+//! [`tensors`] reads and writes the files, [`mod@reference`] finds the sequences in one, [`feed`] runs them and
 //! collects our values under the same keys, [`evaluated`] is the reference evaluation as a runner, [`judge`] compares key by key.
 
 pub mod evaluated;
