@@ -64,7 +64,7 @@ fn graph(seed: u64) -> Graph {
 fn run(graph: &Graph) -> (Named<f64>, Named<f64>) {
     let mat = |name: &str, ty: Type| {
         let rows = if let Some(Rows::Fixed(n)) = ty.rows() { n } else { TOKENS };
-        let mut random = Random(name.bytes().fold(1, |h, b| h * 131 + u64::from(b)));
+        let mut random = Random(name.bytes().fold(1, |h, b| h.wrapping_mul(131).wrapping_add(u64::from(b))));
         Mat::new(rows, ty.cols(), |_, _| random.below(2001) as f64 * 1e-3 - 1.0)
     };
     let leaves = |kind: Leaf| -> Named<f64> {
