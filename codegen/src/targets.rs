@@ -47,6 +47,14 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// Its name on the command line and in recipes.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Backend::Cranelift { .. } => "cranelift",
+            Backend::Mlir { .. } => "mlir",
+        }
+    }
+
     /// Whether this build has it.
     pub fn is_built(&self) -> bool {
         matches!(self, Backend::Cranelift { .. }) || cfg!(feature = "mlir")

@@ -165,12 +165,13 @@ fn print_text(args: &Args, summary: &Summary) {
         println!("{}: {} kernels, {} of code", target.name, target.kernels, output::bytes(target.code_bytes as u64));
         for p in &target.programs {
             println!(
-                "  {:<8} {} kernel calls instead of {}, {} moved per token instead of {}, arena {} instead of {}",
+                "  {:<8} {} kernel calls instead of {}, {} moved per {} instead of {}, arena {} instead of {}",
                 p.phase,
                 p.kernels.1,
                 p.kernels.0,
-                output::bytes(p.bytes_per_token.1),
-                output::bytes(p.bytes_per_token.0),
+                output::bytes(p.bytes_per_call.1),
+                if p.phase == "decode" { "token" } else { "chunk" },
+                output::bytes(p.bytes_per_call.0),
                 output::bytes(p.arena.0),
                 output::bytes(p.arena.1),
             );
@@ -188,7 +189,7 @@ fn as_json(args: &Args, summary: &Summary) -> Value {
                 .iter()
                 .map(|p| {
                     json!({ "phase": p.phase, "kernels_unfused": p.kernels.0, "kernels": p.kernels.1,
-                        "bytes_per_token_unfused": p.bytes_per_token.0, "bytes_per_token": p.bytes_per_token.1,
+                        "bytes_per_call_unfused": p.bytes_per_call.0, "bytes_per_call": p.bytes_per_call.1,
                         "arena_bytes": p.arena.0, "arena_bytes_without_reuse": p.arena.1 })
                 })
                 .collect();

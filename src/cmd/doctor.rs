@@ -2,7 +2,7 @@
 
 use super::{Outcome, output};
 use crate::ceilings;
-use jet_codegen::targets::host;
+use jet_codegen::targets::{TARGETS, host};
 use serde::Serialize;
 
 /// Say what this build and this machine can do, and why not
@@ -34,6 +34,15 @@ struct Report {
     ceilings: Option<ceilings::Ceilings>,
 }
 
+/// Generators of CPU code in this build, each once.
+fn backends() -> Vec<&'static str> {
+    let built = TARGETS.iter().filter(|t| t.backend.is_built());
+    let mut names: Vec<_> = built.map(|t| t.backend.name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// Prints the report; fails the check if no target fits this machine.
 ///
 /// # Errors
@@ -49,7 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         memory_bytes: memory_bytes(),
         cpu_target: host().ok().map(|t| t.name),
         cpu_problem: host().err().map(|e| e.to_string()),
-        backends: vec!["cranelift"],
+        backends: backends(),
         devices: vec!["cpu"],
         ceilings: args.measure.then(|| ceilings::measure(threads)),
     };

@@ -75,8 +75,8 @@ pub struct ProgramSummary {
     pub phase: &'static str,
     /// Kernels with every op on its own, and after fusion.
     pub kernels: (usize, usize),
-    /// Bytes moved per token with every op on its own, and after fusion.
-    pub bytes_per_token: (u64, u64),
+    /// Bytes moved by a decode of one token or a prefill of a whole chunk, with every op on its own and after fusion.
+    pub bytes_per_call: (u64, u64),
     /// Bytes of the arena, and of all buffers together without reuse.
     pub arena: (u64, u64),
 }

@@ -3,6 +3,7 @@
 
 use super::{Limits, Model};
 use anyhow::{Context, Result};
+use jet_codegen::targets::Target;
 use jet_frontend::{WeightFormat, WeightsAt, WeightsFile};
 use serde_json::json;
 
@@ -20,6 +21,8 @@ pub fn recipe(model: &Model) -> Result<String> {
         WeightsAt::Directory(_) => json!("checkpoint"),
     };
     let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+    let backend = |name: &str| Target::named(name).map(|t| t.backend.name());
+    let targets: Vec<_> = settings.targets.iter().map(|t| json!({ "name": t, "backend": backend(t) })).collect();
     let recipe = json!({
         "compiler": format!("jetc {}", env!("CARGO_PKG_VERSION")),
         "source": {
@@ -28,8 +31,7 @@ pub fn recipe(model: &Model) -> Result<String> {
             "weights": weights,
         },
         "compile": {
-            "targets": settings.targets,
-            "backend": "cranelift",
+            "targets": targets,
             "max_context": max_context,
             "max_batch": max_batch,
             "prefill_chunk": prefill_chunk,

@@ -137,7 +137,7 @@ fn select_phase(model: &Model, target: &Target, phase: Phase) -> Result<Selected
             Phase::Decode => "decode",
         },
         kernels: (report.before.kernels, report.after.kernels),
-        bytes_per_token: (report.before.bytes(), report.after.bytes()),
+        bytes_per_call: (report.before.bytes(), report.after.bytes()),
         arena: (memory.arena_bytes, memory.unshared_bytes),
     };
     Ok(Selected { phase, rows, graph: fused.graph, groups: fused.groups, built, memory, summary })
