@@ -89,7 +89,7 @@ fn a_writer_that_does_not_finish_leaves_nothing_behind() {
     let mut w = Writer::create(&path, WriterOptions::default()).unwrap();
     let desc = WeightDesc { name: "w".into(), dtype: DType::F32, layout: String::new(), sources: vec![] };
     w.weight(&desc, |out| out.write_all(&[0; 8])).unwrap();
-    assert!(!path.exists(), "nothing has the name of an unfinished artifact");
+    assert!(!path.exists(), "there is no file of this name before it is complete");
     let error = w.weight(&desc, |_| Err(std::io::Error::other("no more tensors"))).unwrap_err();
     assert_eq!(error.to_string(), "weight w: no more tensors");
     drop(w);
