@@ -7,7 +7,7 @@ use crate::kir::{Cap, Op};
 pub struct Target {
     /// What the command line and the artifact call it.
     pub name: &'static str,
-    /// The architecture, as `std::env::consts::ARCH` and both code generators spell it.
+    /// The architecture, as `std::env::consts::ARCH` and the code generator spell it.
     pub arch: &'static str,
     /// What makes its code.
     pub backend: Backend,
@@ -44,6 +44,11 @@ pub enum Backend {
         /// Features added to it (`+x`) and taken away (`-x`), separated by commas.
         features: &'static str,
     },
+    /// Text for NVIDIA GPUs; part of every build.
+    Ptx {
+        /// Version of the language.
+        version: &'static str,
+    },
 }
 
 impl Backend {
@@ -52,12 +57,13 @@ impl Backend {
         match self {
             Backend::Cranelift { .. } => "cranelift",
             Backend::Mlir { .. } => "mlir",
+            Backend::Ptx { .. } => "ptx",
         }
     }
 
     /// Whether this build has it.
     pub fn is_built(&self) -> bool {
-        matches!(self, Backend::Cranelift { .. }) || cfg!(feature = "mlir")
+        !matches!(self, Backend::Mlir { .. }) || cfg!(feature = "mlir")
     }
 }
 
@@ -217,6 +223,19 @@ pub const TARGETS: &[Target] = &[
         cache: ARM_CACHE,
         cost: Cost { dram_gbps: 25.0, cache_gbps: 80.0, gflops: 80.0, launch_us: 2.0 },
     },
+    Target {
+        name: "sm_80",
+        arch: "sm_80",
+        backend: Backend::Ptx { version: "7.8" },
+        requires: &[],
+        rank: 10,
+        lanes: 4,
+        accumulators: 8,
+        registers: 255,
+        caps: &[Cap::Fma, Cap::Bf16Round, Cap::Threads, Cap::Mma, Cap::AsyncCopy],
+        cache: Cache { l1_bytes: 192 << 10, l2_bytes: 40 << 20, l3_bytes: 40 << 20 },
+        cost: Cost { dram_gbps: 2000.0, cache_gbps: 5000.0, gflops: 300e3, launch_us: 2.5 },
+    },
 ];
 
 impl Target {
@@ -246,6 +265,7 @@ impl Target {
             Op::Scalar(s) => match self.backend {
                 Backend::Cranelift { .. } => s.in_cranelift(),
                 Backend::Mlir { .. } => s.mlir().is_some(),
+                Backend::Ptx { .. } => s.ptx().is_some(),
             },
             _ => true,
         };

@@ -3,6 +3,7 @@
 pub mod cranelift;
 #[cfg(feature = "mlir")]
 pub mod mlir;
+pub mod ptx;
 
 /// Why an emitter refuses a kernel or a target.
 #[derive(Debug, thiserror::Error)]
