@@ -4,7 +4,7 @@ use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::lanes::spans;
 use crate::kir::{Bf16, F32, I32, Index, Items, Operand, V};
-use crate::pack::{PANEL, PackSpec, RowOrder};
+use crate::pack::{Form, PANEL, PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Rows, Type};
 
 /// Columns of an item of `ring_push`.
@@ -26,7 +26,7 @@ pub(crate) fn embed<'k>(cx: &Context<'k, '_>, id: Id) -> Result<Shape, Unsupport
             format!("a table must be bf16 or f32, found {}", cx.graph.ty(args[0])),
         ));
     };
-    let spec = PackSpec { order: RowOrder::Linear, elem, rows, cols };
+    let spec = PackSpec { form: Form::Panel, order: RowOrder::Linear, elem, rows, cols };
     let (begin, end) = cx.item_range(Items { fixed: 1, per_row: true });
     let (table, k) = (cx.weight::<F32>(spec, &[args[0]]), cx.k);
     k.range(begin, end, 1, (), |row, ()| {
@@ -111,7 +111,8 @@ pub(crate) fn kv_append(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupport
         spans(k, cols as u32, &[16, 4, 1], |col, lanes| {
             let v = cx.value::<F32>(rows).at(row * cols as u32 + col).load(lanes);
             let place = vec![Lanes { col, left: None }];
-            let domain = Domain { lanes: place, width: lanes, vector: PackSpec::vector(cols), first: col };
+            let domain =
+                Domain { lanes: place, width: lanes, vector: PackSpec::vector(cols), first: col, step: lanes.into() };
             let leaf = |_: Id| Some(Fragment { vecs: vec![v], domain: domain.clone() });
             Row { cx, row, leaf: &leaf }.store(id);
         });
