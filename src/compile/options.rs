@@ -145,7 +145,8 @@ pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) 
 /// What to say of a backend that exists but not in this build.
 fn absent(backend: &str) -> Option<String> {
     let made = TARGETS.iter().find(|t| t.backend.name() == backend)?;
-    let feature = format!("backend: this build of jetc has no `{backend}`, expected one with the cargo feature `{backend}`");
+    let feature =
+        format!("backend: this build of jetc has no `{backend}`, expected one with the cargo feature `{backend}`");
     (!made.backend.is_built()).then_some(feature)
 }
 
