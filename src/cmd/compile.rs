@@ -40,10 +40,10 @@ pub struct Args {
 /// What shapes an artifact; absent options are those of model.toml, then defaults.
 #[derive(Clone, Default, clap::Args)]
 pub struct CompileArgs {
-    /// Machines to compile for, best first (default: this one; see `jetc targets`)
+    /// Machines to compile for, best first (default: this one and a portable one; see `jetc targets`)
     #[arg(long = "target", value_name = "NAME,..", value_delimiter = ',')]
     targets: Vec<String>,
-    /// Generator of CPU code: cranelift
+    /// Generator of CPU code: cranelift, or mlir where it is built in (default: both, each where it is best)
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
     /// Longest context in tokens (default: the model's, at most 32768)

@@ -1,6 +1,7 @@
 //! What the compiler is asked for, and what it reports.
 
 use super::states::Limits;
+use jet_codegen::targets::{Backend, TARGETS, Target};
 use jet_frontend::{CompileOptions, ModelConfig, ModelSpec, WeightFormat, WeightsFile};
 use jetbin::Phase;
 use std::path::PathBuf;
@@ -104,23 +105,18 @@ pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) 
             problems.push(format!("{name}: found `{found}`, expected {}", expected.join(" or ")));
         }
     };
-    expect("backend", asked.backend.as_ref(), &["cranelift"]);
+    let backend = asked.backend.as_ref();
+    expect("backend", backend, &Backend::names());
     expect("activations", asked.activations.as_ref(), &["f32"]);
     let mut targets = asked.targets.unwrap_or_default();
-    if targets.is_empty() {
-        match jet_codegen::targets::host() {
-            Ok(host) => targets.push(host.name.to_string()),
+    problems.extend(backend.and_then(|b| absent(b)));
+    if targets.is_empty() && problems.is_empty() {
+        match jet_codegen::targets::defaults(backend.map(String::as_str)) {
+            Ok(found) => targets.extend(found.iter().map(|t| t.name.to_string())),
             Err(e) => problems.push(format!("targets: none named, and {e}")),
         }
     }
-    let names: Vec<&str> = jet_codegen::targets::TARGETS.iter().map(|t| t.name).collect();
-    for (i, name) in targets.iter().enumerate() {
-        if !names.contains(&name.as_str()) {
-            problems.push(format!("targets: found `{name}`, expected some of {}", names.join(", ")));
-        } else if targets[..i].contains(name) {
-            problems.push(format!("targets: `{name}` is named twice"));
-        }
-    }
+    problems.extend(wrong_targets(&targets, backend.map(String::as_str)));
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -130,4 +126,27 @@ pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) 
         weights: asked.weights.unwrap_or(WeightFormat::Bf16),
         weights_file: asked.weights_file.unwrap_or(WeightsFile::Embed),
     })
+}
+
+/// What to say of a backend that exists but not in this build.
+fn absent(backend: &str) -> Option<String> {
+    let made = TARGETS.iter().find(|t| t.backend.name() == backend)?;
+    let feature =
+        format!("backend: this build of jetc has no `{backend}`, expected one with the cargo feature `{backend}`");
+    (!made.backend.is_built()).then_some(feature)
+}
+
+/// What is wrong with the named targets: unknown, twice, or made by another backend than the named one.
+fn wrong_targets(targets: &[String], backend: Option<&str>) -> Vec<String> {
+    let names: Vec<&str> = TARGETS.iter().map(|t| t.name).collect();
+    let wrong = |(i, name): (usize, &String)| match Target::named(name) {
+        None => Some(format!("targets: found `{name}`, expected some of {}", names.join(", "))),
+        Some(_) if targets[..i].contains(name) => Some(format!("targets: `{name}` is named twice")),
+        Some(t) => {
+            let made = t.backend.name();
+            let other = backend.filter(|b| *b != made && Backend::names().contains(b));
+            other.map(|b| format!("targets: `{name}` is made by the backend {made}, expected targets of {b}"))
+        }
+    };
+    targets.iter().enumerate().filter_map(wrong).collect()
 }
