@@ -61,6 +61,14 @@ impl Backend {
         }
     }
 
+    /// The names of all, each once; a build may lack some of them.
+    pub fn names() -> Vec<&'static str> {
+        let mut names: Vec<_> = TARGETS.iter().map(|t| t.backend.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Whether this build has it.
     pub fn is_built(&self) -> bool {
         !matches!(self, Backend::Mlir { .. }) || cfg!(feature = "mlir")
@@ -78,7 +86,7 @@ pub struct Cache {
     pub l3_bytes: u64,
 }
 
-/// Costs of one thread of a typical machine of a target.
+/// Costs of one thread of a typical machine of a target; of a GPU, of all of it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Cost {
     /// Reading weights from memory, in 1e9 bytes per second.
@@ -254,6 +262,11 @@ impl Target {
         self.arch == std::env::consts::ARCH && self.missing().is_empty()
     }
 
+    /// Whether its kernels are run by a GPU.
+    pub fn is_gpu(&self) -> bool {
+        self.has(Cap::Threads)
+    }
+
     /// Whether the machine can do `cap`.
     pub fn has(&self, cap: Cap) -> bool {
         self.caps.contains(&cap)
@@ -299,6 +312,28 @@ pub fn host() -> Result<&'static Target, HostError> {
     match &target.missing()[..] {
         [] => Ok(target),
         missing => Err(HostError::Lacks { target: target.name, missing: missing.join(", ") }),
+    }
+}
+
+/// What is compiled for when no target is named: the fastest that this build makes and this machine runs, then the one
+/// that most machines of the architecture run. With a `backend`, only of its targets.
+///
+/// # Errors
+/// If the machine is of another architecture, or lacks an instruction set.
+pub fn defaults(backend: Option<&str>) -> Result<Vec<&'static Target>, HostError> {
+    let arch = std::env::consts::ARCH;
+    let named = |t: &Target| backend.is_none_or(|b| t.backend.name() == b);
+    let ours = |t: &&Target| t.arch == arch && t.backend.is_built() && named(t);
+    if let Some(gpu) = TARGETS.iter().find(|t| backend.is_some() && t.is_gpu() && named(t)) {
+        // code for a GPU is made on any machine
+        return Ok(vec![gpu]);
+    }
+    let floor = TARGETS.iter().filter(ours).min_by_key(|t| t.rank).ok_or(HostError::Architecture(arch))?;
+    let best = TARGETS.iter().filter(ours).filter(|t| t.runs_here()).max_by_key(|t| t.rank);
+    match best {
+        Some(best) if best == floor => Ok(vec![best]),
+        Some(best) => Ok(vec![best, floor]),
+        None => Err(HostError::Lacks { target: floor.name, missing: floor.missing().join(", ") }),
     }
 }
 
@@ -348,5 +383,15 @@ mod tests {
         assert!(matches!(host().unwrap().backend, Backend::Cranelift { .. }));
         assert!(runnable().any(|t| t == host().unwrap()));
         assert_eq!(runnable().any(|t| matches!(t.backend, Backend::Mlir { .. })), cfg!(feature = "mlir"));
+    }
+
+    #[test]
+    fn defaults_are_the_fastest_and_the_most_portable() {
+        let fastest = runnable().max_by_key(|t| t.rank).unwrap();
+        let all = defaults(None).unwrap();
+        assert_eq!((all[0], *all.last().unwrap()), (fastest, host().unwrap()));
+        assert_eq!(defaults(Some("cranelift")).unwrap(), [host().unwrap()]);
+        assert_eq!(defaults(Some("ptx")).unwrap(), [Target::named("sm_80").unwrap()]);
+        assert_eq!(defaults(Some("mlir")).is_ok(), cfg!(feature = "mlir"));
     }
 }

@@ -8,10 +8,10 @@ use super::states::SlotPlan;
 use super::weights::WeightTable;
 use super::{Limits, Model};
 use anyhow::{Context, Result};
+use jet_codegen::Built;
 use jet_codegen::targets::Target;
-use jet_codegen::{Built, PhaseSpec};
 use jet_ir::{Graph, Group};
-use jet_passes::{Domain, MemoryPlan, RowLimits};
+use jet_passes::{MemoryPlan, RowLimits};
 use jetbin::{DeviceKind, KernelDesc, Phase, Program, TargetDesc};
 
 /// Rows of a head window in a prefill program.
@@ -32,12 +32,13 @@ pub struct Compiled {
 }
 
 /// A phase after fusion and selection.
-struct Selected {
+pub struct Selected {
     phase: Phase,
     rows: (u32, u32),
     graph: Graph,
     groups: Vec<Group>,
-    built: Vec<Built>,
+    /// The kernel of each group.
+    pub built: Vec<Built>,
     memory: MemoryPlan,
     summary: ProgramSummary,
 }
@@ -56,7 +57,8 @@ pub fn compile_target(
     let target = Target::named(name).with_context(|| format!("no target `{name}`"))?;
     let mut phases = vec![];
     for phase in [Phase::Prefill, Phase::Decode] {
-        let selected = select_phase(model, target, phase).with_context(|| format!("{name}, {phase}"))?;
+        let selected = select_phase(&model.graph, model.settings.limits, target, phase)
+            .with_context(|| format!("{name}, {phase}"))?;
         dump.phase(name, phase, &selected.graph, &selected.memory)?;
         phases.push(selected);
     }
@@ -73,8 +75,8 @@ pub fn compile_target(
     for p in &phases {
         let (graph, groups, built, memory) = (&p.graph, &p.groups[..], &p.built[..], &p.memory);
         let parts = Parts { graph, groups, built, memory, slot, rows: p.rows, hidden: model.config.hidden };
-        let number = |b: &Built| distinct.iter().position(|d| d.name == b.name).unwrap_or(0) as u32;
-        programs.push(assemble(&parts, (index, p.phase), weights, &number)?);
+        let kernel = |b: &Built| distinct.iter().position(|d| d.name == b.name).map(|i| i as u32);
+        programs.push(assemble(&parts, (index, p.phase), weights, &kernel)?);
     }
     let mut table = vec![];
     for built in distinct {
@@ -91,8 +93,8 @@ pub fn compile_target(
     };
     let desc = TargetDesc {
         name: name.to_string(),
-        device: DeviceKind::Cpu,
-        arch: target.arch.to_string(),
+        device: if target.is_gpu() { DeviceKind::Cuda } else { DeviceKind::Cpu },
+        arch: if target.is_gpu() { String::new() } else { target.arch.to_string() },
         features: target.requires.iter().map(ToString::to_string).collect(),
         rank: target.rank,
     };
@@ -107,35 +109,25 @@ fn rows(phase: Phase, limits: Limits) -> (u32, u32) {
     }
 }
 
-/// Fuses and selects one phase.
-fn select_phase(model: &Model, target: &Target, phase: Phase) -> Result<Selected> {
-    let limits = model.settings.limits;
+/// Fuses the graph of a model for one phase and selects its kernels.
+///
+/// # Errors
+/// A group without a kernel, or a defect of the compiler that a verifier found.
+pub fn select_phase(graph: &Graph, limits: Limits, target: &Target, phase: Phase) -> Result<Selected> {
     let rows = rows(phase, limits);
     let cost = price::cost_model(target, phase, limits);
-    let fused = jet_passes::fuse(&model.graph, &cost, &jet_passes::Options::default())?;
+    let fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
     jet_ir::verify(&fused.graph).context("fusion made an invalid graph, which is a defect of jetc")?;
     let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
     let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;
     jet_passes::validate(&fused.graph, &fused.groups, &memory).map_err(|faults| {
         anyhow::anyhow!("the memory plan is wrong, which is a defect of jetc:\n{}", faults.join("\n"))
     })?;
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let spec = |g: &Group| PhaseSpec {
-        phase: match phase {
-            Phase::Prefill => jet_codegen::Phase::Prefill,
-            Phase::Decode => jet_codegen::Phase::Decode,
-        },
-        max_rows: (if memory.domain(g.id) == Domain::Head { rows.1 } else { rows.0 }) as usize,
-        threads,
-    };
-    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, spec(g));
+    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase);
     let built = fused.groups.iter().map(select).collect::<Result<Vec<_>, _>>()?;
     let report = &fused.report;
     let summary = ProgramSummary {
-        phase: match phase {
-            Phase::Prefill => "prefill",
-            Phase::Decode => "decode",
-        },
+        phase,
         kernels: (report.before.kernels, report.after.kernels),
         bytes_per_call: (report.before.bytes(), report.after.bytes()),
         arena: (memory.arena_bytes, memory.unshared_bytes),

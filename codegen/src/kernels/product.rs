@@ -5,13 +5,14 @@
 //! shape. The weights of an item are read from memory once for all rows. With a norm in front, the first thing in
 //! scratch memory is the normalised input, row-major f32.
 
-use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::context::{Context, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::lanes::{spans, sum_of_squares};
 use super::tile::{Product, most_rows};
 use crate::kir::{Cap, F32, Index, Items, Operand, Ptr, V};
 use crate::pack::{Form, PANEL, PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Op, Place, Rows, Type};
+use jetbin::{Cost, Phase};
 
 /// The outputs that come from one set of accumulators.
 pub(super) struct Segment {

@@ -6,9 +6,10 @@
 
 use crate::loader::Code;
 use jet_codegen::targets::{Target, runnable};
-use jet_codegen::{Binding, Built, PackSpec, Phase, PhaseSpec, select};
+use jet_codegen::{Binding, Built, PackSpec, select};
 use jet_ir::eval::{Bindings, Named, eval};
 use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, OutputKind, Rows, Type, Value, group_kernels};
+use jetbin::Phase;
 use std::collections::BTreeMap;
 
 /// Elements after every buffer that nobody may touch.
@@ -142,9 +143,8 @@ pub fn compile(graph: &Graph, phase: Phase) -> Compiled {
 
 fn compile_for(target: &'static Target, graph: &Graph, phase: Phase) -> Variant {
     let groups = group_kernels(graph).unwrap_or_else(|e| panic!("{e}"));
-    let spec = PhaseSpec { phase, max_rows: 256, threads: 2 };
     let built: Vec<Built> =
-        groups.iter().map(|g| select(graph, g, target, spec).unwrap_or_else(|e| panic!("{e}"))).collect();
+        groups.iter().map(|g| select(graph, g, target, phase).unwrap_or_else(|e| panic!("{e}"))).collect();
     let mut unique: BTreeMap<&str, &Built> = BTreeMap::new();
     for b in &built {
         let first = *unique.entry(&b.name).or_insert(b);

@@ -2,9 +2,9 @@
 
 use crate::harness::{Case, compile};
 use crate::tolerance::{FUSED, PRODUCT};
-use jet_codegen::Phase;
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Id, Leaf, OutputKind, Rows, Type};
+use jetbin::Phase;
 
 pub fn input(g: &mut Graph, name: &str, cols: usize) -> Id {
     g.add_leaf(Leaf::Input, name, Type::mem(Rows::Tokens, cols)).unwrap()

@@ -5,12 +5,12 @@
 //! a thread the weighted sums of one column of the values. Position `p` lies in cache row `p % capacity`.
 
 use super::super::attention::{Attention, LOWEST};
-use super::super::context::Context;
-use super::super::context::{Phase, Scratch, Shape, Unsupported};
+use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::heads::Heads;
 use super::operand::rows_of_fours;
 use crate::kir::{F32, Index, Items, Launch, MOST_SHARED, Operand, Ptr, V, WARP};
 use jet_ir::Id;
+use jetbin::Phase;
 
 /// Threads of a CTA: the keys of a block.
 const THREADS: u32 = 128;

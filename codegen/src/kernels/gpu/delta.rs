@@ -3,12 +3,13 @@
 //! A thread has whole columns of the state, so that nothing but the norms passes between threads. A state of few enough
 //! rows stays in registers from the first token to the last; a larger one stays in memory.
 
-use super::super::context::{Context, Phase, Scratch, Shape, Unsupported};
+use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::delta::Delta;
 use super::operand::sum_of_squares;
 use super::threads_for;
 use crate::kir::{Carry, F32, Index, Items, Launch, MOST_SHARED, Operand, Ptr, V};
 use jet_ir::Id;
+use jetbin::Phase;
 
 /// Rows of a state that a thread has registers for.
 const IN_REGISTERS: u32 = 128;

@@ -1,11 +1,12 @@
 //! Kernels that move rows: the embedding, states that are appended to, and the search for the largest logit.
 
-use super::super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::{each_row, threads_for};
 use crate::kir::{Bf16, F32, I32, Index, Items, Launch, Operand, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, Form, PANEL, PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Rows, Type};
+use jetbin::{Cost, Phase};
 
 /// Columns of an item of `ring_push`.
 const RING_COLS: u32 = 128;

@@ -4,13 +4,14 @@
 //! fragments of activations come straight from memory in decode, where the warps of a CTA share out `k`, and through
 //! shared memory in prefill, where they share out the panels. Sums go through shared memory to the epilogue.
 
-use super::super::context::{Context, Phase, Scratch, Shape, Unsupported};
+use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::super::product::{Segment, cost, segments};
 use super::operand::Activation;
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, MOST_SHARED, Operand, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
 use jet_ir::{Id, Op};
+use jetbin::Phase;
 
 /// Columns of `k` that one block of fragments covers.
 const BLOCK: u32 = FRAGMENT_BLOCK as u32;

@@ -1,6 +1,6 @@
 //! Ops in memory that no other kernel absorbed: norms and elementwise maps, one CTA for a row or a head of it.
 
-use super::super::context::{Context, Cost, Scratch, Shape, Unsupported};
+use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::super::heads::Heads;
 use super::operand::sum_of_squares;
@@ -8,6 +8,7 @@ use super::{each_row, threads_for};
 use crate::kir::{F32, Index, Operand, Ptr, V, WARP};
 use crate::pack::{PackSpec, RowOrder};
 use jet_ir::{Id, Op, Place};
+use jetbin::Cost;
 
 fn shape(cx: &Context<'_, '_>, id: Id, name: &'static str) -> Shape {
     let read: usize = cx.graph.node(id).args.iter().map(|a| cx.cols(*a)).sum();
