@@ -44,6 +44,14 @@ impl Class {
     }
 }
 
+/// Operations of a loop body beyond which the kernel has unrolled what pays: the assembler would only run out of registers.
+const UNROLLED: usize = 32;
+
+/// Operations of a block and those inside.
+fn operations(block: &Block) -> usize {
+    block.insts.iter().map(|i| 1 + i.blocks.iter().map(operations).sum::<usize>()).sum()
+}
+
 /// The class of the registers of a value, and how many it has.
 pub fn registers(ty: Type) -> (Class, usize) {
     match ty {
@@ -225,6 +233,9 @@ impl Emitter<'_> {
             self.line(&format!("@{more} bra {end}"));
         }
         self.place(&top);
+        if operations(body) > UNROLLED {
+            self.line(".pragma \"nounroll\"");
+        }
         self.block(body);
         self.moves(&body.params[1..], &body.yields);
         self.line(&format!("add.s32 {subscript}, {subscript}, {step}"));

@@ -1,20 +1,26 @@
 //! The gated delta rule token by token, one CTA for a head: `S <- decay S; u = beta (v - S^T k); S <- S + k u^T; o = S^T q`.
 //!
-//! A thread has whole columns of the state, so that nothing but the norms passes between threads. A state of few enough
-//! rows stays in registers from the first token to the last; a larger one stays in memory.
+//! A thread, or a few neighbours that share out its rows, has a column of the state. Where registers suffice, the state stays
+//! in them from the first token to the last; else a thread walks over its columns in memory, twice for each token.
 
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::delta::Delta;
 use super::operand::sum_of_squares;
 use super::threads_for;
-use crate::kir::{Carry, F32, Index, Items, Launch, MOST_SHARED, Operand, Ptr, V};
+use crate::kir::{Carry, F32, Index, Items, Launch, MOST_SHARED, Operand, Ptr, V, WARP};
 use jet_ir::Id;
 use jetbin::Phase;
 
-/// Rows of a state that a thread has registers for.
-const IN_REGISTERS: u32 = 128;
-/// Threads of a CTA at most.
+/// Registers of a multiprocessor.
+const REGISTERS: u32 = 65536;
+/// Rows of a state that a thread has registers for, whatever else it needs.
+const MOST_ROWS: u32 = 96;
+/// Registers that a thread needs beside the state.
+const OTHERS: u32 = 60;
+/// Threads of a CTA whose state stays in memory.
 const THREADS: u32 = 256;
+/// Elements between the rows of two neighbours, so that they do not meet in a bank.
+const GAP: u32 = 4;
 /// Independent sums that hide the latency of a multiply-add.
 const CHAINS: usize = 4;
 
@@ -28,18 +34,20 @@ struct Token<'k> {
 /// The kernel of a delta grid with its stores.
 pub fn delta(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
     let d = Delta::new(cx, grid, stores)?;
-    if 4 * (2 * d.dk + d.dv) + 256 > MOST_SHARED {
+    if 4 * (2 * (d.dk + 4 * GAP) + d.dv) + 256 > MOST_SHARED {
         let reason = format!("heads of {} by {} need more shared memory than there is", d.dk, d.dv);
         return Err(Unsupported::new(cx.graph, grid, reason));
     }
-    let (threads, k) = (threads_for(d.dv, THREADS), cx.k);
+    let (k, split) = (cx.k, split(&d));
+    let threads = split.map_or(threads_for(d.dv, THREADS), |split| (d.dv * split).next_multiple_of(WARP));
     let decode = cx.phase == Phase::Decode;
     let launch = Launch { threads, ctas: 1, rows: 1 };
     let item = k.launch(Items { fixed: d.heads, per_row: decode }, launch);
     let (row, head) = (item / d.heads, item % d.heads);
-    let token = Token { query: k.shared(d.dk), key: k.shared(d.dk) };
-    let head = Head { d: &d, head, token };
-    let resident = d.dk <= IN_REGISTERS && d.dv <= threads;
+    let room = d.dk + GAP * split.unwrap_or(1);
+    let token = Token { query: k.shared(room), key: k.shared(room) };
+    let head = Head { d: &d, head, token, split: split.unwrap_or(1) };
+    let resident = split.is_some();
     let one = |row, state| if resident { head.in_registers(row, state) } else { head.in_memory(row, state) };
     let state = head.load(row, resident);
     let last = match decode {
@@ -51,10 +59,21 @@ pub fn delta(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Uns
     Ok(Shape { name, scratch: Scratch::default(), cost: d.cost() })
 }
 
+/// Threads that share a column of the state so that it fits into registers; none if it does not.
+fn split(d: &Delta<'_, '_, '_>) -> Option<u32> {
+    [1, 2, 4].into_iter().find(|split| {
+        let threads = (d.dv * split).next_multiple_of(WARP);
+        let rows = d.dk / split;
+        threads <= 1024 && d.dk.is_multiple_of(*split) && rows <= MOST_ROWS && rows + OTHERS <= REGISTERS / threads
+    })
+}
+
 struct Head<'a, 'k, 'g> {
     d: &'a Delta<'a, 'k, 'g>,
     head: V<'k, Index>,
     token: Token<'k>,
+    /// Threads that share a column.
+    split: u32,
 }
 
 impl<'k> Head<'_, 'k, '_> {
@@ -64,32 +83,56 @@ impl<'k> Head<'_, 'k, '_> {
         d.cx.state(d.state, row).at(self.head * (d.dk * d.dv)).at(c)
     }
 
-    /// This thread's column, and whether it exists where that is not sure.
-    fn mine(&self) -> (V<'k, Index>, Option<V<'k, crate::kir::Pred>>) {
-        let (thread, dv) = (self.d.cx.k.thread(), self.d.dv);
-        match dv.is_multiple_of(crate::kir::WARP) {
-            true => (thread, None),
-            false => (thread.imin(dv - 1), Some(thread.lt(dv))),
+    /// Rows of the state that a thread has.
+    fn rows(&self) -> u32 {
+        self.d.dk / self.split
+    }
+
+    /// Which of the threads of its column this one is.
+    fn part(&self) -> V<'k, Index> {
+        self.d.cx.k.thread() % self.split
+    }
+
+    /// This thread's column.
+    fn mine(&self) -> V<'k, Index> {
+        let (c, dv) = (self.d.cx.k.thread() / self.split, self.d.dv);
+        if self.is_ragged() { c.imin(dv - 1) } else { c }
+    }
+
+    /// Whether some threads have no column.
+    fn is_ragged(&self) -> bool {
+        !(self.d.dv * self.split).is_multiple_of(WARP)
+    }
+
+    /// `body` in the threads that `speak`: the first of each column, and none without one.
+    fn speak(&self, alone: bool, body: impl FnOnce()) {
+        let (k, dv) = (self.d.cx.k, self.d.dv);
+        let exists = self.is_ragged().then(|| k.thread().lt(dv * self.split));
+        let first = (alone && self.split > 1).then(|| self.part().equals(0u32));
+        match [exists, first].into_iter().flatten().reduce(|a, b| a.and(b)) {
+            Some(p) => k.when(p, body),
+            None => body(),
         }
     }
 
     /// The state of this thread before the first token; nothing if it stays in memory.
     fn load(&self, row: V<'k, Index>, resident: bool) -> Vec<V<'k, F32>> {
-        let (d, rows) = (self.d, if resident { self.d.dk } else { 0 });
-        let column = self.column(row, self.mine().0);
+        let (d, rows) = (self.d, if resident { self.rows() } else { 0 });
+        let column = self.column(row, self.mine()).at(self.part() * (self.rows() * d.dv));
         (0..rows).map(|i| column.at(i * d.dv).load(1)).collect()
     }
 
     /// Writes the state of this thread after the last token.
     fn keep(&self, row: V<'k, Index>, state: &[V<'k, F32>]) {
-        let (c, exists) = self.mine();
-        let column = self.column(row, c);
-        let store = || (0..).zip(state).for_each(|(i, s): (u32, _)| column.at(i * self.d.dv).store(*s));
-        match exists {
-            _ if state.is_empty() => {}
-            Some(exists) => self.d.cx.k.when(exists, store),
-            None => store(),
-        }
+        let d = self.d;
+        let column = self.column(row, self.mine()).at(self.part() * (self.rows() * d.dv));
+        self.speak(false, || (0..).zip(state).for_each(|(i, s): (u32, _)| column.at(i * d.dv).store(*s)));
+    }
+
+    /// The sum over the threads of a column.
+    fn over_column(&self, parts: &[V<'k, F32>]) -> V<'k, F32> {
+        let bits = [1u8, 2].into_iter().filter(|b| u32::from(*b) < self.split);
+        bits.fold(total(parts), |sum, bits| sum + sum.shuffle_xor(bits))
     }
 
     /// Normalised key and query of `row` in shared memory.
@@ -102,7 +145,7 @@ impl<'k> Head<'_, 'k, '_> {
             let factor = d.norm.map(|n| n.factor(sum_of_squares(d.cx, from, d.dk), scaled));
             k.cta().each(d.dk, |i| {
                 let x = from.at(i).load(1);
-                to.at(i).store(factor.map_or(x, |f| x * f));
+                to.at(i + i / self.rows() * GAP).store(factor.map_or(x, |f| x * f));
             });
         }
         k.barrier();
@@ -113,10 +156,11 @@ impl<'k> Head<'_, 'k, '_> {
         (self.d.operand(3, row, self.head).load(1), self.d.operand(4, row, self.head).load(1))
     }
 
-    /// Elements of a shared row, one vector after the other.
+    /// This thread's elements of a shared row.
     fn elements(&self, row: Ptr<'k, F32>) -> impl Iterator<Item = V<'k, F32>> {
-        let width: u16 = if self.d.dk.is_multiple_of(4) { 4 } else { 1 };
-        (0..self.d.dk / u32::from(width)).flat_map(move |i| {
+        let width: u16 = if self.rows().is_multiple_of(4) { 4 } else { 1 };
+        let row = row.at(self.part() * (self.rows() + GAP));
+        (0..self.rows() / u32::from(width)).flat_map(move |i| {
             let v = row.at(i * u32::from(width)).load(width);
             (0..width).map(move |lane| v.lane(lane))
         })
@@ -127,7 +171,7 @@ impl<'k> Head<'_, 'k, '_> {
         let (d, k) = (self.d, self.d.cx.k);
         self.stage(row);
         let (decay, beta) = self.gates(row);
-        let (c, exists) = self.mine();
+        let c = self.mine();
         let dot = |sums: &mut [V<'k, F32>], i: usize, s: V<'k, F32>, x: V<'k, F32>| {
             sums[i % CHAINS] = s.fma(x, sums[i % CHAINS]);
         };
@@ -135,26 +179,23 @@ impl<'k> Head<'_, 'k, '_> {
         let mut seen = zeros();
         self.elements(self.token.key).enumerate().for_each(|(i, key)| dot(&mut seen, i, state[i], key));
         let value = d.operand(2, row, self.head * d.dv).at(c).load(1);
-        let learn = (value - total(&seen) * decay) * beta;
+        let learn = (value - self.over_column(&seen) * decay) * beta;
         let mut state = state;
         let mut told = zeros();
         for (i, (key, query)) in self.elements(self.token.key).zip(self.elements(self.token.query)).enumerate() {
             state[i] = learn.fma(key, state[i] * decay);
             dot(&mut told, i, state[i], query);
         }
-        let o = total(&told);
-        let inside = exists.map_or(o, |e| e.select(o, 0.0));
+        let o = self.over_column(&told);
         let results = d.results();
         for store in results.stored() {
             let factor = results.gated_norm(store).map(|eps| {
-                let squares = k.cta().sum(inside * inside);
-                (squares * (1.0 / d.dv as f32) + eps).rsqrt()
+                let exists = self.is_ragged().then(|| k.thread().lt(d.dv * self.split));
+                let squares = k.cta().sum(exists.map_or(o * o, |e| e.select(o * o, 0.0)));
+                // every thread of a column adds the same
+                (squares * (1.0 / (d.dv * self.split) as f32) + eps).rsqrt()
             });
-            let write = || results.store_columns(store, (row, self.head, c), factor, o);
-            match exists {
-                Some(exists) => k.when(exists, write),
-                None => write(),
-            }
+            self.speak(true, || results.store_columns(store, (row, self.head, c), factor, o));
         }
         state
     }

@@ -116,7 +116,7 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
     let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
-    let launch = Launch { threads: plan.threads(), ctas: if plan.groups == 1 { 2 } else { 3 }, rows: plan.rows() };
+    let launch = Launch { threads: plan.threads(), ctas: 2, rows: plan.rows() };
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
     let (group, first) = (item % ctas, item / ctas * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
