@@ -52,7 +52,7 @@ pub fn delta(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Uns
     let state = head.load(row, resident);
     let last = match decode {
         true => one(row, state),
-        false => k.range(0u32, cx.rows(), 1, state, |t, state| one(t, state)),
+        false => k.range(0u32, cx.rows(), 1, state, one),
     };
     head.keep(row, &last);
     let name = if resident { "gated_delta_resident" } else { "gated_delta_streamed" };
