@@ -25,7 +25,7 @@ pub fn most_rows(target: &Target) -> usize {
 }
 
 /// Whether a register holds half a panel or more.
-fn is_wide(target: &Target) -> bool {
+pub fn is_wide(target: &Target) -> bool {
     matches!(target.lanes, 8 | 16)
 }
 
@@ -87,7 +87,10 @@ impl<'k> Product<'k> {
         self.write(self.out, &zeros);
         let whole = self.k_len / STEPS * STEPS;
         let half = |part: V<'k, Index>| {
-            (self.panel.byte_offset(part * (4 * vectors * self.elem.bytes() as u32)), self.out.at(part * (4 * vectors)))
+            (
+                self.panel.byte_offset(part * (self.elem.row_bytes(4 * vectors as usize) as u32)),
+                self.out.at(part * (4 * vectors)),
+            )
         };
         k.range(0u32, whole, BLOCK, (), |from, ()| {
             let to = (from + BLOCK).imin(whole);

@@ -112,7 +112,7 @@ impl Area {
 fn pack(graph: &Graph, spec: &PackSpec, sources: &[Id]) -> Vec<u8> {
     let mats: Vec<Mat<f32>> = sources.iter().map(|s| constant(graph, *s)).collect();
     let mut out = vec![0; spec.bytes()];
-    let size = spec.elem.bytes();
+    let size = spec.elem.row_bytes(1);
     let fill = |source: usize, row: usize, to: &mut [u8]| {
         for (k, bytes) in to.chunks_exact_mut(size).enumerate() {
             // a vector [1, n] is packed as [n, 1]
