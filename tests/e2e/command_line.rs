@@ -201,7 +201,16 @@ fn sources_that_cannot_be_compiled() {
     );
     bad_usage(&["compile", source, "-o", target, "--target", "z80"], "targets: found `z80`, expected some of ");
     bad_usage(&["compile", source, "-o", target, "--target", "aarch64,aarch64"], "targets: `aarch64` is named twice");
-    bad_usage(&["compile", source, "-o", target, "--backend", "gcc"], "backend: found `gcc`, expected cranelift");
+    bad_usage(
+        &["compile", source, "-o", target, "--backend", "gcc"],
+        "backend: found `gcc`, expected cranelift or mlir",
+    );
+    let other = ["compile", source, "-o", target, "--backend", "cranelift", "--target", "znver4"];
+    bad_usage(&other, "targets: `znver4` is made by the backend mlir, expected targets of cranelift");
+    if !cfg!(feature = "mlir") {
+        let absent = "backend: this build of jetc has no `mlir`, expected one with the cargo feature `mlir`";
+        bad_usage(&["compile", source, "-o", target, "--backend", "mlir"], absent);
+    }
     let existing = golden("tiny-a").join("model.safetensors");
     refused(
         &["synth", source, "-o", source],

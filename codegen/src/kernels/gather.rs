@@ -1,6 +1,6 @@
 //! Kernels that move rows: the embedding, states that are appended to, and the search for the largest logit.
 
-use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::context::{Context, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::lanes::spans;
 use super::product::packable;
@@ -9,6 +9,7 @@ use crate::kir::{Bf16, F32, I32, Index, Items, Operand, V};
 use crate::pack::{PACKED, PANEL, PackSpec, RowOrder};
 use jet_ir::quant::Format;
 use jet_ir::{Elem, Id};
+use jetbin::{Cost, Phase};
 
 /// Columns of an item of `ring_push`.
 const RING_COLS: u32 = 64;
@@ -31,7 +32,7 @@ pub(crate) fn embed<'k>(cx: &Context<'k, '_>, id: Id) -> Result<Shape, Unsupport
         let token = cx.value::<I32>(args[1]).at(row).load(1).to_index();
         let panel = table.byte_offset((token / PANEL as u32) * spec.item_bytes() as u32);
         let (slot, out) = (token % PANEL as u32, cx.value::<F32>(id).at(row * cols as u32));
-        if let Some(format) = Format::of(elem) {
+        if let format @ Some(_) = Format::of(elem) {
             let slots = Panel { format, base: panel.cast().at(slot), k_len: cols as u32, lanes: 1, vectors: 1 };
             return slots.walk(k, (), &|i, _, number, ()| out.at(i).store(number[0]));
         }

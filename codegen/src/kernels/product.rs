@@ -6,7 +6,7 @@
 //! scratch memory is the normalised input, row-major f32. Behind the tile lies what quantised weights need: a panel of
 //! numbers, or quantised rows of the input.
 
-use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::context::{Context, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::int8;
 use super::lanes::{spans, sum_of_squares};
@@ -16,6 +16,7 @@ use crate::kir::{F32, Index, Items, Operand, Ptr, V};
 use crate::pack::{PACKED, PANEL, PackSpec, RowOrder};
 use jet_ir::quant::Format;
 use jet_ir::{Elem, Id, Op, Place, Rows, Type};
+use jetbin::{Cost, Phase};
 
 /// The outputs that come from one set of accumulators.
 struct Segment {
@@ -288,7 +289,7 @@ impl<'k> Kernel<'_, 'k, '_> {
         self.by_elem(item, &|elem| {
             let Some(format) = Format::of(elem) else { return };
             k.range(0u32, item.panels, 1, (), |p, ()| {
-                let panel = Panel::whole(k, format, self.panel(item, p, elem).cast(), self.k_len);
+                let panel = Panel::whole(k, Some(format), self.panel(item, p, elem).cast(), self.k_len);
                 panel.unpack(k, to.at(p * (PANEL as u32 * self.k_len)));
             });
         });
@@ -332,14 +333,15 @@ impl<'k> Kernel<'_, 'k, '_> {
                         let product = int8::Product { format, panel: panel.cast(), x: rows, out, stride: self.stride };
                         product.from(row).emit_some(k, here, most);
                     }
-                    (Some(format), Some(Quantised::Numbers(numbers))) => k.choose(
-                        self.cx.rows().le(FEW as u32),
-                        || {
-                            let panel = Panel::whole(k, format, panel.cast(), self.k_len);
-                            panel.product_of_few(k, x, (out, self.stride), here, FEW);
-                        },
-                        || plain(Elem::F32, numbers.at(p * (PANEL as u32 * self.k_len))),
-                    ),
+                    (Some(format), Some(Quantised::Numbers(to))) => {
+                        let codes = Panel::whole(k, Some(format), panel.cast(), self.k_len);
+                        let numbers = Panel::whole(k, None, to.at(p * (PANEL as u32 * self.k_len)).cast(), self.k_len);
+                        k.choose(
+                            self.cx.rows().le(FEW as u32),
+                            || codes.products(k, x, (out, self.stride), here),
+                            || numbers.products(k, x, (out, self.stride), here),
+                        );
+                    }
                     _ => plain(elem, panel),
                 }
             });
