@@ -26,6 +26,7 @@ pub use context::{Binding, Scratch, Unsupported};
 pub(crate) use context::{Context, Shape, build};
 pub(crate) use delta::delta;
 pub(crate) use gather::{argmax, embed, kv_append, ring_push};
+pub use int8::is_for as multiplies_bytes;
 pub(crate) use product::product;
 pub(crate) use rowwise::{gated_norm, l2_norm, map, rms_norm, rope, row_ms};
 

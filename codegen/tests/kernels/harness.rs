@@ -62,7 +62,13 @@ fn leaf_value(name: &str, tag: &str, row: usize, c: usize, ty: Type) -> f32 {
         (Some(Elem::Bf16), _) => round_bf16(x * (3.0 / ty.cols() as f32).sqrt()),
         (_, true) if ty.rows() != Some(Rows::Fixed(1)) => x * (3.0 / ty.cols() as f32).sqrt(),
         // integers, the largest in every group of 64: quantising them loses nothing
-        _ if name.starts_with("whole") => if c % 64 == 0 { 127.0 } else { (x * 127.0).round() },
+        _ if name.starts_with("whole") => {
+            if c % 64 == 0 {
+                127.0
+            } else {
+                (x * 127.0).round()
+            }
+        }
         _ if name.starts_with("decay") => (x * 0.5 + 0.5).powi(8),
         _ if name.starts_with("beta") => x * 0.5 + 0.5,
         _ => x,
@@ -432,17 +438,17 @@ impl Case<'_> {
     }
 }
 
-    fn close(found: impl Iterator<Item = f64>, want: &[f64], what: &str, tolerance: f64) {
-        let (mut error, mut norm, mut n) = (0.0, 0.0f64, 0u32);
-        for (f, w) in found.zip(want) {
-            error += (f - w) * (f - w);
-            norm += w * w;
-            n += 1;
-        }
-        assert_eq!(n as usize, want.len(), "{what}");
-        // sums of random signs cancel: below a root mean square of 0.1 the error counts as absolute, except for moved
-        // bits
-        let floor = 0.01 * f64::from(n);
-        let relative = (error / norm.max(floor)).sqrt();
-        assert!(relative <= tolerance, "{what}: relative error {relative:e} > {:e}", tolerance);
+fn close(found: impl Iterator<Item = f64>, want: &[f64], what: &str, tolerance: f64) {
+    let (mut error, mut norm, mut n) = (0.0, 0.0f64, 0u32);
+    for (f, w) in found.zip(want) {
+        error += (f - w) * (f - w);
+        norm += w * w;
+        n += 1;
     }
+    assert_eq!(n as usize, want.len(), "{what}");
+    // sums of random signs cancel: below a root mean square of 0.1 the error counts as absolute, except for moved
+    // bits
+    let floor = 0.01 * f64::from(n);
+    let relative = (error / norm.max(floor)).sqrt();
+    assert!(relative <= tolerance, "{what}: relative error {relative:e} > {:e}", tolerance);
+}
