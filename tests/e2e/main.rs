@@ -5,6 +5,7 @@ mod command_line;
 mod golden;
 mod heavy;
 mod oracle;
+mod quantised;
 mod reproducible;
 mod support;
 mod tidy;
