@@ -52,9 +52,9 @@ fn other_versions_are_refused_by_name() {
     let mut file = bytes();
     file[8] = 2;
     let error = Reader::open(&file).unwrap_err().to_string();
-    assert_eq!(error, "format version 2.0 found, this build reads 1.0 to 1.0");
-    (file[8], file[10]) = (1, 1);
-    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 1 })));
+    assert_eq!(error, "format version 2.1 found, this build reads 1.0 to 1.1");
+    (file[8], file[10]) = (1, 2);
+    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 2 })));
     file[0] = b'P';
     assert!(matches!(Reader::open(&file), Err(ReadError::NotAnArtifact(_))));
 }
