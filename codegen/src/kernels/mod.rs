@@ -14,8 +14,10 @@ mod flash;
 mod gather;
 mod gpu;
 mod heads;
+mod int8;
 mod lanes;
 mod product;
+mod quantised;
 mod rowwise;
 mod tile;
 mod wide;
@@ -26,6 +28,7 @@ pub(crate) use context::{Context, Shape, build};
 pub(crate) use delta::delta;
 pub(crate) use gather::{argmax, embed, kv_append, ring_push};
 pub(crate) use gpu::gpu;
+pub use int8::is_for as multiplies_bytes;
 pub(crate) use product::product;
 pub(crate) use rowwise::{gated_norm, l2_norm, map, rms_norm, rope, row_ms};
 

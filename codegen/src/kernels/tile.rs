@@ -29,7 +29,7 @@ pub fn most_rows(target: &Target) -> usize {
 }
 
 /// Whether a register holds half a panel or more.
-fn is_wide(target: &Target) -> bool {
+pub fn is_wide(target: &Target) -> bool {
     matches!(target.lanes, 8 | 16)
 }
 
@@ -125,7 +125,7 @@ impl<'k> Product<'k> {
 
     /// The panel and the sums from vector `first` on.
     fn part(&self, first: V<'k, Index>) -> (Ptr<'k, F32>, Ptr<'k, F32>) {
-        (self.panel.byte_offset(first * (4 * self.elem.bytes() as u32)), self.out.at(first * 4u32))
+        (self.panel.byte_offset(first * (self.elem.row_bytes(4) as u32)), self.out.at(first * 4u32))
     }
 
     fn add(&self, out: Ptr<'k, F32>, sums: &Tile<'k>) {

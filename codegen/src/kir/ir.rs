@@ -75,6 +75,8 @@ pub enum Cap {
     Mma,
     /// Copies to shared memory that go on beside the thread.
     AsyncCopy,
+    /// Dot products of four bytes in one instruction.
+    Int8Dot,
 }
 
 /// What an instruction does.
@@ -110,6 +112,11 @@ pub enum Op {
     Bf16Bits,
     /// f32 to i32 or back, the same bits.
     Bitcast,
+    /// `(sum, a, b)`, of i32: to each lane of `sum` the products of the four bytes of `a`, without sign, and of `b`, with sign;
+    /// wrapping. 4, 8 or 16 lanes.
+    DotBytes,
+    /// i32 to f32, to nearest even.
+    ToF32,
     /// i32 to Index, with its sign.
     ToIndex,
     /// The low 32 bits of an Index.
@@ -278,6 +285,7 @@ impl Op {
             }
             Op::Mma => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
+            Op::DotBytes => Some(Cap::Int8Dot),
             _ => None,
         }
     }

@@ -87,6 +87,7 @@ impl Emitter<'_> {
             Op::ShiftLeft(by) => each(self, &|d, a| format!("shl.b32 {d}, {}, {by}", a[0])),
             Op::ShiftRight(by) => each(self, &|d, a| format!("shr.u32 {d}, {}, {by}", a[0])),
             Op::Bitcast => each(self, &|d, a| format!("mov.b32 {d}, {}", a[0])),
+            Op::ToF32 => each(self, &|d, a| format!("cvt.rn.f32.s32 {d}, {}", a[0])),
             Op::Cmp(c) => {
                 let (c, t) = (comparison(*c), if of.elem() == Some(Elem::F32) { "f32" } else { "s32" });
                 each(self, &|d, a| format!("setp.{c}.{t} {d}, {}, {}", a[0], a[1]));
