@@ -4,8 +4,9 @@
 //! together; nothing outside a buffer, a state or the scratch memory is written; whatever is read was written before
 //! (all outputs, scratch and unused cache rows start as NaN).
 
-use crate::loader::Code;
-use jet_codegen::targets::{Target, runnable};
+use crate::machine::{Machine, Word};
+use crate::tolerance;
+use jet_codegen::targets::{TARGETS, Target, runnable};
 use jet_codegen::{Binding, Built, PackSpec, select};
 use jet_ir::eval::{Bindings, Named, eval};
 use jet_ir::quant::{Format, quantise, round_trip};
@@ -164,7 +165,7 @@ pub struct Compiled(Vec<Variant>);
 struct Variant {
     target: &'static Target,
     built: Vec<Built>,
-    code: Code,
+    machine: Machine,
 }
 
 impl Variant {
@@ -175,13 +176,31 @@ impl Variant {
 }
 
 pub fn compile(graph: &Graph, phase: Phase) -> Compiled {
-    Compiled(runnable().map(|target| compile_for(target, graph, phase)).collect())
+    let gpus = TARGETS.iter().filter(|t| t.is_gpu());
+    Compiled(runnable().chain(gpus).filter_map(|target| compile_for(target, graph, phase)).collect())
 }
 
-fn compile_for(target: &'static Target, graph: &Graph, phase: Phase) -> Variant {
+/// The graph with its weights packed for `target`: every other node keeps its number.
+fn packed_for(target: &Target, graph: &Graph) -> Graph {
+    let text = graph.to_string();
+    let text = if target.is_gpu() { text.replace("pack_panel", "pack_frag") } else { text };
+    let packed = jet_ir::read("packed", &text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(packed.to_string(), text);
+    packed
+}
+
+/// Nothing for a GPU whose products do not take these weights.
+fn compile_for(target: &'static Target, graph: &Graph, phase: Phase) -> Option<Variant> {
+    let graph = &packed_for(target, graph);
     let groups = group_kernels(graph).unwrap_or_else(|e| panic!("{e}"));
-    let built: Vec<Built> =
-        groups.iter().map(|g| select(graph, g, target, phase).unwrap_or_else(|e| panic!("{e}"))).collect();
+    let mut built: Vec<Built> = vec![];
+    for group in &groups {
+        match select(graph, group, target, phase) {
+            Ok(b) => built.push(b),
+            Err(e) if target.is_gpu() && e.reason.contains("must be bf16") => return None,
+            Err(e) => panic!("{}: {e}", target.name),
+        }
+    }
     let mut unique: BTreeMap<&str, &Built> = BTreeMap::new();
     for b in &built {
         let first = *unique.entry(&b.name).or_insert(b);
@@ -190,7 +209,7 @@ fn compile_for(target: &'static Target, graph: &Graph, phase: Phase) -> Variant 
     }
     let kernels: Vec<_> = unique.values().map(|b| b.kernel.clone()).collect();
     let blob = jet_codegen::compile(&kernels, target).unwrap_or_else(|e| panic!("{}: {e}", target.name));
-    Variant { target, built, code: Code::load(blob) }
+    Some(Variant { target, built, machine: Machine::load(target, blob) })
 }
 
 /// What one run leaves behind.
@@ -210,7 +229,7 @@ impl Case<'_> {
         for id in self.graph.ids() {
             if let Some((Leaf::State, _)) = self.graph.leaf(id) {
                 offsets.insert(id, at);
-                at += self.state_rows(id) * self.graph.ty(id).cols() + GUARD;
+                at += (self.state_rows(id) * self.graph.ty(id).cols() + GUARD).next_multiple_of(16);
             }
         }
         (offsets, at.max(16))
@@ -317,31 +336,31 @@ impl Case<'_> {
         for part in 0..parts {
             let mut scratch = Area::poisoned(scratch_words);
             let (begin, end) = (items * part / parts, items * (part + 1) / parts);
-            let words: Vec<u64> = b
+            let words: Vec<Word> = b
                 .params
                 .iter()
                 .map(|p| match p {
                     Binding::Value(id) => {
                         let area = out.values.entry(*id).or_insert_with(|| self.buffer(*id, rows));
-                        area.words.as_mut_ptr() as u64
+                        Word::of(&mut area.words)
                     }
                     Binding::Weight { pack: spec, sources } => {
                         weights.push(pack(self.graph, spec, sources));
-                        weights.last().unwrap().as_ptr() as u64
+                        Word::of(weights.last_mut().unwrap())
                     }
-                    Binding::State(id) => out.states.words.as_mut_ptr() as u64 + 4 * offsets[id] as u64,
-                    Binding::StateRows(id) => self.state_rows(*id) as u64,
-                    Binding::SlotStride => 4 * stride as u64,
-                    Binding::Slots => indices[0].words.as_mut_ptr() as u64,
-                    Binding::Positions => indices[1].words.as_mut_ptr() as u64,
-                    Binding::Rows => n,
-                    Binding::ItemBegin => begin,
-                    Binding::ItemEnd => end,
-                    Binding::Scratch => scratch.words.as_mut_ptr() as u64,
+                    Binding::State(id) => Word::of(&mut out.states.words).at(4 * offsets[id] as u64),
+                    Binding::StateRows(id) => Word::Number(self.state_rows(*id) as u64),
+                    Binding::SlotStride => Word::Number(4 * stride as u64),
+                    Binding::Slots => Word::of(&mut indices[0].words),
+                    Binding::Positions => Word::of(&mut indices[1].words),
+                    Binding::Rows => Word::Number(n),
+                    Binding::ItemBegin => Word::Number(begin),
+                    Binding::ItemEnd => Word::Number(end),
+                    Binding::Scratch => Word::of(&mut scratch.words),
                 })
                 .collect();
             // SAFETY: every word is what its binding says; areas live until the end of this turn and longer.
-            unsafe { compiled.code.call(&b.name, &words) };
+            unsafe { compiled.machine.run(b, &words, n) };
             scratch.check(&format!("scratch of {}", b.name));
         }
     }
@@ -383,6 +402,16 @@ impl Case<'_> {
                 let some = self.run(compiled, part.clone(), 1);
                 self.same_bits(&whole, &some, part, false, "fewer rows");
             }
+        }
+    }
+
+    /// What a GPU's products round is larger than anything else.
+    fn tolerance_of(&self, compiled: &Variant) -> f64 {
+        let rounds = |b: &Built| b.name.contains("product");
+        match (compiled.target.is_gpu(), self.tolerance) {
+            (true, t) if compiled.built.iter().any(rounds) => t.max(tolerance::BF16_OPERANDS),
+            (true, t) if t > 0.0 => t.max(tolerance::GPU),
+            (_, t) => t,
         }
     }
 
