@@ -59,9 +59,9 @@ fn key(source: &Path, spec: &ModelSpec, options: &CompileArgs) -> anyhow::Result
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
-    let host = jet_codegen::targets::host().map_or("none", |t| t.name);
+    let host: Vec<_> = jet_codegen::targets::runnable().map(|t| t.name).collect();
     let request = options.request(PathBuf::new(), PathBuf::new());
-    add(format!("{} {host} {request:?}", env!("CARGO_PKG_VERSION")).as_bytes());
+    add(format!("{} {host:?} {request:?}", env!("CARGO_PKG_VERSION")).as_bytes());
     if source.is_file() {
         add(&std::fs::read(source).with_context(|| format!("{}: cannot read", source.display()))?);
     }

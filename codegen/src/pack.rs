@@ -3,15 +3,21 @@
 //! A product's epilogue decides which rows meet in one panel ([`RowOrder`]), so that a register holds what the epilogue
 //! needs together. The same layout serves decode and prefill. In bf16 panels every group of 8 slots is stored in the
 //! order 0, 4, 1, 5, 2, 6, 3, 7: as pairs, whose even halves are the first four columns and whose odd halves the last
-//! four, so that widening costs one shift and one mask. A vector (bias, scale, norm weight) is a matrix of one column.
+//! four, so that widening costs one shift and one mask. Quantised panels have blocks instead, see [`quantised`]. A vector (bias, scale, norm weight) is a matrix of one column.
+
+pub mod quantised;
 
 use jet_ir::Elem;
+use jet_ir::quant::{Format, image_bytes};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
 /// Output columns of a panel.
 pub const PANEL: usize = 16;
+
+/// Element types that panels can hold.
+pub const PACKED: [Elem; 4] = [Elem::F32, Elem::Bf16, Elem::Q8, Elem::Q4];
 
 /// Which rows of the weight share a panel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +43,7 @@ pub enum RowOrder {
 pub struct PackSpec {
     /// Which rows share a panel.
     pub order: RowOrder,
-    /// bf16 or f32.
+    /// bf16, f32 or quantised.
     pub elem: Elem,
     /// Rows of each source: output columns of the product.
     pub rows: usize,
@@ -89,7 +95,20 @@ impl PackSpec {
 
     /// Bytes of one item.
     pub fn item_bytes(&self) -> usize {
-        self.item_slots() * self.cols * self.elem.bytes()
+        self.item_slots() * self.elem.row_bytes(self.cols)
+    }
+
+    /// Bytes of one panel.
+    pub fn panel_bytes(&self) -> usize {
+        PANEL * self.elem.row_bytes(self.cols)
+    }
+
+    /// Bytes of one row as [`Self::pack`] asks for it.
+    pub fn source_row_bytes(&self) -> usize {
+        match Format::of(self.elem) {
+            Some(_) => image_bytes(self.cols),
+            None => self.elem.row_bytes(self.cols),
+        }
     }
 
     /// Bytes of everything.
@@ -123,7 +142,8 @@ impl PackSpec {
     }
 
     /// Writes the panels of a range of items to `out`, which has room for exactly these. `fill` gets a source, a row
-    /// and room for the `cols` elements of that row, little-endian and in the element type of the spec.
+    /// and room for the `cols` elements of that row, little-endian and in the element type of the spec, or for the image of
+    /// a quantised row.
     ///
     /// # Errors
     /// Whatever `fill` returns.
@@ -137,20 +157,20 @@ impl PackSpec {
         mut fill: impl FnMut(usize, usize, &mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         assert_eq!(out.len(), items.len() * self.item_bytes(), "room for {items:?} of {self}");
-        let size = self.elem.bytes();
-        let panel_bytes = PANEL * self.cols * size;
-        let mut rows = vec![0u8; panel_bytes];
-        for (n, panel) in out.chunks_exact_mut(panel_bytes.max(1)).enumerate() {
+        let row_bytes = self.source_row_bytes();
+        let mut rows = vec![0u8; PANEL * row_bytes];
+        for (n, panel) in out.chunks_exact_mut(self.panel_bytes().max(1)).enumerate() {
             let (item, first) = (items.start + n / self.item_panels(), n % self.item_panels() * PANEL);
-            for (slot, row) in rows.chunks_exact_mut(self.cols * size).enumerate() {
+            for (slot, row) in rows.chunks_exact_mut(row_bytes).enumerate() {
                 match self.row(item, first + slot) {
                     Some((source, index)) => fill(source, index, row)?,
                     None => row.fill(0),
                 }
             }
-            match self.elem {
-                Elem::Bf16 | Elem::F16 => self.transpose::<2>(&rows, panel),
-                Elem::F32 | Elem::I32 => self.transpose::<4>(&rows, panel),
+            match (Format::of(self.elem), self.elem) {
+                (Some(format), _) => quantised::interleave(format, &rows, panel),
+                (None, Elem::Bf16 | Elem::F16) => self.transpose::<2>(&rows, panel),
+                (None, _) => self.transpose::<4>(&rows, panel),
             }
         }
         Ok(())
@@ -202,7 +222,7 @@ impl FromStr for PackSpec {
                 _ => return Err(bad()),
             },
         };
-        let elem = [Elem::Bf16, Elem::F32].into_iter().find(|e| e.name() == elem).ok_or_else(bad)?;
+        let elem = PACKED.into_iter().find(|e| e.name() == elem).ok_or_else(bad)?;
         let (rows, cols) = shape.split_once('x').ok_or_else(bad)?;
         let (rows, cols) = (rows.parse().map_err(|_| bad())?, cols.parse().map_err(|_| bad())?);
         let spec = PackSpec { order, elem, rows, cols };
@@ -247,7 +267,7 @@ mod tests {
 
     fn pack(spec: &PackSpec, items: Range<usize>) -> Vec<u8> {
         let mut out = vec![0xee; items.len() * spec.item_bytes()];
-        let size = spec.elem.bytes();
+        let size = spec.elem.row_bytes(1);
         let fill = |source: usize, row: usize, to: &mut [u8]| {
             for (k, bytes) in to.chunks_exact_mut(size).enumerate() {
                 bytes.copy_from_slice(&element(spec, source, row, k).to_le_bytes()[..size]);
@@ -264,7 +284,7 @@ mod tests {
         for spec in specs() {
             let bytes = pack(&spec, 0..spec.items());
             assert_eq!(bytes.len(), spec.bytes());
-            let size = spec.elem.bytes();
+            let size = spec.elem.row_bytes(1);
             let mut found = BTreeMap::new();
             for item in 0..spec.items() {
                 for slot in 0..spec.item_slots() {

@@ -3,20 +3,21 @@
 //! The choice is short because a group says what it is by its grid or op; which strategy serves is decided by phase.
 //! What no kernel can do is refused with the node and the reason.
 
-use crate::kernels::{self, Built, Context, Phase, PhaseSpec, Shape, Unsupported};
+use crate::kernels::{self, Built, Context, Shape, Unsupported};
 use crate::targets::Target;
 use jet_ir::ops::Sort;
 use jet_ir::{Graph, Group, Id, Op, Place};
+use jetbin::Phase;
 use std::fmt::Write;
 
 /// The kernel of `group`.
 ///
 /// # Errors
 /// No kernel does what the group asks for; the message names the op and the limit.
-pub fn select(graph: &Graph, group: &Group, target: &Target, phase: PhaseSpec) -> Result<Built, Unsupported> {
-    let key = key(graph, group, target, phase.phase);
+pub fn select(graph: &Graph, group: &Group, target: &Target, phase: Phase) -> Result<Built, Unsupported> {
+    let key = key(graph, group, target, phase);
     let digest = digest(&key);
-    let (mut kernel, params, shape) = kernels::build(graph, target, phase.phase, "kernel", |cx| one(cx, group))?;
+    let (mut kernel, params, shape) = kernels::build(graph, target, phase, "kernel", |cx| one(cx, group))?;
     let name = format!("{}_{digest:016x}", shape.name);
     kernel.name.clone_from(&name);
     Ok(Built { name, key, items: kernel.items, kernel, params, scratch: shape.scratch, cost: shape.cost })

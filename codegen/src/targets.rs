@@ -55,6 +55,14 @@ impl Backend {
         }
     }
 
+    /// The names of all, each once; a build may lack some of them.
+    pub fn names() -> Vec<&'static str> {
+        let mut names: Vec<_> = TARGETS.iter().map(|t| t.backend.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Whether this build has it.
     pub fn is_built(&self) -> bool {
         matches!(self, Backend::Cranelift { .. }) || cfg!(feature = "mlir")
@@ -187,7 +195,7 @@ pub const TARGETS: &[Target] = &[
         lanes: 16,
         accumulators: 8,
         registers: 32,
-        caps: &[Cap::Fma, Cap::Bf16Round],
+        caps: &[Cap::Fma, Cap::Bf16Round, Cap::Int8Dot],
         cache: X86_CACHE,
         cost: Cost { dram_gbps: 27.0, cache_gbps: 100.0, gflops: 220.0, launch_us: 2.0 },
     },
@@ -282,6 +290,23 @@ pub fn host() -> Result<&'static Target, HostError> {
     }
 }
 
+/// What is compiled for when no target is named: the fastest that this build makes and this machine runs, then the one
+/// that most machines of the architecture run. With a `backend`, only of its targets.
+///
+/// # Errors
+/// If the machine is of another architecture, or lacks an instruction set.
+pub fn defaults(backend: Option<&str>) -> Result<Vec<&'static Target>, HostError> {
+    let arch = std::env::consts::ARCH;
+    let ours = |t: &&Target| t.arch == arch && t.backend.is_built() && backend.is_none_or(|b| t.backend.name() == b);
+    let floor = TARGETS.iter().filter(ours).min_by_key(|t| t.rank).ok_or(HostError::Architecture(arch))?;
+    let best = TARGETS.iter().filter(ours).filter(|t| t.runs_here()).max_by_key(|t| t.rank);
+    match best {
+        Some(best) if best == floor => Ok(vec![best]),
+        Some(best) => Ok(vec![best, floor]),
+        None => Err(HostError::Lacks { target: floor.name, missing: floor.missing().join(", ") }),
+    }
+}
+
 /// Every target that this build can compile for and this machine can run.
 pub fn runnable() -> impl Iterator<Item = &'static Target> {
     TARGETS.iter().filter(|t| t.backend.is_built() && t.runs_here())
@@ -328,5 +353,14 @@ mod tests {
         assert!(matches!(host().unwrap().backend, Backend::Cranelift { .. }));
         assert!(runnable().any(|t| t == host().unwrap()));
         assert_eq!(runnable().any(|t| matches!(t.backend, Backend::Mlir { .. })), cfg!(feature = "mlir"));
+    }
+
+    #[test]
+    fn defaults_are_the_fastest_and_the_most_portable() {
+        let fastest = runnable().max_by_key(|t| t.rank).unwrap();
+        let all = defaults(None).unwrap();
+        assert_eq!((all[0], *all.last().unwrap()), (fastest, host().unwrap()));
+        assert_eq!(defaults(Some("cranelift")).unwrap(), [host().unwrap()]);
+        assert_eq!(defaults(Some("mlir")).is_ok(), cfg!(feature = "mlir"));
     }
 }

@@ -4,7 +4,8 @@ use super::{Outcome, output};
 use crate::compile::{CompileRequest, Progress, Summary, compile};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
-use jet_frontend::{WeightFormat, WeightsFile};
+use jet_frontend::{CompileOptions, WeightFormat, WeightsFile};
+use jetbin::Phase;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -39,10 +40,10 @@ pub struct Args {
 /// What shapes an artifact; absent options are those of model.toml, then defaults.
 #[derive(Clone, Default, clap::Args)]
 pub struct CompileArgs {
-    /// Machines to compile for, best first (default: this one; see `jetc targets`)
+    /// Machines to compile for, best first (default: this one and a portable one; see `jetc targets`)
     #[arg(long = "target", value_name = "NAME,..", value_delimiter = ',')]
     targets: Vec<String>,
-    /// Generator of CPU code: cranelift
+    /// Generator of CPU code: cranelift, or mlir where it is built in (default: both, each where it is best)
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
     /// Longest context in tokens (default: the model's, at most 32768)
@@ -69,6 +70,10 @@ pub struct CompileArgs {
 enum Format {
     F32,
     Bf16,
+    /// 8 bits, with a scale for 64 columns of a row; gates stay bf16
+    Q8,
+    /// 4 bits, with scale and summand for 64 columns of a row; embedding, head and convolutions in 8 bits
+    Q4,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,20 +90,24 @@ impl CompileArgs {
         CompileRequest {
             source,
             output,
-            targets: self.targets.clone(),
-            backend: self.backend.clone(),
-            max_context: self.max_context,
-            max_batch: self.max_batch,
-            prefill_chunk: self.prefill_chunk,
-            activations: self.activations.clone(),
-            weights: self.weights.map(|w| match w {
-                Format::F32 => WeightFormat::F32,
-                Format::Bf16 => WeightFormat::Bf16,
-            }),
-            weights_file: self.weights_file.map(|w| match w {
-                Place::Embed => WeightsFile::Embed,
-                Place::External => WeightsFile::External,
-            }),
+            options: CompileOptions {
+                targets: (!self.targets.is_empty()).then(|| self.targets.clone()),
+                backend: self.backend.clone(),
+                max_context: self.max_context,
+                max_batch: self.max_batch,
+                prefill_chunk: self.prefill_chunk,
+                activations: self.activations.clone(),
+                weights: self.weights.map(|w| match w {
+                    Format::F32 => WeightFormat::F32,
+                    Format::Bf16 => WeightFormat::Bf16,
+                    Format::Q8 => WeightFormat::Q8,
+                    Format::Q4 => WeightFormat::Q4,
+                }),
+                weights_file: self.weights_file.map(|w| match w {
+                    Place::Embed => WeightsFile::Embed,
+                    Place::External => WeightsFile::External,
+                }),
+            },
             dump: None,
         }
     }
@@ -170,7 +179,7 @@ fn print_text(args: &Args, summary: &Summary) {
                 p.kernels.1,
                 p.kernels.0,
                 output::bytes(p.bytes_per_call.1),
-                if p.phase == "decode" { "token" } else { "chunk" },
+                if p.phase == Phase::Decode { "token" } else { "chunk" },
                 output::bytes(p.bytes_per_call.0),
                 output::bytes(p.arena.0),
                 output::bytes(p.arena.1),
@@ -188,7 +197,7 @@ fn as_json(args: &Args, summary: &Summary) -> Value {
                 .programs
                 .iter()
                 .map(|p| {
-                    json!({ "phase": p.phase, "kernels_unfused": p.kernels.0, "kernels": p.kernels.1,
+                    json!({ "phase": p.phase.to_string(), "kernels_unfused": p.kernels.0, "kernels": p.kernels.1,
                         "bytes_per_call_unfused": p.bytes_per_call.0, "bytes_per_call": p.bytes_per_call.1,
                         "arena_bytes": p.arena.0, "arena_bytes_without_reuse": p.arena.1 })
                 })

@@ -2,7 +2,7 @@
 
 use super::{Outcome, output};
 use crate::ceilings;
-use jet_codegen::targets::{TARGETS, host};
+use jet_codegen::targets::{Backend, TARGETS, defaults};
 use serde::Serialize;
 
 /// Say what this build and this machine can do, and why not
@@ -36,11 +36,8 @@ struct Report {
 
 /// Generators of CPU code in this build, each once.
 fn backends() -> Vec<&'static str> {
-    let built = TARGETS.iter().filter(|t| t.backend.is_built());
-    let mut names: Vec<_> = built.map(|t| t.backend.name()).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+    let built = |name: &&str| TARGETS.iter().any(|t| t.backend.name() == *name && t.backend.is_built());
+    Backend::names().into_iter().filter(built).collect()
 }
 
 /// Prints the report; fails the check if no target fits this machine.
@@ -49,6 +46,7 @@ fn backends() -> Vec<&'static str> {
 /// If stdout cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let targets = defaults(None);
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         artifact_format: [jetbin::MAJOR, jetbin::MINOR],
@@ -56,8 +54,8 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         os: std::env::consts::OS,
         threads,
         memory_bytes: memory_bytes(),
-        cpu_target: host().ok().map(|t| t.name),
-        cpu_problem: host().err().map(|e| e.to_string()),
+        cpu_target: targets.as_ref().ok().map(|t| t[0].name),
+        cpu_problem: targets.as_ref().err().map(ToString::to_string),
         backends: backends(),
         devices: vec!["cpu"],
         ceilings: args.measure.then(|| ceilings::measure(threads)),
@@ -86,7 +84,8 @@ fn print_text(report: &Report) {
     println!("backends  {}", report.backends.join(", "));
     println!("devices   {}", report.devices.join(", "));
     if let Some(c) = &report.ceilings {
-        println!("ceilings  {:.1} GB/s read, {:.0} GFLOP/s f32, {} threads", c.read_gbps, c.fma_gflops, c.threads);
+        let rates: String = c.arithmetic.named().map(|(name, rate)| format!(", {rate:.0} {name}")).collect();
+        println!("ceilings  {} threads: {:.1} GB/s read{rates} GFLOP/s", c.threads, c.read_gbps);
     }
 }
 

@@ -17,6 +17,7 @@ pub struct Args {
 struct Row {
     name: &'static str,
     arch: &'static str,
+    backend: &'static str,
     features: &'static [&'static str],
     host: bool,
 }
@@ -28,14 +29,14 @@ struct Row {
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let built = TARGETS.iter().filter(|t| t.backend.is_built());
     let rows: Vec<_> =
-        built.map(|t| Row { name: t.name, arch: t.arch, features: t.requires, host: t.runs_here() }).collect();
+        built.map(|t| Row { name: t.name, arch: t.arch, backend: t.backend.name(), features: t.requires, host: t.runs_here() }).collect();
     if args.json {
         output::json(&rows)?;
         return Ok(Outcome::Done);
     }
-    let mut table = output::Table::new(["target", "architecture", "this machine"]);
+    let mut table = output::Table::new(["target", "architecture", "backend", "this machine"]);
     for row in &rows {
-        table.row([row.name.into(), row.arch.into(), if row.host { "yes" } else { "no" }.into()]);
+        table.row([row.name.into(), row.arch.into(), row.backend.into(), if row.host { "yes" } else { "no" }.into()]);
     }
     print!("{table}");
     Ok(Outcome::Done)

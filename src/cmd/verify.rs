@@ -5,9 +5,9 @@ use crate::compare::evaluated::Evaluated;
 use crate::compare::judge::Report;
 use crate::selftest;
 use anyhow::Context;
-use jet_frontend::ModelSpec;
+use crate::compile::BYTES;
+use jet_frontend::{ModelSpec, WeightFormat};
 use jet_frontend::graph::model_graph;
-use jet_ir::Elem;
 use jet_runtime::{Model, Options, Session};
 use jetbin::SectionKind;
 use serde::Serialize;
@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 /// Twice the tolerance of the official 4B model's golden values, which is the larger: two sides round here.
 const DEFAULT_TOLERANCE: f64 = 2e-4;
+/// Where activations are quantised to bytes, each step of 1/127 is an error of 0.4 % of a product; layers add theirs.
+const TOLERANCE_OF_BYTES: f64 = 5e-2;
 
 const HELP: &str = "\
 Checks the hashes of header, tables, code and packed weights; then the artifact's code computes on this machine: the prompt
@@ -34,9 +36,9 @@ pub struct Args {
     /// The model.toml or directory that it was compiled from: compare with the reference evaluation
     #[arg(long, value_name = "SRC")]
     source: Option<PathBuf>,
-    /// Largest allowed relative L2 difference of a value
-    #[arg(long, value_name = "REL_L2", default_value_t = DEFAULT_TOLERANCE)]
-    tolerance: f64,
+    /// Largest allowed relative L2 difference of a value (default: 2e-4, or 5e-2 where the target's products are of bytes)
+    #[arg(long, value_name = "REL_L2")]
+    tolerance: Option<f64>,
     /// Threads; 0 means one for each core
     #[arg(short, long, default_value_t = 0)]
     threads: u32,
@@ -65,19 +67,23 @@ struct Verdict {
 /// If the artifact or the source cannot be used at all.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let model = super::open(&args.artifact)?;
+    let recipe = recipe(&model)?;
+    let tolerance = args.tolerance.unwrap_or_else(|| default_tolerance(&model, &recipe));
     let weights_problem = model.verify_weights().err().map(|e| e.to_string());
     let mut session = Session::new(&model, Options { threads: args.threads, sequences: 1 })?;
     let bar = output::progress(2 * selftest::steps(&session)? as u64, output::Unit::Items).with_message("self-test");
-    let prefill_against_decode = selftest::against_itself(&mut session, args.tolerance, &|| bar.inc(1))?;
+    let prefill_against_decode = selftest::against_itself(&mut session, tolerance, &|| bar.inc(1))?;
     let (mut source_problem, mut against_reference) = (None, None);
     if let Some(source) = &args.source {
         let spec = ModelSpec::open(source)?;
-        source_problem = other_source(&model, &spec.config)?;
+        source_problem = other_source(&recipe, &spec.config)?;
         if source_problem.is_none() {
             let config = spec.read_config()?;
-            let (weights, graph) = (spec.open_weights(&config)?, model_graph(&config, Elem::F32)?);
+            let stored = recipe["compile"]["weights"].as_str().and_then(WeightFormat::named);
+            let stored = stored.context("section recipe: names no known format of weights")?;
+            let (weights, graph) = (spec.open_weights(&config)?, model_graph(&config, stored)?);
             let mut reference = Evaluated::new(&config, &graph, weights.as_ref(), 1);
-            against_reference = Some(selftest::against(&mut session, &mut reference, args.tolerance, &|| bar.inc(1))?);
+            against_reference = Some(selftest::against(&mut session, &mut reference, tolerance, &|| bar.inc(1))?);
         }
     }
     bar.finish_and_clear();
@@ -92,12 +98,23 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(if passed { Outcome::Done } else { Outcome::CheckFailed })
 }
 
+fn recipe(model: &Model) -> anyhow::Result<serde_json::Value> {
+    match model.reader().text(SectionKind::Recipe)? {
+        Some(text) => serde_json::from_str(text).context("section recipe: not valid JSON"),
+        None => Ok(serde_json::Value::Null),
+    }
+}
+
+/// What the products of the target in use allow.
+fn default_tolerance(model: &Model, recipe: &serde_json::Value) -> f64 {
+    match recipe["compile"]["targets"][model.target() as usize]["quantised_products"] == BYTES {
+        true => TOLERANCE_OF_BYTES,
+        false => DEFAULT_TOLERANCE,
+    }
+}
+
 /// Why a configuration is not the one that the recipe names.
-fn other_source(model: &Model, config: &Path) -> anyhow::Result<Option<String>> {
-    let recipe: serde_json::Value = match model.reader().text(SectionKind::Recipe)? {
-        Some(text) => serde_json::from_str(text).context("section recipe: not valid JSON")?,
-        None => serde_json::Value::Null,
-    };
+fn other_source(recipe: &serde_json::Value, config: &Path) -> anyhow::Result<Option<String>> {
     let bytes = std::fs::read(config).with_context(|| format!("{}: cannot read", config.display()))?;
     let found = blake3::hash(&bytes).to_hex().to_string();
     let expected = recipe["source"]["config_blake3"].as_str().unwrap_or("none");

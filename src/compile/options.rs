@@ -1,7 +1,9 @@
 //! What the compiler is asked for, and what it reports.
 
 use super::states::Limits;
-use jet_frontend::{ModelConfig, ModelSpec, WeightFormat, WeightsFile};
+use jet_codegen::targets::{Backend, TARGETS, Target};
+use jet_frontend::{CompileOptions, ModelConfig, ModelSpec, WeightFormat, WeightsFile};
+use jetbin::Phase;
 use std::path::PathBuf;
 
 /// Contexts longer than this are compiled for only when asked for.
@@ -18,22 +20,8 @@ pub struct CompileRequest {
     pub source: PathBuf,
     /// The artifact to write.
     pub output: PathBuf,
-    /// Names of targets, best first; empty: this machine's.
-    pub targets: Vec<String>,
-    /// Name of the generator of CPU code.
-    pub backend: Option<String>,
-    /// Longest context in tokens.
-    pub max_context: Option<usize>,
-    /// Most sequences in one decode call.
-    pub max_batch: Option<usize>,
-    /// Most tokens in one prefill call.
-    pub prefill_chunk: Option<usize>,
-    /// Name of the activations' type.
-    pub activations: Option<String>,
-    /// The stored type of matrices.
-    pub weights: Option<WeightFormat>,
-    /// Where the weights are kept.
-    pub weights_file: Option<WeightsFile>,
+    /// What shapes the artifact.
+    pub options: CompileOptions,
     /// A directory for the IR of every phase.
     pub dump: Option<PathBuf>,
 }
@@ -71,8 +59,8 @@ pub struct TargetSummary {
 /// What a program became.
 #[derive(Clone, Debug)]
 pub struct ProgramSummary {
-    /// `prefill` or `decode`.
-    pub phase: &'static str,
+    /// Prefill or decode.
+    pub phase: Phase,
     /// Kernels with every op on its own, and after fusion.
     pub kernels: (usize, usize),
     /// Bytes moved by a decode of one token or a prefill of a whole chunk, with every op on its own and after fusion.
@@ -99,7 +87,7 @@ pub struct Settings {
 /// # Errors
 /// A limit of zero or beyond what positions can count, an unknown backend, type of activations or target: all are listed.
 pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) -> Result<Settings, Vec<String>> {
-    let (asked, mut problems) = (&spec.compile, vec![]);
+    let (asked, mut problems) = (request.options.clone().or(&spec.compile), vec![]);
     let default_context = config.max_position_embeddings.clamp(1, DEFAULT_MAX_CONTEXT);
     let mut limit = |name: &str, value: Option<usize>, default: usize, most: usize| {
         let value = value.unwrap_or(default);
@@ -108,40 +96,57 @@ pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) 
         }
         u32::try_from(value).unwrap_or(u32::MAX)
     };
-    let max_context = limit("max_context", request.max_context.or(asked.max_context), default_context, 1 << 24);
-    let max_batch = limit("max_batch", request.max_batch.or(asked.max_batch), DEFAULT_MAX_BATCH, 1 << 12);
-    let chunk = request.prefill_chunk.or(asked.prefill_chunk);
-    let prefill_chunk = limit("prefill_chunk", chunk, DEFAULT_PREFILL_CHUNK.min(max_context.max(1) as usize), 1 << 16);
+    let max_context = limit("max_context", asked.max_context, default_context, 1 << 24);
+    let max_batch = limit("max_batch", asked.max_batch, DEFAULT_MAX_BATCH, 1 << 12);
+    let default_chunk = DEFAULT_PREFILL_CHUNK.min(max_context.max(1) as usize);
+    let prefill_chunk = limit("prefill_chunk", asked.prefill_chunk, default_chunk, 1 << 16);
     let mut expect = |name: &str, found: Option<&String>, expected: &[&str]| {
         if let Some(found) = found.filter(|f| !expected.contains(&f.as_str())) {
             problems.push(format!("{name}: found `{found}`, expected {}", expected.join(" or ")));
         }
     };
-    expect("backend", request.backend.as_ref().or(asked.backend.as_ref()), &["cranelift"]);
-    expect("activations", request.activations.as_ref().or(asked.activations.as_ref()), &["f32"]);
-    let mut targets =
-        if request.targets.is_empty() { asked.targets.clone().unwrap_or_default() } else { request.targets.clone() };
-    if targets.is_empty() {
-        match jet_codegen::targets::host() {
-            Ok(host) => targets.push(host.name.to_string()),
+    let backend = asked.backend.as_ref();
+    expect("backend", backend, &Backend::names());
+    expect("activations", asked.activations.as_ref(), &["f32"]);
+    let mut targets = asked.targets.unwrap_or_default();
+    problems.extend(backend.and_then(|b| absent(b)));
+    if targets.is_empty() && problems.is_empty() {
+        match jet_codegen::targets::defaults(backend.map(String::as_str)) {
+            Ok(found) => targets.extend(found.iter().map(|t| t.name.to_string())),
             Err(e) => problems.push(format!("targets: none named, and {e}")),
         }
     }
-    let names: Vec<&str> = jet_codegen::targets::TARGETS.iter().map(|t| t.name).collect();
-    for (i, name) in targets.iter().enumerate() {
-        if !names.contains(&name.as_str()) {
-            problems.push(format!("targets: found `{name}`, expected some of {}", names.join(", ")));
-        } else if targets[..i].contains(name) {
-            problems.push(format!("targets: `{name}` is named twice"));
-        }
-    }
+    problems.extend(wrong_targets(&targets, backend.map(String::as_str)));
     if !problems.is_empty() {
         return Err(problems);
     }
     Ok(Settings {
         targets,
         limits: Limits { max_context, max_batch, prefill_chunk: prefill_chunk.min(max_context) },
-        weights: request.weights.or(asked.weights).unwrap_or(WeightFormat::Bf16),
-        weights_file: request.weights_file.or(asked.weights_file).unwrap_or(WeightsFile::Embed),
+        weights: asked.weights.unwrap_or(WeightFormat::Bf16),
+        weights_file: asked.weights_file.unwrap_or(WeightsFile::Embed),
     })
+}
+
+/// What to say of a backend that exists but not in this build.
+fn absent(backend: &str) -> Option<String> {
+    let made = TARGETS.iter().find(|t| t.backend.name() == backend)?;
+    let feature =
+        format!("backend: this build of jetc has no `{backend}`, expected one with the cargo feature `{backend}`");
+    (!made.backend.is_built()).then_some(feature)
+}
+
+/// What is wrong with the named targets: unknown, twice, or made by another backend than the named one.
+fn wrong_targets(targets: &[String], backend: Option<&str>) -> Vec<String> {
+    let names: Vec<&str> = TARGETS.iter().map(|t| t.name).collect();
+    let wrong = |(i, name): (usize, &String)| match Target::named(name) {
+        None => Some(format!("targets: found `{name}`, expected some of {}", names.join(", "))),
+        Some(_) if targets[..i].contains(name) => Some(format!("targets: `{name}` is named twice")),
+        Some(t) => {
+            let made = t.backend.name();
+            let other = backend.filter(|b| *b != made && Backend::names().contains(b));
+            other.map(|b| format!("targets: `{name}` is made by the backend {made}, expected targets of {b}"))
+        }
+    };
+    targets.iter().enumerate().filter_map(wrong).collect()
 }

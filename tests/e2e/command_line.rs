@@ -201,7 +201,16 @@ fn sources_that_cannot_be_compiled() {
     );
     bad_usage(&["compile", source, "-o", target, "--target", "z80"], "targets: found `z80`, expected some of ");
     bad_usage(&["compile", source, "-o", target, "--target", "aarch64,aarch64"], "targets: `aarch64` is named twice");
-    bad_usage(&["compile", source, "-o", target, "--backend", "gcc"], "backend: found `gcc`, expected cranelift");
+    bad_usage(
+        &["compile", source, "-o", target, "--backend", "gcc"],
+        "backend: found `gcc`, expected cranelift or mlir",
+    );
+    let other = ["compile", source, "-o", target, "--backend", "cranelift", "--target", "znver4"];
+    bad_usage(&other, "targets: `znver4` is made by the backend mlir, expected targets of cranelift");
+    if !cfg!(feature = "mlir") {
+        let absent = "backend: this build of jetc has no `mlir`, expected one with the cargo feature `mlir`";
+        bad_usage(&["compile", source, "-o", target, "--backend", "mlir"], absent);
+    }
     let existing = golden("tiny-a").join("model.safetensors");
     refused(
         &["synth", source, "-o", source],
@@ -228,11 +237,11 @@ fn files_that_are_not_or_no_longer_artifacts() {
     with(&good[..100], "bad.jetbin");
     let changed = |at: usize| {
         let mut bytes = good.clone();
-        bytes[at] ^= 1;
+        bytes[at] ^= 2;
         bytes
     };
-    with(&changed(8), "format version 0.0 found, this build reads");
-    with(&changed(10), "format version 1.1 found, this build reads");
+    with(&changed(8), "format version 3.1 found, this build reads 1.0 to 1.1");
+    with(&changed(10), "format version 1.3 found, this build reads 1.0 to 1.1");
     with(&changed(40), "hash");
     with(&changed(good.len() - 1), "hash");
     // A changed weight does not keep the artifact from opening; verify finds it.

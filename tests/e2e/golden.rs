@@ -2,6 +2,7 @@
 
 use crate::args;
 use crate::support::*;
+use jet_codegen::targets;
 use jet_frontend::ModelConfig;
 use jet_frontend::synth::{Generator, input_rows};
 use jet_frontend::tensor_writer::{TensorHeader, TensorWriter};
@@ -66,6 +67,22 @@ tiny_cases! {
     tiny_c_attn "tiny-c-attn",
     tiny_c_mix "tiny-c-mix",
     tiny_d_eps "tiny-d-eps",
+}
+
+/// The cases above are compiled for the best target; here are the others that this build makes and this machine runs.
+#[test]
+fn tiny_cases_on_every_other_target() {
+    let best = targets::defaults(None).unwrap()[0];
+    for target in targets::runnable().filter(|t| *t != best) {
+        for case in ["tiny-a", "tiny-b", "tiny-c-jet", "tiny-c-attn", "tiny-c-mix", "tiny-d-eps"] {
+            let folder = folder();
+            let limits = ["--max-context", "256", "--max-batch", "8", "--prefill-chunk", "64"];
+            let target = ["--target", target.name];
+            let artifact = compile(folder.path(), &golden(case), &[&limits[..], &target].concat());
+            matches(&artifact, case, &[]);
+            matches(&artifact, case, &["--chunks", "2,3,7", "--together"]);
+        }
+    }
 }
 
 /// One decoder layer at the size of the 2B model: a model of one layer whose embedding table holds the input rows.

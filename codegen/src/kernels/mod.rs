@@ -13,21 +13,25 @@ mod epilogue;
 mod flash;
 mod gather;
 mod heads;
+mod int8;
 mod lanes;
 mod product;
+mod quantised;
 mod rowwise;
 mod tile;
 mod wide;
 
 pub(crate) use attention::attention;
-pub use context::{Binding, Cost, Phase, PhaseSpec, Scratch, Unsupported};
+pub use context::{Binding, Scratch, Unsupported};
 pub(crate) use context::{Context, Shape, build};
 pub(crate) use delta::delta;
 pub(crate) use gather::{argmax, embed, kv_append, ring_push};
+pub use int8::is_for as multiplies_bytes;
 pub(crate) use product::product;
 pub(crate) use rowwise::{gated_norm, l2_norm, map, rms_norm, rope, row_ms};
 
 use crate::kir::{Items, Kernel};
+use jetbin::Cost;
 
 /// A kernel and everything that a schedule needs to know about it.
 #[derive(Clone, Debug)]

@@ -3,15 +3,20 @@
 //! Items are the bundles of panels of all weights, in the order of their stores. Per item and tile of rows, the sums go
 //! through a small tile in scratch memory to the epilogue, so that an epilogue exists once and not for every tile
 //! shape. The weights of an item are read from memory once for all rows. With a norm in front, the first thing in
-//! scratch memory is the normalised input, row-major f32.
+//! scratch memory is the normalised input, row-major f32. Behind the tile lies what quantised weights need: a panel of
+//! numbers, or quantised rows of the input.
 
-use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::context::{Context, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
+use super::int8;
 use super::lanes::{spans, sum_of_squares};
+use super::quantised::{FEW, Panel};
 use super::tile::{Product, most_rows};
 use crate::kir::{F32, Index, Items, Operand, Ptr, V};
-use crate::pack::{PANEL, PackSpec, RowOrder};
+use crate::pack::{PACKED, PANEL, PackSpec, RowOrder};
+use jet_ir::quant::Format;
 use jet_ir::{Elem, Id, Op, Place, Rows, Type};
+use jetbin::{Cost, Phase};
 
 /// The outputs that come from one set of accumulators.
 struct Segment {
@@ -37,17 +42,52 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
         true => cx.scratch().at(cx.rows() * k_len as u32),
         false => cx.scratch(),
     };
-    let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, x, tile, stride };
+    let tile_elems = stride * most_rows(&cx.k.target) as u32;
+    let mut scratch = Scratch { fixed: 4 * u64::from(tile_elems), per_row: if staged { 4 * k_len as u64 } else { 0 } };
+    let quantised = quantised(cx, &segments, tile.at(tile_elems), k_len, &mut scratch);
+    if let Some(Quantised::Bytes(rows)) = quantised {
+        cx.k.when(begin.lt(end), || rows.fill(cx, x, cx.rows(), k_len as u32));
+    }
+    let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, x, tile, stride, quantised };
     cx.k.range(begin, end, 1, (), |item, ()| kernel.item(item));
-    let tile_bytes = 4 * u64::from(stride) * most_rows(&cx.k.target) as u64;
-    let per_row = if staged { 4 * k_len as u64 } else { 0 };
-    let name = match (cx.phase, staged) {
-        (Phase::Decode, true) => "norm_product_decode",
-        (Phase::Decode, false) => "product_decode",
-        (Phase::Prefill, true) => "norm_product_prefill",
-        (Phase::Prefill, false) => "product_prefill",
+    let bytes = matches!(quantised, Some(Quantised::Bytes(_)));
+    let name = match (cx.phase, staged, bytes) {
+        (Phase::Decode, true, false) => "norm_product_decode",
+        (Phase::Decode, false, false) => "product_decode",
+        (Phase::Prefill, true, false) => "norm_product_prefill",
+        (Phase::Prefill, false, false) => "product_prefill",
+        (Phase::Decode, true, true) => "norm_int8_product_decode",
+        (Phase::Decode, false, true) => "int8_product_decode",
+        (Phase::Prefill, true, true) => "norm_int8_product_prefill",
+        (Phase::Prefill, false, true) => "int8_product_prefill",
     };
-    Ok(Shape { name, scratch: Scratch { fixed: tile_bytes, per_row }, cost: cost(cx, &segments, k_len) })
+    Ok(Shape { name, scratch, cost: cost(cx, &segments, k_len) })
+}
+
+/// What a kernel with quantised weights keeps in scratch memory.
+#[derive(Clone, Copy)]
+enum Quantised<'k> {
+    /// The panels of an item as f32, if there are many rows.
+    Numbers(Ptr<'k, F32>),
+    /// The rows of the input, as bytes.
+    Bytes(int8::Rows<'k>),
+}
+
+/// Reserves room at `at`, the end of what `scratch` counts, if a weight is quantised.
+fn quantised<'k>(
+    cx: &Context<'k, '_>,
+    segments: &[Segment],
+    at: Ptr<'k, F32>,
+    k_len: usize,
+    scratch: &mut Scratch,
+) -> Option<Quantised<'k>> {
+    let panels = segments.iter().filter(|s| Format::of(s.spec.elem).is_some()).map(|s| s.spec.item_panels()).max()?;
+    if int8::is_for(&cx.k.target) {
+        scratch.per_row += int8::row_bytes(k_len);
+        return Some(Quantised::Bytes(int8::Rows::at(at, cx.rows(), k_len as u32)));
+    }
+    scratch.fixed += (4 * PANEL * k_len * panels) as u64;
+    Some(Quantised::Numbers(at))
 }
 
 fn cost(cx: &Context<'_, '_>, segments: &[Segment], k_len: usize) -> Cost {
@@ -150,8 +190,8 @@ fn layout(cx: &Context<'_, '_>, store: Id, accs: &[Id], order: RowOrder) -> Resu
     if weights.iter().any(|w| *w != weights[0]) {
         return refuse("the two weights of a gate differ in type".into());
     }
-    let Type::Tensor { rows: Rows::Fixed(rows), cols, elem: elem @ (Elem::Bf16 | Elem::F32), .. } = weights[0] else {
-        return refuse(format!("weights must be bf16 or f32, found {}", weights[0]));
+    let Some((rows, cols, elem)) = packable(weights[0]) else {
+        return refuse(format!("weights must be one of {}, found {}", PACKED.map(Elem::name).join(", "), weights[0]));
     };
     if cx
         .graph
@@ -171,6 +211,14 @@ fn layout(cx: &Context<'_, '_>, store: Id, accs: &[Id], order: RowOrder) -> Resu
     }
 }
 
+/// Rows, columns and elements of a weight that panels can hold.
+pub fn packable(weight: Type) -> Option<(usize, usize, Elem)> {
+    match weight {
+        Type::Tensor { rows: Rows::Fixed(rows), cols, elem, .. } if PACKED.contains(&elem) => Some((rows, cols, elem)),
+        _ => None,
+    }
+}
+
 struct Kernel<'a, 'k, 'g> {
     cx: &'a Context<'k, 'g>,
     segments: &'a [Segment],
@@ -179,20 +227,71 @@ struct Kernel<'a, 'k, 'g> {
     tile: Ptr<'k, F32>,
     /// Elements between the rows of the tile.
     stride: u32,
+    quantised: Option<Quantised<'k>>,
+}
+
+/// The panels of an item.
+#[derive(Clone, Copy)]
+struct Item<'k> {
+    weights: Ptr<'k, F32>,
+    panels: V<'k, Index>,
+    /// Which of the kernel's element types.
+    elem: V<'k, Index>,
 }
 
 impl<'k> Kernel<'_, 'k, '_> {
     fn item(&self, item: V<'k, Index>) {
         let (k, rows) = (self.cx.k, self.cx.rows());
-        let weights = self.pick(item, &|s, local| self.weights(s).byte_offset(local * s.spec.item_bytes() as u32));
-        let panels = self.pick(item, &|s, _| (s.spec.item_panels() as u32).on(k));
-        let f32_panels = self.pick(item, &|s, _| u32::from(s.spec.elem == Elem::F32).on(k));
+        let elems = self.elems();
+        let number = |s: &Segment| elems.iter().position(|e| *e == s.spec.elem).unwrap_or(0) as u32;
+        let panels = Item {
+            weights: self.pick(item, &|s, local| self.weights(s).byte_offset(local * s.spec.item_bytes() as u32)),
+            panels: self.pick(item, &|s, _| (s.spec.item_panels() as u32).on(k)),
+            elem: self.pick(item, &|s, _| number(s).on(k)),
+        };
+        if let Some(Quantised::Numbers(to)) = self.quantised {
+            k.when((FEW as u32).on(k).lt(rows), || self.unpack(panels, to));
+        }
         let most = most_rows(&k.target) as u32;
         k.range(0u32, rows, most, (), |row, ()| {
             let left = rows - row;
             let here = left.imin(most);
-            self.sums(row, here, weights, panels, f32_panels);
+            self.sums(row, here, panels);
             k.range(0u32, here, 1, (), |r, ()| self.finish(item, row + r, self.tile.at(r * self.stride)));
+        });
+    }
+
+    /// The element types of the weights, each once.
+    fn elems(&self) -> Vec<Elem> {
+        PACKED.into_iter().filter(|e| self.segments.iter().any(|s| s.spec.elem == *e)).collect()
+    }
+
+    /// Builds `f` for the element type of an item.
+    fn by_elem(&self, item: Item<'k>, f: &dyn Fn(Elem)) {
+        fn from<'k>(k: &'k crate::kir::Builder, item: Item<'k>, elems: &[Elem], first: u32, f: &dyn Fn(Elem)) {
+            match elems {
+                [] => {}
+                [one] => f(*one),
+                [one, rest @ ..] => k.choose(item.elem.equals(first), || f(*one), || from(k, item, rest, first + 1, f)),
+            }
+        }
+        from(self.cx.k, item, &self.elems(), 0, f);
+    }
+
+    /// Panel `p` of an item with weights of type `elem`.
+    fn panel(&self, item: Item<'k>, p: V<'k, Index>, elem: Elem) -> Ptr<'k, F32> {
+        item.weights.byte_offset(p * (PANEL * elem.row_bytes(self.k_len as usize)) as u32)
+    }
+
+    /// The numbers of an item's panels, if they are quantised.
+    fn unpack(&self, item: Item<'k>, to: Ptr<'k, F32>) {
+        let k = self.cx.k;
+        self.by_elem(item, &|elem| {
+            let Some(format) = Format::of(elem) else { return };
+            k.range(0u32, item.panels, 1, (), |p, ()| {
+                let panel = Panel::whole(k, Some(format), self.panel(item, p, elem).cast(), self.k_len);
+                panel.unpack(k, to.at(p * (PANEL as u32 * self.k_len)));
+            });
         });
     }
 
@@ -219,29 +318,33 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// Fills the tile with the sums of `here` rows from `row` on.
-    fn sums(
-        &self,
-        row: V<'k, Index>,
-        here: V<'k, Index>,
-        weights: Ptr<'k, F32>,
-        panels: V<'k, Index>,
-        f32_panels: V<'k, Index>,
-    ) {
-        let k = self.cx.k;
+    fn sums(&self, row: V<'k, Index>, here: V<'k, Index>, item: Item<'k>) {
+        let (k, most) = (self.cx.k, most_rows(&self.cx.k.target));
         let x = self.x.at(row * self.k_len);
-        let elems: Vec<Elem> =
-            [Elem::Bf16, Elem::F32].into_iter().filter(|e| self.segments.iter().any(|s| s.spec.elem == *e)).collect();
-        k.range(0u32, panels, 1, (), |p, ()| {
+        k.range(0u32, item.panels, 1, (), |p, ()| {
             let out = self.tile.at(p * PANEL as u32);
-            let product = |elem: Elem| {
-                let panel = weights.byte_offset(p * (PANEL as u32 * self.k_len * elem.bytes() as u32));
-                let product = Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride };
-                product.emit_some(k, here, most_rows(&k.target));
+            let plain = |elem: Elem, panel: Ptr<'k, F32>| {
+                Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride }.emit_some(k, here, most);
             };
-            match elems[..] {
-                [one] => product(one),
-                _ => k.choose(f32_panels.equals(0u32), || product(Elem::Bf16), || product(Elem::F32)),
-            }
+            self.by_elem(item, &|elem| {
+                let panel = self.panel(item, p, elem);
+                match (Format::of(elem), self.quantised) {
+                    (Some(format), Some(Quantised::Bytes(rows))) => {
+                        let product = int8::Product { format, panel: panel.cast(), x: rows, out, stride: self.stride };
+                        product.from(row).emit_some(k, here, most);
+                    }
+                    (Some(format), Some(Quantised::Numbers(to))) => {
+                        let codes = Panel::whole(k, Some(format), panel.cast(), self.k_len);
+                        let numbers = Panel::whole(k, None, to.at(p * (PANEL as u32 * self.k_len)).cast(), self.k_len);
+                        k.choose(
+                            self.cx.rows().le(FEW as u32),
+                            || codes.products(k, x, (out, self.stride), here),
+                            || numbers.products(k, x, (out, self.stride), here),
+                        );
+                    }
+                    _ => plain(elem, panel),
+                }
+            });
         });
     }
 

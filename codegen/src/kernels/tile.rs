@@ -1,8 +1,10 @@
 //! The inner loop of products: a few rows of activations times one panel of weights, sums in registers.
 //!
-//! Six rows by half a panel, or up to three rows by a whole one: about twelve accumulators. Each sum is one chain over
-//! increasing `k`, whatever the number of rows, so that the bits of a row depend neither on the rows beside it nor on
-//! the phase. Targets with wide registers have a loop of their own, [`wide`].
+//! Six rows by half a panel, or up to three rows by a whole one: about twelve accumulators. Each sum is made of blocks of
+//! [`BLOCK`] steps, the even steps of a block and its odd ones, added in this order whatever the number of rows: so the bits
+//! of a row depend neither on the rows beside it nor on the phase, rounding errors grow with the number of blocks rather
+//! than of steps, and a single row has two chains for each sum. Targets with wide registers have a loop of their own,
+//! [`wide`].
 
 use super::wide;
 use crate::kir::{Bf16, Builder, F32, Index, Operand, Ptr, Tile, V, outer_product};
@@ -14,9 +16,11 @@ use jet_ir::Elem;
 const ROWS: usize = 6;
 /// Vectors of a panel.
 const VECTORS: u32 = PANEL as u32 / 4;
-/// Steps after which the halves of a panel take turns.
+/// Steps of a block of a sum: what they read of a panel stays in the first-level cache.
 const BLOCK: u32 = 256;
-/// Steps in one turn of the loop: one in each direction, see [`outer_product`].
+/// Chains of each sum in a block.
+const CHAINS: u32 = 2;
+/// Steps of a chain in one turn of the loop: one in each direction, see [`outer_product`].
 const STEPS: u32 = 2;
 
 /// Rows that one pass over a panel serves at most.
@@ -25,7 +29,7 @@ pub fn most_rows(target: &Target) -> usize {
 }
 
 /// Whether a register holds half a panel or more.
-fn is_wide(target: &Target) -> bool {
+pub fn is_wide(target: &Target) -> bool {
     matches!(target.lanes, 8 | 16)
 }
 
@@ -70,38 +74,64 @@ impl<'k> Product<'k> {
     }
 
     /// `out[r][0..16] = sum_k x[r][k] panel[k][0..16]` for rows `0..rows`.
-    ///
-    /// Half panels take turns every [`BLOCK`] steps, their sums waiting in `out`: both halves of a cache line are used
-    /// soon after each other, and memory is read at an even pace.
     pub fn emit(&self, k: &'k Builder, rows: usize) {
         if is_wide(&k.target) {
             return wide::emit(self, k, rows);
         }
+        self.write(self.out, &zeros(k, rows, VECTORS));
+        let whole = self.k_len / (CHAINS * STEPS) * (CHAINS * STEPS);
         let vectors = vectors(rows);
-        if vectors == VECTORS {
-            let zeros = vec![vec![k.splat(0.0, 4); vectors as usize]; rows];
-            let sums = self.steps(k, self.panel, 0u32.on(k), self.k_len.on(k), zeros);
-            return self.write(self.out, &self.last(self.panel, sums));
-        }
-        let zeros = vec![vec![k.splat(0.0, 4); VECTORS as usize]; rows];
-        self.write(self.out, &zeros);
-        let whole = self.k_len / STEPS * STEPS;
-        let half = |part: V<'k, Index>| {
-            (self.panel.byte_offset(part * (4 * vectors * self.elem.bytes() as u32)), self.out.at(part * (4 * vectors)))
-        };
         k.range(0u32, whole, BLOCK, (), |from, ()| {
             let to = (from + BLOCK).imin(whole);
-            k.range(0u32, VECTORS / vectors, 1, (), |part, ()| {
-                let (panel, out) = half(part);
-                self.write(out, &self.steps(k, panel, from, to, self.read(out, rows, vectors)));
+            k.range(0u32, VECTORS, vectors, (), |first, ()| match rows {
+                1 => self.one_row(k, from, to),
+                _ => self.rows(k, (from, to), first, (rows, vectors)),
             });
         });
-        if whole < self.k_len {
-            k.range(0u32, VECTORS / vectors, 1, (), |part, ()| {
-                let (panel, out) = half(part);
-                self.write(out, &self.last(panel, self.read(out, rows, vectors)));
+        for step in whole..self.k_len {
+            k.range(0u32, VECTORS, vectors, (), |first, ()| {
+                let (panel, out) = self.part(first);
+                self.write(out, &self.step(panel, step.on(k), 0, 0, self.read(out, rows, vectors)));
             });
         }
+    }
+
+    /// A block for several rows and the vectors from `first` on, one chain after the other. Half panels take turns, so that
+    /// both halves of a cache line are used soon after each other, and memory is read at an even pace.
+    fn rows(
+        &self,
+        k: &'k Builder,
+        (from, to): (V<'k, Index>, V<'k, Index>),
+        first: V<'k, Index>,
+        (rows, vectors): (usize, u32),
+    ) {
+        let (panel, out) = self.part(first);
+        k.range(0u32, CHAINS, 1, (), |chain, ()| {
+            let turn = |i, sums| (0..STEPS).fold(sums, |sums, u| self.step(panel, i, CHAINS * u, u, sums));
+            let sums = k.range(from + chain, to + chain, CHAINS * STEPS, zeros(k, rows, vectors), turn);
+            self.add(out, &sums);
+        });
+    }
+
+    /// A block for one row, all chains at once: the four sums of a panel alone would wait for their own multiply-adds.
+    fn one_row(&self, k: &'k Builder, from: V<'k, Index>, to: V<'k, Index>) {
+        let chains = vec![zeros(k, 1, VECTORS); CHAINS as usize];
+        let turn = |i, chains: Vec<Tile<'k>>| {
+            (0..).zip(chains).map(|(chain, sums)| self.step(self.panel, i, chain, 0, sums)).collect()
+        };
+        let chains = k.range(from, to, CHAINS, chains, turn);
+        chains.iter().for_each(|sums| self.add(self.out, sums));
+    }
+
+    /// The panel and the sums from vector `first` on.
+    fn part(&self, first: V<'k, Index>) -> (Ptr<'k, F32>, Ptr<'k, F32>) {
+        (self.panel.byte_offset(first * (self.elem.row_bytes(4) as u32)), self.out.at(first * 4u32))
+    }
+
+    fn add(&self, out: Ptr<'k, F32>, sums: &Tile<'k>) {
+        let before = self.read(out, sums.len(), sums[0].len() as u32);
+        let add = |(a, b): (&Vec<V<'k, F32>>, &Vec<V<'k, F32>>)| a.iter().zip(b).map(|(a, b)| *a + *b).collect();
+        self.write(out, &before.iter().zip(sums).map(add).collect());
     }
 
     fn read(&self, out: Ptr<'k, F32>, rows: usize, vectors: u32) -> Tile<'k> {
@@ -115,29 +145,10 @@ impl<'k> Product<'k> {
         }
     }
 
-    /// The steps `from..to`, as far as turns are whole.
-    fn steps(
-        &self,
-        k: &'k Builder,
-        panel: Ptr<'k, F32>,
-        from: V<'k, Index>,
-        to: V<'k, Index>,
-        sums: Tile<'k>,
-    ) -> Tile<'k> {
-        let to = to / STEPS * STEPS;
-        k.range(from, to, STEPS, sums, |i, sums| (0..STEPS).fold(sums, |sums, u| self.step(panel, i, u, sums)))
-    }
-
-    /// The last step, if their number is odd.
-    fn last(&self, panel: Ptr<'k, F32>, sums: Tile<'k>) -> Tile<'k> {
-        let whole = self.k_len / STEPS * STEPS;
-        if whole < self.k_len { self.step(panel, whole.on(sums[0][0].k), 0, sums) } else { sums }
-    }
-
-    /// Adds step `i + u` to the sums.
-    fn step(&self, panel: Ptr<'k, F32>, i: V<'k, Index>, u: u32, sums: Tile<'k>) -> Tile<'k> {
+    /// Adds step `i + offset` to the sums, walking the tile in the direction of `parity`.
+    fn step(&self, panel: Ptr<'k, F32>, i: V<'k, Index>, offset: u32, parity: u32, sums: Tile<'k>) -> Tile<'k> {
         let vectors = sums[0].len() as u32;
-        let at = |v: u32| i.shift_left(4) + (u * PANEL as u32 + 4 * v);
+        let at = |v: u32| i.shift_left(4) + (offset * PANEL as u32 + 4 * v);
         let w: Vec<V<F32>> = match self.elem {
             Elem::Bf16 => (0..vectors / 2)
                 .map(|pair| panel.cast::<Bf16>().at(at(2 * pair)).load(8).widen_pairs())
@@ -145,7 +156,11 @@ impl<'k> Product<'k> {
                 .collect(),
             _ => (0..vectors).map(|v| panel.at(at(v)).load(4)).collect(),
         };
-        let x = |r: usize| self.x.at(i + (r as u32 * self.k_len + u)).load_splat(4);
-        outer_product(u, x, &w, sums)
+        let x = |r: usize| self.x.at(i + (r as u32 * self.k_len + offset)).load_splat(4);
+        outer_product(parity, x, &w, sums)
     }
+}
+
+fn zeros(k: &Builder, rows: usize, vectors: u32) -> Tile<'_> {
+    vec![vec![k.splat(0.0, 4); vectors as usize]; rows]
 }

@@ -69,6 +69,8 @@ pub enum Cap {
     Fma,
     /// Rounding f32 to bf16 in one instruction.
     Bf16Round,
+    /// Dot products of four bytes in one instruction.
+    Int8Dot,
 }
 
 /// What an instruction does.
@@ -104,6 +106,11 @@ pub enum Op {
     Bf16Bits,
     /// f32 to i32 or back, the same bits.
     Bitcast,
+    /// `(sum, a, b)`, of i32: to each lane of `sum` the products of the four bytes of `a`, without sign, and of `b`, with sign;
+    /// wrapping. 4, 8 or 16 lanes.
+    DotBytes,
+    /// i32 to f32, to nearest even.
+    ToF32,
     /// i32 to Index, with its sign.
     ToIndex,
     /// The low 32 bits of an Index.
@@ -223,6 +230,7 @@ impl Op {
         match self {
             Op::Scalar(Scalar::Fma) => Some(Cap::Fma),
             Op::Round => Some(Cap::Bf16Round),
+            Op::DotBytes => Some(Cap::Int8Dot),
             _ => None,
         }
     }

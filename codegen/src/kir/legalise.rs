@@ -1,6 +1,6 @@
 //! Rewrites what a target cannot spell into what it can, in the IR itself, so that each rewrite is written once.
 
-use super::value::{Bf16, F32, V};
+use super::value::{Bf16, F32, I32, V};
 use super::{Block, Builder, Inst, Kernel, Op, Operand, Scalar, Value};
 use crate::targets::Target;
 use std::collections::HashMap;
@@ -53,8 +53,16 @@ fn expand(k: &Builder, op: &Op, args: &[Value]) -> Option<Value> {
         Op::Scalar(Scalar::Exp) => exp(f(0)).id,
         Op::Scalar(Scalar::Log) => log(f(0)).id,
         Op::Round => round_bf16(f(0)).id,
+        Op::DotBytes => dot_bytes([0, 1, 2].map(|i| V::wrap(k, args[i]))).id,
         _ => return None,
     })
+}
+
+/// Byte by byte: `x ^ 0x80` is `x + 128` of a byte with a sign.
+fn dot_bytes<'k>([sum, a, b]: [V<'k, I32>; 3]) -> V<'k, I32> {
+    let byte = |v: V<'k, I32>, i: u8| v.shift_right(8 * i).and(0xff);
+    let signed = |i: u8| byte(b, i).xor(0x80).isub(0x80);
+    (0..4).fold(sum, |sum, i| sum.iadd(byte(a, i).imul(signed(i))))
 }
 
 /// The bits of 1.

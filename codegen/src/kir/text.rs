@@ -45,6 +45,8 @@ const NAMES: &[(&str, Op)] = &[
     ("round", Op::Round),
     ("bf16_bits", Op::Bf16Bits),
     ("bitcast", Op::Bitcast),
+    ("dot_bytes", Op::DotBytes),
+    ("to_f32", Op::ToF32),
     ("to_index", Op::ToIndex),
     ("to_i32", Op::ToI32),
     ("offset", Op::Offset { scale: 0 }),

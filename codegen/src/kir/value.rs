@@ -175,6 +175,16 @@ impl<'k> V<'k, I32> {
         self.op(Op::Bitcast, &[], self.lanes())
     }
 
+    /// The sum with the products of four bytes of `a`, without sign, and of `b`, with sign, in each lane.
+    pub fn dot_bytes(self, a: Self, b: Self) -> Self {
+        self.op(Op::DotBytes, &[a.id, b.id], self.lanes())
+    }
+
+    /// To nearest even.
+    pub fn to_f32(self) -> V<'k, F32> {
+        self.op(Op::ToF32, &[], self.lanes())
+    }
+
     /// As a subscript, with its sign.
     pub fn to_index(self) -> V<'k, Index> {
         self.op(Op::ToIndex, &[], 1)

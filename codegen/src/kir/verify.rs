@@ -185,6 +185,7 @@ fn expectation(op: &Op) -> &'static str {
         Op::Extract(_) => "a vector that has this lane and a scalar of its element",
         Op::Pack => "as many scalars as the result has lanes",
         Op::Select => "a predicate of one or as many lanes, and two values of one type",
+        Op::DotBytes => "three operands and a result of 4, 8 or 16 lanes of i32",
         Op::Offset { .. } => "a pointer and an index",
         _ => "operands that suit the operation",
     }
@@ -212,6 +213,8 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::WidenPairs, [Vec(Bf16, n)], [Vec(F32, a), Vec(F32, b)]) => a == b && *n == 2 * a,
         (Op::Bf16Bits, [Vec(I32, n)], [Vec(Bf16, m)]) => n == m,
         (Op::Bitcast, [Vec(F32, n)], [Vec(I32, m)]) | (Op::Bitcast, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
+        (Op::DotBytes, [a @ Vec(I32, 4 | 8 | 16), b, c], [r]) => a == b && a == c && a == r,
+        (Op::ToF32, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
         (Op::ToIndex, [Vec(I32, 1)], [Vec(Index, 1)]) | (Op::ToI32, [Vec(Index, 1)], [Vec(I32, 1)]) => true,
         (Op::Offset { scale }, [Ptr(s), Vec(Index, 1)], [Ptr(t)]) => s == t && *scale > 0,
         _ => false,

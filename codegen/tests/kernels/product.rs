@@ -2,9 +2,9 @@
 
 use crate::harness::{Case, compile};
 use crate::tolerance::{FUSED, PRODUCT};
-use jet_codegen::Phase;
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Id, Leaf, OutputKind, Rows, Type};
+use jetbin::Phase;
 
 pub fn input(g: &mut Graph, name: &str, cols: usize) -> Id {
     g.add_leaf(Leaf::Input, name, Type::mem(Rows::Tokens, cols)).unwrap()
@@ -36,6 +36,11 @@ pub fn give(g: &mut Graph, name: &str, r: Id) {
 
 /// Runs `graph` as a prefill of `tokens` and as a decode of as many sequences.
 pub fn both(graph: &Graph, rows: &[usize], tolerance: f64) {
+    both_within(graph, rows, tolerance, tolerance);
+}
+
+/// The same with another tolerance where activations are quantised.
+pub fn both_within(graph: &Graph, rows: &[usize], tolerance: f64, tolerance_of_bytes: f64) {
     let (prefill, decode) = (compile(graph, Phase::Prefill), compile(graph, Phase::Decode));
     for &n in rows {
         let past: Vec<usize> = (0..n).map(|i| (i * 7) % 11).collect();
@@ -48,6 +53,7 @@ pub fn both(graph: &Graph, rows: &[usize], tolerance: f64) {
             tokens: n,
             capacity: 160,
             tolerance,
+            tolerance_of_bytes,
         };
         case(Phase::Decode).check(&decode);
         case(Phase::Prefill).check(&prefill);

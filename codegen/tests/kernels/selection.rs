@@ -1,14 +1,14 @@
 //! What shares code, and what is refused.
 
 use crate::product::{acc, give, input, state, vector, weight};
-use jet_codegen::{Binding, Built, Phase, PhaseSpec, Unsupported, select, targets};
+use jet_codegen::{Binding, Built, Unsupported, select, targets};
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Id, Rows, group_kernels};
+use jetbin::Phase;
 
 fn first(g: &Graph, phase: Phase) -> Result<Built, Unsupported> {
     let groups = group_kernels(g).unwrap_or_else(|e| panic!("{e}"));
-    let spec = PhaseSpec { phase, max_rows: 64, threads: 2 };
-    select(g, &groups[0], targets::host().unwrap(), spec)
+    select(g, &groups[0], targets::host().unwrap(), phase)
 }
 
 fn layer(name: &str, eps: f32, elem: Elem) -> Graph {
@@ -91,7 +91,7 @@ fn what_no_kernel_does_is_refused_by_name() {
             }),
         ),
         (
-            "bf16 or f32",
+            "one of f32, bf16, q8, q4",
             refusal(|g| {
                 let grid = swept(g);
                 let r = acc(g, grid, "w", 8, Elem::F16);

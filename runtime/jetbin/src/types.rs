@@ -65,6 +65,10 @@ codes! {
         F32 = 0 "f32",
         /// The upper half of an IEEE single.
         Bf16 = 1 "bf16",
+        /// 8-bit codes, with an f32 scale for 64 columns of a row.
+        Q8 = 2 "q8",
+        /// 4-bit codes, with a bf16 scale and a bf16 summand for 64 columns of a row.
+        Q4 = 3 "q4",
     }
     /// What kind of machine a target is.
     DeviceKind {
@@ -224,12 +228,12 @@ pub struct Step {
     pub label: String,
 }
 
-/// What a step moves and computes: the weights once a call, the rest once a row.
+/// What a step moves and computes: the weights once a call, states once a sequence, the rest once a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Bytes of weights, a call.
     pub weight_bytes: u64,
-    /// Bytes of state read and written, a row.
+    /// Bytes of state read and written, a sequence of the call: one in a prefill, a row in a decode.
     pub state_bytes: u64,
     /// Bytes of activations read and written, a row.
     pub act_bytes: u64,
@@ -331,6 +335,18 @@ impl<S> StateDesc<S> {
     /// Size in bytes.
     pub fn bytes(&self) -> u64 {
         u64::from(self.rows) * u64::from(self.cols) * 4
+    }
+}
+
+impl DType {
+    /// Bytes of the smallest piece of a packed weight: one element, or the block of 16 rows and 64 columns of a quantised one.
+    pub fn block_bytes(self) -> u64 {
+        match self {
+            DType::F32 => 4,
+            DType::Bf16 => 2,
+            DType::Q8 => 16 * (4 + 64),
+            DType::Q4 => 16 * (4 + 32),
+        }
     }
 }
 

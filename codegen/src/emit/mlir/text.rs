@@ -140,6 +140,8 @@ impl Emitter<'_> {
             Op::Round => self.round(&a[0], n),
             Op::Bf16Bits | Op::ToI32 => format!("arith.trunci {} : {from} to {out}", a[0]),
             Op::Bitcast => format!("arith.bitcast {} : {from} to {out}", a[0]),
+            Op::DotBytes => self.dot_bytes(a, n),
+            Op::ToF32 => format!("arith.sitofp {} : {from} to {out}", a[0]),
             Op::ToIndex => format!("arith.extsi {} : {from} to {out}", a[0]),
             Op::Offset { scale } => {
                 let pointer = "(!llvm.ptr, i64) -> !llvm.ptr";
@@ -165,6 +167,14 @@ impl Emitter<'_> {
     fn shift(&mut self, op: &str, a: &str, by: u8, t: Type) -> String {
         let by = self.temp(&literal(by.into(), t));
         format!("{op} {a}, {by} : {}", ty(t))
+    }
+
+    /// The instruction of AVX-512 VNNI, which takes the bytes without sign first.
+    fn dot_bytes(&mut self, a: &[String], n: u16) -> String {
+        let (sums, bytes, bits) = (lanes("i32", n), lanes("i8", 4 * n), 32 * n);
+        let [x, y] = [1, 2].map(|i| self.temp(&format!("vector.bitcast {} : {sums} to {bytes}", a[i])));
+        let name = format!("llvm.x86.avx512.vpdpbusd.{bits}");
+        format!("llvm.call_intrinsic \"{name}\"({}, {x}, {y}) : ({sums}, {bytes}, {bytes}) -> {sums}", a[0])
     }
 
     /// The bits of a bf16 are the high half of the f32.

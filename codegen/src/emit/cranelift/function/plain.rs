@@ -70,6 +70,7 @@ impl Emitter<'_, '_> {
             Op::Widen => self.widen(&args[0], of(0), ty),
             Op::Bf16Bits => self.bf16_bits(&args[0], of(0), ty),
             Op::Bitcast => self.each(args, |b, a| b.ins().bitcast(ty, little(), a[0])),
+            Op::ToF32 => self.each(args, |b, a| b.ins().fcvt_from_sint(ty, a[0])),
             Op::ToIndex => self.each(args, |b, a| b.ins().sextend(I64, a[0])),
             Op::ToI32 => self.each(args, |b, a| b.ins().ireduce(I32, a[0])),
             Op::Offset { scale } => vec![self.offset(args[0][0], args[1][0], *scale)],
@@ -84,7 +85,7 @@ impl Emitter<'_, '_> {
                 });
                 vec![]
             }
-            Op::Round | Op::For { .. } | Op::If | Op::WidenPairs => {
+            Op::Round | Op::DotBytes | Op::For { .. } | Op::If | Op::WidenPairs => {
                 unreachable!("{op} is not a straight-line operation of Cranelift")
             }
         }
