@@ -12,5 +12,5 @@ pub mod targets;
 pub use compile::{Error, compile, legal};
 pub use kernels::{Binding, Built, Scratch, Unsupported, multiplies_bytes};
 pub use link::CodeBlob;
-pub use pack::{PackSpec, RowOrder};
+pub use pack::{Form, PackSpec, RowOrder};
 pub use select::select;

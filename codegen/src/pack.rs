@@ -3,7 +3,10 @@
 //! A product's epilogue decides which rows meet in one panel ([`RowOrder`]), so that a register holds what the epilogue
 //! needs together. The same layout serves decode and prefill. In bf16 panels every group of 8 slots is stored in the
 //! order 0, 4, 1, 5, 2, 6, 3, 7: as pairs, whose even halves are the first four columns and whose odd halves the last
-//! four, so that widening costs one shift and one mask. Quantised panels have blocks instead, see [`quantised`]. A vector (bias, scale, norm weight) is a matrix of one column.
+//! four, so that widening costs one shift and one mask. Quantised panels have blocks instead, see [`quantised`]. A vector
+//! (bias, scale, norm weight) is a matrix of one column.
+//!
+//! GPU kernels have the same items of the same rows, but a panel is stored as fragments of `mma.m16n8k16`, see [`Form`].
 
 pub mod quantised;
 
@@ -15,6 +18,10 @@ use std::str::FromStr;
 
 /// Output columns of a panel.
 pub const PANEL: usize = 16;
+/// Columns of the weight that two steps of fragments cover.
+pub const FRAGMENT_BLOCK: usize = 32;
+/// Elements of the fragments of one step.
+const FRAGMENT: usize = PANEL * FRAGMENT_BLOCK / 2;
 
 /// Element types that panels can hold.
 pub const PACKED: [Elem; 4] = [Elem::F32, Elem::Bf16, Elem::Q8, Elem::Q4];
@@ -38,9 +45,22 @@ pub enum RowOrder {
     },
 }
 
+/// How the elements of a panel are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Form {
+    /// `[k][16]`: for CPUs.
+    Panel,
+    /// For GPUs: `[k / 16][lane][8]`, bf16, `k` filled up with zeros to whole blocks of 32. The 16 bytes of a lane are its part
+    /// of a tile product's first operand, of slots by `k`. Lane `4 g + t` has slots `g` and `g + 8`; of the two steps of a
+    /// block of 32 it has `k = 8 t .. 8 t + 8`, so that a row of activations in plain order gives the second operand.
+    Fragment,
+}
+
 /// How one or two weights of `rows` by `cols` are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackSpec {
+    /// How a panel is stored.
+    pub form: Form,
     /// Which rows share a panel.
     pub order: RowOrder,
     /// bf16, f32 or quantised.
@@ -54,7 +74,7 @@ pub struct PackSpec {
 impl PackSpec {
     /// A vector of `n` f32, padded to whole panels.
     pub fn vector(n: usize) -> PackSpec {
-        PackSpec { order: RowOrder::Linear, elem: Elem::F32, rows: n, cols: 1 }
+        PackSpec { form: Form::Panel, order: RowOrder::Linear, elem: Elem::F32, rows: n, cols: 1 }
     }
 
     /// Weights that are packed together.
@@ -93,14 +113,22 @@ impl PackSpec {
         self.item_panels() * PANEL
     }
 
+    /// Columns as they are stored.
+    pub fn stored_cols(&self) -> usize {
+        match self.form {
+            Form::Panel => self.cols,
+            Form::Fragment => self.cols.next_multiple_of(FRAGMENT_BLOCK),
+        }
+    }
+
     /// Bytes of one item.
     pub fn item_bytes(&self) -> usize {
-        self.item_slots() * self.elem.row_bytes(self.cols)
+        self.item_panels() * self.panel_bytes()
     }
 
     /// Bytes of one panel.
     pub fn panel_bytes(&self) -> usize {
-        PANEL * self.elem.row_bytes(self.cols)
+        PANEL * self.elem.row_bytes(self.stored_cols())
     }
 
     /// Bytes of one row as [`Self::pack`] asks for it.
@@ -141,6 +169,13 @@ impl PackSpec {
         }
     }
 
+    /// Where column `k` of slot `slot` of a panel in fragments is stored, in elements from the start of the panel.
+    pub fn fragment(slot: usize, k: usize) -> usize {
+        let (block, t, step, rest) = (k / FRAGMENT_BLOCK, k % FRAGMENT_BLOCK / 8, k % 8 / 4, k % 4);
+        let lane = slot % 8 * 4 + t;
+        (2 * block + step) * FRAGMENT + 8 * lane + rest / 2 * 4 + slot / 8 * 2 + rest % 2
+    }
+
     /// Writes the panels of a range of items to `out`, which has room for exactly these. `fill` gets a source, a row
     /// and room for the `cols` elements of that row, little-endian and in the element type of the spec, or for the image of
     /// a quantised row.
@@ -169,11 +204,21 @@ impl PackSpec {
             }
             match (Format::of(self.elem), self.elem) {
                 (Some(format), _) => quantised::interleave(format, &rows, panel),
+                (None, Elem::Bf16) if self.form == Form::Fragment => self.scatter(&rows, panel),
                 (None, Elem::Bf16 | Elem::F16) => self.transpose::<2>(&rows, panel),
                 (None, _) => self.transpose::<4>(&rows, panel),
             }
         }
         Ok(())
+    }
+
+    /// `[16][cols]` to fragments; what is beyond the last column is zero.
+    fn scatter(&self, rows: &[u8], panel: &mut [u8]) {
+        panel.fill(0);
+        let (rows, panel) = (rows.as_chunks::<2>().0, panel.as_chunks_mut::<2>().0);
+        for (slot, row) in rows.chunks_exact(self.cols).enumerate() {
+            row.iter().enumerate().for_each(|(k, x)| panel[PackSpec::fragment(slot, k)] = *x);
+        }
     }
 
     /// `[16][cols]` to `[cols][16]`, slots at their positions.
@@ -190,6 +235,9 @@ impl PackSpec {
 
 impl fmt::Display for PackSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.form == Form::Fragment {
+            f.write_str("fragment ")?;
+        }
         match self.order {
             RowOrder::Linear => f.write_str("linear")?,
             RowOrder::Gate => f.write_str("gate")?,
@@ -206,7 +254,11 @@ impl FromStr for PackSpec {
     /// The inverse of the printed form, `rope(128) bf16 1536x1536`; refuses a spec that no weight can have.
     fn from_str(text: &str) -> Result<PackSpec, String> {
         let bad = || format!("expected a layout such as `rope(128) bf16 1536x1536`, found `{text}`");
-        let mut words = text.split(' ');
+        let (form, rest) = match text.strip_prefix("fragment ") {
+            Some(rest) => (Form::Fragment, rest),
+            None => (Form::Panel, text),
+        };
+        let mut words = rest.split(' ');
         let (Some(order), Some(elem), Some(shape), None) = (words.next(), words.next(), words.next(), words.next())
         else {
             return Err(bad());
@@ -225,14 +277,15 @@ impl FromStr for PackSpec {
         let elem = PACKED.into_iter().find(|e| e.name() == elem).ok_or_else(bad)?;
         let (rows, cols) = shape.split_once('x').ok_or_else(bad)?;
         let (rows, cols) = (rows.parse().map_err(|_| bad())?, cols.parse().map_err(|_| bad())?);
-        let spec = PackSpec { order, elem, rows, cols };
+        let spec = PackSpec { form, order, elem, rows, cols };
+        let stored = form == Form::Panel || elem == Elem::Bf16;
         let divides = match order {
             RowOrder::Rope { head_dim } => head_dim > 0 && head_dim % 2 == 0 && rows % head_dim == 0,
             RowOrder::Taps { taps } => taps > 0 && rows % taps == 0,
             _ => true,
         };
         let fits = rows.checked_mul(cols).is_some_and(|n| n < 1 << 48) && rows < 1 << 40;
-        if divides && fits && cols > 0 { Ok(spec) } else { Err(bad()) }
+        if divides && fits && stored && cols > 0 { Ok(spec) } else { Err(bad()) }
     }
 }
 
@@ -243,17 +296,17 @@ mod tests {
 
     fn specs() -> Vec<PackSpec> {
         let mut all = vec![];
-        for elem in [Elem::Bf16, Elem::F32] {
+        for (form, elem) in [(Form::Panel, Elem::Bf16), (Form::Panel, Elem::F32), (Form::Fragment, Elem::Bf16)] {
             for cols in [1, 2, 17] {
                 for rows in [1, 7, 8, 16, 33, 300] {
-                    all.push(PackSpec { order: RowOrder::Linear, elem, rows, cols });
-                    all.push(PackSpec { order: RowOrder::Gate, elem, rows, cols });
+                    all.push(PackSpec { form, order: RowOrder::Linear, elem, rows, cols });
+                    all.push(PackSpec { form, order: RowOrder::Gate, elem, rows, cols });
                     for taps in 1..=6 {
-                        all.push(PackSpec { order: RowOrder::Taps { taps }, elem, rows: rows * taps, cols });
+                        all.push(PackSpec { form, order: RowOrder::Taps { taps }, elem, rows: rows * taps, cols });
                     }
                 }
                 for (heads, head_dim) in [(1, 2), (3, 6), (2, 16), (5, 20), (2, 128)] {
-                    all.push(PackSpec { order: RowOrder::Rope { head_dim }, elem, rows: heads * head_dim, cols });
+                    all.push(PackSpec { form, order: RowOrder::Rope { head_dim }, elem, rows: heads * head_dim, cols });
                 }
             }
         }
@@ -290,7 +343,11 @@ mod tests {
                 for slot in 0..spec.item_slots() {
                     for k in 0..spec.cols {
                         let panel = item * spec.item_panels() + slot / PANEL;
-                        let at = ((panel * spec.cols + k) * PANEL + spec.position(slot % PANEL)) * size;
+                        let inside = match spec.form {
+                            Form::Panel => k * PANEL + spec.position(slot % PANEL),
+                            Form::Fragment => PackSpec::fragment(slot % PANEL, k),
+                        };
+                        let at = (panel * spec.stored_cols() * PANEL + inside) * size;
                         let mut word = [0; 4];
                         word[..size].copy_from_slice(&bytes[at..at + size]);
                         let expected = spec.row(item, slot).map_or(0, |(s, row)| element(&spec, s, row, k));
@@ -304,6 +361,13 @@ mod tests {
             }
             assert_eq!(found.len(), spec.sources() * spec.rows * spec.cols, "{spec}");
             assert!(found.values().all(|n| *n == 1), "{spec}");
+            let mask = |w: &[u8]| w.iter().any(|b| *b != 0);
+            let full = bytes.chunks_exact(size).filter(|w| mask(w)).count();
+            let elements = found.keys().filter(|(s, row, k)| {
+                let low = element(&spec, *s, *row, *k);
+                if size == 2 { low & 0xffff != 0 } else { low != 0 }
+            });
+            assert_eq!(full, elements.count(), "{spec}: padding is zero");
         }
     }
 
@@ -329,6 +393,7 @@ mod tests {
             "taps(0) f32 1x1",
             "rope(4) bf16 6x1",
             "linear f32 1x0",
+            "fragment linear f32 1x1",
         ] {
             assert!(bad.parse::<PackSpec>().is_err(), "{bad}");
         }
@@ -336,7 +401,7 @@ mod tests {
 
     #[test]
     fn pairs_put_the_first_four_columns_in_even_halfwords() {
-        let spec = PackSpec { order: RowOrder::Linear, elem: Elem::Bf16, rows: 16, cols: 1 };
+        let spec = PackSpec { form: Form::Panel, order: RowOrder::Linear, elem: Elem::Bf16, rows: 16, cols: 1 };
         assert_eq!([0, 1, 2, 3].map(|s| spec.position(s)), [0, 2, 4, 6]);
         assert_eq!([4, 5, 6, 7, 8, 12].map(|s| spec.position(s)), [1, 3, 5, 7, 8, 9]);
     }

@@ -24,6 +24,7 @@ use jet_ir::{Graph, OutputKind};
 use jetbin::{Facts, SectionKind, Writer, WriterOptions};
 use std::time::Instant;
 use target::{Compiled, compile_target};
+pub use target::{Selected, select_phase};
 use weights::WeightTable;
 
 /// Hears how far a compilation is.

@@ -32,12 +32,13 @@ pub struct Compiled {
 }
 
 /// A phase after fusion and selection.
-struct Selected {
+pub struct Selected {
     phase: Phase,
     rows: (u32, u32),
     graph: Graph,
     groups: Vec<Group>,
-    built: Vec<Built>,
+    /// The kernel of each group.
+    pub built: Vec<Built>,
     memory: MemoryPlan,
     summary: ProgramSummary,
 }
@@ -56,7 +57,8 @@ pub fn compile_target(
     let target = Target::named(name).with_context(|| format!("no target `{name}`"))?;
     let mut phases = vec![];
     for phase in [Phase::Prefill, Phase::Decode] {
-        let selected = select_phase(model, target, phase).with_context(|| format!("{name}, {phase}"))?;
+        let selected = select_phase(&model.graph, model.settings.limits, target, phase)
+            .with_context(|| format!("{name}, {phase}"))?;
         dump.phase(name, phase, (&selected.graph, &selected.groups), &selected.memory)?;
         phases.push(selected);
     }
@@ -91,8 +93,8 @@ pub fn compile_target(
     };
     let desc = TargetDesc {
         name: name.to_string(),
-        device: DeviceKind::Cpu,
-        arch: target.arch.to_string(),
+        device: if target.is_gpu() { DeviceKind::Cuda } else { DeviceKind::Cpu },
+        arch: if target.is_gpu() { String::new() } else { target.arch.to_string() },
         features: target.requires.iter().map(ToString::to_string).collect(),
         rank: target.rank,
     };
@@ -107,12 +109,14 @@ fn rows(phase: Phase, limits: Limits) -> (u32, u32) {
     }
 }
 
-/// Fuses and selects one phase.
-fn select_phase(model: &Model, target: &Target, phase: Phase) -> Result<Selected> {
-    let limits = model.settings.limits;
+/// Fuses the graph of a model for one phase and selects its kernels.
+///
+/// # Errors
+/// A group without a kernel, or a defect of the compiler that a verifier found.
+pub fn select_phase(graph: &Graph, limits: Limits, target: &Target, phase: Phase) -> Result<Selected> {
     let rows = rows(phase, limits);
     let cost = price::cost_model(target, phase, limits);
-    let fused = jet_passes::fuse(&model.graph, &cost, &jet_passes::Options::default())?;
+    let fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
     jet_ir::verify(&fused.graph).context("fusion made an invalid graph, which is a defect of jetc")?;
     let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
     let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;

@@ -6,7 +6,7 @@ use super::lanes::spans;
 use super::product::packable;
 use super::quantised::Panel;
 use crate::kir::{Bf16, F32, I32, Index, Items, Operand, V};
-use crate::pack::{PACKED, PANEL, PackSpec, RowOrder};
+use crate::pack::{Form, PACKED, PANEL, PackSpec, RowOrder};
 use jet_ir::quant::Format;
 use jet_ir::{Elem, Id};
 use jetbin::{Cost, Phase};
@@ -25,7 +25,7 @@ pub(crate) fn embed<'k>(cx: &Context<'k, '_>, id: Id) -> Result<Shape, Unsupport
         let (expected, found) = (PACKED.map(Elem::name).join(", "), cx.graph.ty(args[0]));
         return Err(Unsupported::new(cx.graph, id, format!("a table must be one of {expected}, found {found}")));
     };
-    let spec = PackSpec { order: RowOrder::Linear, elem, rows, cols };
+    let spec = PackSpec { form: Form::Panel, order: RowOrder::Linear, elem, rows, cols };
     let (begin, end) = cx.item_range(Items { fixed: 1, per_row: true });
     let (table, k) = (cx.weight::<F32>(spec, &[args[0]]), cx.k);
     k.range(begin, end, 1, (), |row, ()| {
@@ -114,7 +114,8 @@ pub(crate) fn kv_append(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupport
         spans(k, cols as u32, &[16, 4, 1], |col, lanes| {
             let v = cx.value::<F32>(rows).at(row * cols as u32 + col).load(lanes);
             let place = vec![Lanes { col, left: None }];
-            let domain = Domain { lanes: place, width: lanes, vector: PackSpec::vector(cols), first: col };
+            let domain =
+                Domain { lanes: place, width: lanes, vector: PackSpec::vector(cols), first: col, step: lanes.into() };
             let leaf = |_: Id| Some(Fragment { vecs: vec![v], domain: domain.clone() });
             Row { cx, row, leaf: &leaf }.store(id);
         });

@@ -12,18 +12,18 @@ use super::int8;
 use super::lanes::{spans, sum_of_squares};
 use super::quantised::{FEW, Panel};
 use super::tile::{Product, most_rows};
-use crate::kir::{F32, Index, Items, Operand, Ptr, V};
-use crate::pack::{PACKED, PANEL, PackSpec, RowOrder};
+use crate::kir::{Cap, F32, Index, Items, Operand, Ptr, V};
+use crate::pack::{Form, PACKED, PANEL, PackSpec, RowOrder};
 use jet_ir::quant::Format;
 use jet_ir::{Elem, Id, Op, Place, Rows, Type};
 use jetbin::{Cost, Phase};
 
 /// The outputs that come from one set of accumulators.
-struct Segment {
-    spec: PackSpec,
-    accs: Vec<Id>,
-    stores: Vec<Id>,
-    first_item: u32,
+pub(super) struct Segment {
+    pub spec: PackSpec,
+    pub accs: Vec<Id>,
+    pub stores: Vec<Id>,
+    pub first_item: u32,
 }
 
 /// The kernel of a product grid with its stores, or of a product in memory, which is its own store.
@@ -90,7 +90,7 @@ fn quantised<'k>(
     Some(Quantised::Numbers(at))
 }
 
-fn cost(cx: &Context<'_, '_>, segments: &[Segment], k_len: usize) -> Cost {
+pub(super) fn cost(cx: &Context<'_, '_>, segments: &[Segment], k_len: usize) -> Cost {
     let weight_bytes = segments.iter().map(|s| s.spec.bytes() as u64).sum();
     let slots: u64 = segments.iter().map(|s| (s.spec.items() * s.spec.item_slots()) as u64).sum();
     let out: u64 = segments.iter().flat_map(|s| &s.stores).map(|s| cx.cols(*s) as u64).sum();
@@ -132,7 +132,8 @@ pub fn normalise<'k>(cx: &Context<'k, '_>, from: Ptr<'k, F32>, gain: Ptr<'k, F32
 }
 
 /// Stores of equal accumulators become one segment.
-fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segment>, Unsupported> {
+/// What the stores of a grid need, in their order.
+pub(super) fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segment>, Unsupported> {
     let mut all: Vec<Segment> = vec![];
     let mut first_item = 0u32;
     for &store in stores {
@@ -193,21 +194,28 @@ fn layout(cx: &Context<'_, '_>, store: Id, accs: &[Id], order: RowOrder) -> Resu
     let Some((rows, cols, elem)) = packable(weights[0]) else {
         return refuse(format!("weights must be one of {}, found {}", PACKED.map(Elem::name).join(", "), weights[0]));
     };
-    if cx
-        .graph
-        .node(accs[0])
-        .args
-        .get(1)
-        .and_then(|w| cx.graph.op(*w))
-        .is_some_and(|op| matches!(op, Op::PackFrag(_) | Op::PackTile(_)))
-    {
-        return refuse("weights of CPU kernels are packed in panels".into());
+    let form = if cx.k.target.has(Cap::Mma) { Form::Fragment } else { Form::Panel };
+    let packed = cx.graph.node(accs[0]).args.get(1).and_then(|w| cx.graph.op(*w));
+    match (packed, form) {
+        (Some(Op::PackFrag(_) | Op::PackTile(_)), Form::Panel) => {
+            return refuse("weights of CPU kernels are packed in panels".into());
+        }
+        (Some(Op::PackPanel(_) | Op::PackTile(_)), Form::Fragment) => {
+            return refuse("weights of GPU kernels are packed in fragments".into());
+        }
+        (_, Form::Fragment) if elem != Elem::Bf16 => {
+            return refuse(format!(
+                "weights of GPU products must be bf16, found {}; `--weights bf16` rounds them",
+                elem.name()
+            ));
+        }
+        _ => {}
     }
     let fits = rows.checked_mul(cols).is_some_and(|n| n < 1 << 40) && PANEL * cols < 1 << 28;
     if !fits {
         refuse(format!("a weight of {rows} by {cols} is too large"))
     } else {
-        Ok(PackSpec { order, elem, rows, cols })
+        Ok(PackSpec { form, order, elem, rows, cols })
     }
 }
 
@@ -380,14 +388,18 @@ impl<'k> Kernel<'_, 'k, '_> {
                 (places, source as u32 * lanes, PackSpec::vector(spec.rows), local * lanes)
             }
             RowOrder::Rope { head_dim } => (self.halves(head_dim, local), 0, vector, local * PANEL as u32),
-            RowOrder::Taps { .. } => (vec![], 0, vector, local * spec.item_slots() as u32),
+            RowOrder::Taps { taps } => {
+                let (channels, ragged) = ((spec.rows / taps) as u32, spec.rows / taps % lanes as usize != 0);
+                let place = |v| guard(local * lanes + 4 * v, channels.on(k), ragged);
+                (vectors(lanes).map(place).collect(), 0, vector, local * spec.item_slots() as u32)
+            }
         };
         let count = match spec.order {
             RowOrder::Taps { taps } => taps as u32 * lanes / 4,
             _ => places.len() as u32,
         };
         let vecs = (0..count).map(|v| tile.at(offset + 4 * v).load(4)).collect();
-        Fragment { vecs, domain: Domain { lanes: places, width: 4, vector, first } }
+        Fragment { vecs, domain: Domain { lanes: places, width: 4, vector, first, step: 4 } }
     }
 
     /// Places of the vectors of a rope item: 8 columns of the low half of a head, then those of the high half.

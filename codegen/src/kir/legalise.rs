@@ -50,7 +50,9 @@ fn expand(k: &Builder, op: &Op, args: &[Value]) -> Option<Value> {
         Op::Scalar(Scalar::Max) => f(1).lt(f(0)).select(f(0), f(1)).id,
         Op::Scalar(Scalar::Rcp) => one().div(f(0)).id,
         Op::Scalar(Scalar::Rsqrt) => one().div(f(0).sqrt()).id,
+        Op::Scalar(Scalar::Exp) if k.target.is_native(&Op::Scalar(Scalar::Exp2)) => exp_by_exp2(f(0)).id,
         Op::Scalar(Scalar::Exp) => exp(f(0)).id,
+        Op::Scalar(Scalar::Exp2) => (f(0) * std::f32::consts::LN_2).exp().id,
         Op::Scalar(Scalar::Log) => log(f(0)).id,
         Op::Round => round_bf16(f(0)).id,
         Op::DotBytes => dot_bytes([0, 1, 2].map(|i| V::wrap(k, args[i]))).id,
@@ -70,6 +72,8 @@ const ONE_BITS: i32 = 0x3f80_0000;
 /// ln 2 in two parts; the first has so few bits that its products with exponents are exact.
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
+/// What rounding took from `LOG2_E`.
+const LOG2_E_LOW: f32 = 1.925_963e-8;
 /// Where `e^x` stays a normal, finite number.
 const EXP_MIN: f32 = -87.33;
 const EXP_MAX: f32 = 88.37;
@@ -93,6 +97,16 @@ fn exp(x: V<F32>) -> V<F32> {
     let r = n.fma(-LN2_LOW, n.fma(-LN2_HIGH, x));
     let scale = shifted.as_i32().shift_left(23).iadd(ONE_BITS).as_f32();
     horner(r, &POLY) * scale
+}
+
+/// `e^x = 2^high (1 + low ln 2)`, where `high + low` is `x / ln 2` to more digits than an f32 has.
+fn exp_by_exp2(x: V<F32>) -> V<F32> {
+    let bound = |c: f32| c.on(x.k).splat(x.lanes());
+    let x = bound(EXP_MAX).min(bound(EXP_MIN).max(x));
+    let high = x * std::f32::consts::LOG2_E;
+    let low = x.fma(LOG2_E_LOW, x.fma(std::f32::consts::LOG2_E, -high));
+    let power = high.exp2();
+    power.fma(low * std::f32::consts::LN_2, power)
 }
 
 /// `ln x` of a positive normal number: `e ln 2 + ln m` with `m` in [sqrt(1/2), sqrt(2)), by `ln(1 + f) = f + f^2 q(f)`, fitted

@@ -9,6 +9,9 @@ pub trait Element: Copy {
     const ELEM: Elem;
 }
 
+/// Elements of 32 bits, which lanes of a warp can exchange.
+pub trait Shuffled: Element {}
+
 /// Elements with integer arithmetic.
 pub trait Integer: Element {}
 
@@ -35,6 +38,9 @@ elements! {
     F32 "Single precision."
     Bf16 "The high half of an f32."
 }
+impl Shuffled for Index {}
+impl Shuffled for I32 {}
+impl Shuffled for F32 {}
 impl Integer for Index {}
 impl Integer for I32 {}
 impl Stored for I32 {
@@ -123,6 +129,18 @@ impl<'k, E: Element> V<'k, E> {
     /// `self == b`, lanewise.
     pub fn equals(self, b: impl Operand<'k, E>) -> V<'k, Pred> {
         self.compare(Cmp::Eq, b.on(self.k))
+    }
+}
+
+impl<'k, E: Shuffled> V<'k, E> {
+    /// What the lane of this warp holds whose number differs in the bits of `bits`.
+    pub fn shuffle_xor(self, bits: u8) -> Self {
+        self.op(Op::ShuffleXor(bits), &[], self.lanes())
+    }
+
+    /// What lane `lane` of this warp holds.
+    pub fn shuffle(self, lane: impl Operand<'k, Index>) -> Self {
+        self.op(Op::Shuffle, &[lane.on(self.k).id], self.lanes())
     }
 }
 
@@ -226,6 +244,11 @@ impl<'k> V<'k, Bf16> {
         self.op(Op::Widen, &[], self.lanes())
     }
 
+    /// `self b + c` by the warp: `self` is its part of 16 by 16, `b` of 16 by 8, `c` of 16 by 8.
+    pub fn mma(self, b: V<'k, Bf16>, c: V<'k, F32>) -> V<'k, F32> {
+        self.op(Op::Mma, &[b.id, c.id], 4)
+    }
+
     /// `(even lanes, odd lanes)`, for the price of a shift and a mask.
     pub fn widen_pairs(self) -> (V<'k, F32>, V<'k, F32>) {
         let ty = Type::Vec(Elem::F32, self.lanes() / 2);
@@ -235,7 +258,7 @@ impl<'k> V<'k, Bf16> {
 }
 
 macro_rules! methods {
-    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident $clif:tt $mlir:tt $doc:literal;)+) => {
+    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident $clif:tt $mlir:tt $ptx:tt $doc:literal;)+) => {
         $( methods!(@ $domain $variant $name $doc $($a)+); )+
     };
     (@ Float $variant:ident $name:ident $doc:literal $a:ident $($rest:ident)*) => {

@@ -47,7 +47,7 @@ pub fn interleave(format: Format, images: &[u8], panel: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{PackSpec, RowOrder};
+    use super::super::{Form, PackSpec, RowOrder};
     use super::*;
     use jet_ir::Elem;
     use jet_ir::quant::image_bytes;
@@ -65,7 +65,7 @@ mod tests {
     fn every_code_and_scale_lies_where_the_format_says() {
         for (elem, format) in [(Elem::Q8, Format::Q8), (Elem::Q4, Format::Q4)] {
             for (rows, cols) in [(16, 64), (5, 1), (33, 130), (17, 64)] {
-                let spec = PackSpec { order: RowOrder::Linear, elem, rows, cols };
+                let spec = PackSpec { form: Form::Panel, order: RowOrder::Linear, elem, rows, cols };
                 let groups = cols.div_ceil(64);
                 let mut packed = vec![0xee; spec.bytes()];
                 let fill = |_: usize, row: usize, image: &mut [u8]| {
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn padding_stands_for_zero() {
         for (elem, format) in [(Elem::Q8, Format::Q8), (Elem::Q4, Format::Q4)] {
-            let spec = PackSpec { order: RowOrder::Linear, elem, rows: 1, cols: 64 };
+            let spec = PackSpec { form: Form::Panel, order: RowOrder::Linear, elem, rows: 1, cols: 64 };
             let mut packed = vec![0xee; spec.bytes()];
             let Ok(()) = spec.pack(0..1, &mut packed, |_, _, image| {
                 image.fill(1);

@@ -151,7 +151,11 @@ impl Emitter<'_> {
                 let p = self.address(&a[0], m.offset);
                 format!("llvm.load {p} {{alignment = {} : i64}} : !llvm.ptr -> {out}", m.align)
             }
-            Op::For { .. } | Op::If | Op::WidenPairs | Op::Store(_) => {
+            Op::Stride => {
+                let bytes = self.temp(&format!("arith.muli {}, {} : i64", a[1], a[2]));
+                format!("llvm.getelementptr {}[{bytes}] : (!llvm.ptr, i64) -> !llvm.ptr, i8", a[0])
+            }
+            _ => {
                 unreachable!("{op} is not a straight-line operation with one result")
             }
         }

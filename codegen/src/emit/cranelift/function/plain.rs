@@ -9,7 +9,7 @@ use cranelift_codegen::ir::types::{F32, F32X4, I16, I32, I32X4, I64};
 use cranelift_codegen::ir::{self as clif, InstBuilder};
 
 macro_rules! scalar_emitter {
-    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] $mlir:tt $doc:literal;)+) => {
+    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] $mlir:tt $ptx:tt $doc:literal;)+) => {
         fn scalar(b: &mut FunctionBuilder, op: Scalar, args: &[clif::Value]) -> clif::Value {
             match op { $(Scalar::$variant => scalar_emitter!(@ b args [$($clif)?] $($a)+)),+ }
         }
@@ -85,7 +85,11 @@ impl Emitter<'_, '_> {
                 });
                 vec![]
             }
-            Op::Round | Op::DotBytes | Op::For { .. } | Op::If | Op::WidenPairs => {
+            Op::Stride => {
+                let bytes = self.b.ins().imul(args[1][0], args[2][0]);
+                vec![self.b.ins().iadd(args[0][0], bytes)]
+            }
+            _ => {
                 unreachable!("{op} is not a straight-line operation of Cranelift")
             }
         }
