@@ -52,6 +52,7 @@ pub fn both_within(graph: &Graph, rows: &[usize], tolerance: f64, tolerance_of_b
             slots: slots.clone(),
             tokens: n,
             capacity: 160,
+            rounded: false,
             tolerance,
             tolerance_of_bytes,
         };
