@@ -3,7 +3,7 @@
 use super::{Outcome, output};
 use crate::compare::{feed, judge, reference, tensors};
 use anyhow::Context;
-use jet_runtime::{Model, Options, Session};
+use jet_runtime::{DeviceChoice, Model, Options, Session};
 use std::path::PathBuf;
 
 /// The tolerance without `--tolerance`: ten times what f32 rounding makes of the official 2B model.
@@ -41,6 +41,9 @@ pub struct Args {
     /// Threads; 0 means one for each core
     #[arg(short, long, default_value_t = 0)]
     threads: u32,
+    /// What runs the kernels: cpu, or ptxsim, the simulator of GPU code
+    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = super::device)]
+    device: DeviceChoice,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -53,7 +56,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     anyhow::ensure!(args.tolerance >= 0.0, "--tolerance: found {}, expected 0 or more", args.tolerance);
     let file = tensors::read(&args.reference)?;
-    let model = super::open(&args.artifact)?;
+    let model = super::open(&args.artifact, args.device)?;
     let vocab = model.facts().vocab_size as usize;
     let sequences = reference::sequences(&file, vocab, args.chunks.as_deref())
         .with_context(|| args.reference.display().to_string())?;

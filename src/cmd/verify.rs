@@ -8,7 +8,7 @@ use anyhow::Context;
 use crate::compile::BYTES;
 use jet_frontend::{ModelSpec, WeightFormat};
 use jet_frontend::graph::model_graph;
-use jet_runtime::{Model, Options, Session};
+use jet_runtime::{DeviceChoice, Model, Options, Session};
 use jetbin::SectionKind;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ struct Verdict {
 /// # Errors
 /// If the artifact or the source cannot be used at all.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = super::open(&args.artifact)?;
+    let model = super::open(&args.artifact, DeviceChoice::Cpu)?;
     let recipe = recipe(&model)?;
     let tolerance = args.tolerance.unwrap_or_else(|| default_tolerance(&model, &recipe));
     let weights_problem = model.verify_weights().err().map(|e| e.to_string());
