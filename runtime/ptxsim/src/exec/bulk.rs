@@ -65,7 +65,7 @@ impl Warp {
     }
 
     fn check_bulk(&self, lane: usize, addresses: [u64; 2], bytes: u32) -> Exec {
-        if bytes == 0 || bytes % 16 != 0 {
+        if bytes == 0 || !bytes.is_multiple_of(16) {
             return lane_fault(
                 TrapKind::Invalid,
                 lane,
