@@ -1,9 +1,9 @@
-//! Weights in the layout of the CPU kernels: panels of 16 output columns, `[panel][k][16]`, zero where no row is.
+//! Weights in the layout of the CPU kernels: panels of 16 output columns, zero where no row is.
 //!
 //! A product's epilogue decides which rows meet in one panel ([`RowOrder`]), so that a register holds what the epilogue
-//! needs together. The same layout serves decode and prefill. In bf16 panels every group of 8 slots is stored in the
-//! order 0, 4, 1, 5, 2, 6, 3, 7: as pairs, whose even halves are the first four columns and whose odd halves the last
-//! four, so that widening costs one shift and one mask. A vector (bias, scale, norm weight) is a matrix of one column.
+//! needs together. The same layout serves decode and prefill. A panel of f32 is `[k][16]`. One of bf16 is `[k / 2][16][2]`:
+//! a column holds two steps side by side, as instructions for dot products take them; where there are none, widening
+//! costs one shift or one mask and the columns stay in order. A vector (bias, scale, norm weight) is a matrix of one column.
 
 use jet_ir::Elem;
 use std::fmt;
@@ -25,7 +25,7 @@ pub enum RowOrder {
         /// Rows of a head, even.
         head_dim: usize,
     },
-    /// Row `d * taps + t` belongs to tap `t` of channel `d`: a group of neighbouring channels for each tap.
+    /// Row `d * taps + t` belongs to tap `t` of channel `d`: a panel of 16 neighbouring channels for each tap.
     Taps {
         /// Taps of a channel.
         taps: usize,
@@ -59,16 +59,15 @@ impl PackSpec {
     /// Output columns (channels for taps, columns of one weight for a gate, of one half for rope) in an item.
     pub fn lanes(&self) -> usize {
         match self.order {
-            RowOrder::Linear => PANEL,
+            RowOrder::Linear | RowOrder::Taps { .. } => PANEL,
             RowOrder::Gate | RowOrder::Rope { .. } => PANEL / 2,
-            RowOrder::Taps { taps } => (PANEL / taps.max(1) / 4 * 4).max(4),
         }
     }
 
-    /// Panels that one item of work needs together: more than one only for more than four taps.
+    /// Panels that one item of work needs together: one for each tap.
     pub fn item_panels(&self) -> usize {
         match self.order {
-            RowOrder::Taps { taps } => (taps * self.lanes()).div_ceil(PANEL),
+            RowOrder::Taps { taps } => taps,
             _ => 1,
         }
     }
@@ -87,9 +86,19 @@ impl PackSpec {
         self.item_panels() * PANEL
     }
 
+    /// Steps of the sum that are stored together.
+    pub fn steps(&self) -> usize {
+        if self.elem == Elem::Bf16 { 2 } else { 1 }
+    }
+
+    /// Bytes of one panel; a last step without a partner has zeros for one.
+    pub fn panel_bytes(&self) -> usize {
+        PANEL * self.cols.next_multiple_of(self.steps()) * self.elem.bytes()
+    }
+
     /// Bytes of one item.
     pub fn item_bytes(&self) -> usize {
-        self.item_slots() * self.cols * self.elem.bytes()
+        self.item_panels() * self.panel_bytes()
     }
 
     /// Bytes of everything.
@@ -113,12 +122,11 @@ impl PackSpec {
         (exists && row < self.rows).then_some((source, row))
     }
 
-    /// Where slot `slot` of a panel is stored, in elements of `[16]`.
-    pub fn position(&self, slot: usize) -> usize {
-        let (group, j) = (slot / 8 * 8, slot % 8);
+    /// Where step `k` of slot `slot` is stored, in elements of its panel.
+    pub fn position(&self, slot: usize, k: usize) -> usize {
         match self.elem {
-            Elem::Bf16 => group + j % 4 * 2 + j / 4,
-            _ => slot,
+            Elem::Bf16 => place::<2>(slot, k),
+            _ => place::<1>(slot, k),
         }
     }
 
@@ -138,9 +146,8 @@ impl PackSpec {
     ) -> Result<(), E> {
         assert_eq!(out.len(), items.len() * self.item_bytes(), "room for {items:?} of {self}");
         let size = self.elem.bytes();
-        let panel_bytes = PANEL * self.cols * size;
-        let mut rows = vec![0u8; panel_bytes];
-        for (n, panel) in out.chunks_exact_mut(panel_bytes.max(1)).enumerate() {
+        let mut rows = vec![0u8; PANEL * self.cols * size];
+        for (n, panel) in out.chunks_exact_mut(self.panel_bytes().max(1)).enumerate() {
             let (item, first) = (items.start + n / self.item_panels(), n % self.item_panels() * PANEL);
             for (slot, row) in rows.chunks_exact_mut(self.cols * size).enumerate() {
                 match self.row(item, first + slot) {
@@ -149,23 +156,31 @@ impl PackSpec {
                 }
             }
             match self.elem {
-                Elem::Bf16 | Elem::F16 => self.transpose::<2>(&rows, panel),
-                Elem::F32 | Elem::I32 => self.transpose::<4>(&rows, panel),
+                Elem::Bf16 => self.transpose::<2, 2>(&rows, panel),
+                Elem::F16 => self.transpose::<2, 1>(&rows, panel),
+                Elem::F32 | Elem::I32 => self.transpose::<4, 1>(&rows, panel),
             }
         }
         Ok(())
     }
 
-    /// `[16][cols]` to `[cols][16]`, slots at their positions.
-    fn transpose<const SIZE: usize>(&self, rows: &[u8], panel: &mut [u8]) {
+    /// `[16][cols]` to the order of a panel.
+    fn transpose<const SIZE: usize, const STEPS: usize>(&self, rows: &[u8], panel: &mut [u8]) {
         let (rows, panel) = (rows.as_chunks::<SIZE>().0, panel.as_chunks_mut::<SIZE>().0);
+        // the partners of a last step that has none
+        let whole = PANEL * (self.cols / STEPS * STEPS);
+        panel[whole..].fill([0; SIZE]);
         for (slot, row) in rows.chunks_exact(self.cols).enumerate() {
-            let at = self.position(slot);
             for (k, x) in row.iter().enumerate() {
-                panel[k * PANEL + at] = *x;
+                panel[place::<STEPS>(slot, k)] = *x;
             }
         }
     }
+}
+
+/// The place of step `k` of a slot where `STEPS` steps lie side by side.
+fn place<const STEPS: usize>(slot: usize, k: usize) -> usize {
+    (k / STEPS * PANEL + slot) * STEPS + k % STEPS
 }
 
 impl fmt::Display for PackSpec {
@@ -270,7 +285,7 @@ mod tests {
                 for slot in 0..spec.item_slots() {
                     for k in 0..spec.cols {
                         let panel = item * spec.item_panels() + slot / PANEL;
-                        let at = ((panel * spec.cols + k) * PANEL + spec.position(slot % PANEL)) * size;
+                        let at = panel * spec.panel_bytes() + spec.position(slot % PANEL, k) * size;
                         let mut word = [0; 4];
                         word[..size].copy_from_slice(&bytes[at..at + size]);
                         let expected = spec.row(item, slot).map_or(0, |(s, row)| element(&spec, s, row, k));
@@ -315,9 +330,11 @@ mod tests {
     }
 
     #[test]
-    fn pairs_put_the_first_four_columns_in_even_halfwords() {
-        let spec = PackSpec { order: RowOrder::Linear, elem: Elem::Bf16, rows: 16, cols: 1 };
-        assert_eq!([0, 1, 2, 3].map(|s| spec.position(s)), [0, 2, 4, 6]);
-        assert_eq!([4, 5, 6, 7, 8, 12].map(|s| spec.position(s)), [1, 3, 5, 7, 8, 9]);
+    fn bf16_columns_hold_two_steps_side_by_side_and_zero_where_there_is_none() {
+        let spec = PackSpec { order: RowOrder::Linear, elem: Elem::Bf16, rows: 16, cols: 3 };
+        assert_eq!([(0, 0), (0, 1), (1, 0), (15, 1), (0, 2)].map(|(s, k)| spec.position(s, k)), [0, 1, 2, 31, 32]);
+        let bytes = pack(&spec, 0..1);
+        assert_eq!(bytes.len(), 16 * 4 * 2);
+        assert!(bytes[64..].as_chunks::<4>().0.iter().all(|pair| pair[2..] == [0, 0]));
     }
 }

@@ -9,6 +9,7 @@ mod attention;
 mod chunk;
 mod context;
 mod delta;
+mod dot;
 mod epilogue;
 mod flash;
 mod gather;
@@ -20,7 +21,7 @@ mod tile;
 mod wide;
 
 pub(crate) use attention::attention;
-pub use context::{Binding, Cost, Phase, PhaseSpec, Scratch, Unsupported};
+pub use context::{Activations, Binding, Cost, Phase, PhaseSpec, Scratch, Unsupported};
 pub(crate) use context::{Context, Shape, build};
 pub(crate) use delta::delta;
 pub(crate) use gather::{argmax, embed, kv_append, ring_push};

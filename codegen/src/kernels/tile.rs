@@ -24,6 +24,17 @@ pub fn most_rows(target: &Target) -> usize {
     if is_wide(target) { wide::rows(target) } else { ROWS }
 }
 
+/// Covers `1..=most` rows, a number known at run time, by one tile of `most` rows or by tiles whose numbers of rows are
+/// powers of two: few sizes, so that there is little code. `emit` gets the first row and the number of rows of a tile.
+pub fn cover<'k>(k: &'k Builder, rows: V<'k, Index>, most: usize, emit: impl Fn(V<'k, Index>, usize)) {
+    let parts = || {
+        for bit in (0..most.ilog2() + 1).rev().map(|b| 1u32 << b).filter(|bit| (*bit as usize) < most) {
+            k.when(0u32.on(k).lt(rows.and(bit)), || emit(rows - rows.and(2 * bit - 1), bit as usize));
+        }
+    };
+    k.choose(rows.equals(most as u32), || emit(0u32.on(k), most), parts);
+}
+
 /// Whether a register holds half a panel or more.
 fn is_wide(target: &Target) -> bool {
     matches!(target.lanes, 8 | 16)
@@ -64,6 +75,10 @@ impl<'k> Product<'k> {
     /// [`Self::emit`] for a number of rows in `1..=most` that is known at run time.
     pub fn emit_some(&self, k: &'k Builder, rows: V<'k, Index>, most: usize) {
         match most {
+            _ if is_wide(&k.target) => cover(k, rows, most, |first, rows| {
+                let (x, out) = (self.x.at(first * self.k_len), self.out.at(first * self.stride));
+                Product { x, out, ..*self }.emit(k, rows);
+            }),
             1 => self.emit(k, 1),
             _ => k.choose(rows.equals(most as u32), || self.emit(k, most), || self.emit_some(k, rows, most - 1)),
         }
@@ -87,7 +102,8 @@ impl<'k> Product<'k> {
         self.write(self.out, &zeros);
         let whole = self.k_len / STEPS * STEPS;
         let half = |part: V<'k, Index>| {
-            (self.panel.byte_offset(part * (4 * vectors * self.elem.bytes() as u32)), self.out.at(part * (4 * vectors)))
+            // a column of a step takes 4 bytes in f32; in bf16 it does together with the next step
+            (self.panel.at(part * (4 * vectors)), self.out.at(part * (4 * vectors)))
         };
         k.range(0u32, whole, BLOCK, (), |from, ()| {
             let to = (from + BLOCK).imin(whole);
@@ -136,15 +152,16 @@ impl<'k> Product<'k> {
 
     /// Adds step `i + u` to the sums.
     fn step(&self, panel: Ptr<'k, F32>, i: V<'k, Index>, u: u32, sums: Tile<'k>) -> Tile<'k> {
-        let vectors = sums[0].len() as u32;
-        let at = |v: u32| i.shift_left(4) + (u * PANEL as u32 + 4 * v);
-        let w: Vec<V<F32>> = match self.elem {
-            Elem::Bf16 => (0..vectors / 2)
-                .map(|pair| panel.cast::<Bf16>().at(at(2 * pair)).load(8).widen_pairs())
-                .flat_map(|(even, odd)| [even, odd])
-                .collect(),
-            _ => (0..vectors).map(|v| panel.at(at(v)).load(4)).collect(),
+        let first = i.shift_left(4);
+        let w = |v: u32| match self.elem {
+            // an odd step is the other half of what the even one before it has read
+            Elem::Bf16 => {
+                let (even, odd) = panel.cast::<Bf16>().at(first + 8 * v).load(8).widen_pairs();
+                if u == 0 { even } else { odd }
+            }
+            _ => panel.at(first + (u * PANEL as u32 + 4 * v)).load(4),
         };
+        let w: Vec<V<F32>> = (0..sums[0].len() as u32).map(w).collect();
         let x = |r: usize| self.x.at(i + (r as u32 * self.k_len + u)).load_splat(4);
         outer_product(u, x, &w, sums)
     }

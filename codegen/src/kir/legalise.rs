@@ -53,6 +53,11 @@ fn expand(k: &Builder, op: &Op, args: &[Value]) -> Option<Value> {
         Op::Scalar(Scalar::Exp) => exp(f(0)).id,
         Op::Scalar(Scalar::Log) => log(f(0)).id,
         Op::Round => round_bf16(f(0)).id,
+        Op::DotPairs => {
+            let halves = |i: usize| V::<Bf16>::wrap(k, args[i]).widen_pairs();
+            let ((a0, a1), (b0, b1)) = (halves(0), halves(1));
+            a1.fma(b1, a0.fma(b0, f(2))).id
+        }
         _ => return None,
     })
 }

@@ -45,6 +45,7 @@ const NAMES: &[(&str, Op)] = &[
     ("round", Op::Round),
     ("bf16_bits", Op::Bf16Bits),
     ("bitcast", Op::Bitcast),
+    ("dot_pairs", Op::DotPairs),
     ("to_index", Op::ToIndex),
     ("to_i32", Op::ToI32),
     ("offset", Op::Offset { scale: 0 }),

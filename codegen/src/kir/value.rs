@@ -175,6 +175,11 @@ impl<'k> V<'k, I32> {
         self.op(Op::Bitcast, &[], self.lanes())
     }
 
+    /// The same bits as pairs of bf16, the low half first.
+    pub fn as_bf16_pairs(self) -> V<'k, Bf16> {
+        self.op(Op::Bitcast, &[], 2 * self.lanes())
+    }
+
     /// As a subscript, with its sign.
     pub fn to_index(self) -> V<'k, Index> {
         self.op(Op::ToIndex, &[], 1)
@@ -214,6 +219,11 @@ impl<'k> V<'k, Bf16> {
     /// In the order of the lanes.
     pub fn widen(self) -> V<'k, F32> {
         self.op(Op::Widen, &[], self.lanes())
+    }
+
+    /// `sum[i] + self[2i] b[2i] + self[2i+1] b[2i+1]` for 4, 8 or 16 sums, see [`Op::DotPairs`].
+    pub fn dot_pairs(self, b: Self, sum: V<'k, F32>) -> V<'k, F32> {
+        self.op(Op::DotPairs, &[b.id, sum.id], self.lanes() / 2)
     }
 
     /// `(even lanes, odd lanes)`, for the price of a shift and a mask.
