@@ -1,6 +1,6 @@
 //! Timing of an artifact: prompts (`pp`), generation (`tg`), loading.
 
-use crate::ceilings::Ceilings;
+use crate::ceilings::{Arithmetic, Meter, median};
 use jet_frontend::synth::token_ids;
 use jet_runtime::{Model, Options, Session};
 use jetbin::{Domain, Phase};
@@ -59,12 +59,14 @@ pub struct Row {
     pub test: String,
     /// Bytes of weights and states that a second moves, by the artifact's own account, in 1e9.
     pub gbps: f64,
-    /// Its share of the measured rate of reading memory.
+    /// Median over the repetitions of the share of the rate of reading memory, measured within the repetition.
     pub read_share: f64,
+    /// Median of that rate, in 1e9 bytes per second.
+    pub read_gbps: f64,
     /// Operations of a second, by the artifact's own account, in 1e9.
     pub gflops: f64,
-    /// Its share of the measured rate of f32 multiply-adds.
-    pub fma_share: f64,
+    /// Their shares of the measured rates of multiply-adds; none where the machine has no such instruction.
+    pub shares: Arithmetic,
 }
 
 /// Times of loading an artifact, in milliseconds.
@@ -97,23 +99,32 @@ pub fn load(path: &Path, threads: u32) -> jet_runtime::Result<Load> {
     Ok(Load { load_ms, first_token_ms: start.elapsed().as_secs_f64() * 1e3 })
 }
 
+/// A repetition.
+struct Sample {
+    /// Seconds of the calls alone.
+    seconds: f64,
+    /// Mean rate of reading memory between the calls, in 1e9 bytes per second.
+    read_gbps: f64,
+}
+
 /// Runs a test `repetitions` times after one that does not count; the session holds `n_batch` sequences at least.
 ///
 /// # Errors
 /// If the tokens do not fit, or the device fails.
-pub fn measure(session: &mut Session, test: Test, repetitions: u32, ceilings: &Ceilings) -> jet_runtime::Result<Row> {
-    let mut seconds = Vec::new();
-    for repetition in 0..=repetitions {
-        let elapsed = once(session, test)?;
-        if repetition > 0 {
-            seconds.push(elapsed);
-        }
-    }
-    let samples_ts: Vec<f64> = seconds.iter().map(|s| test.tokens() as f64 / s).collect();
+pub fn measure(
+    session: &mut Session,
+    test: Test,
+    repetitions: u32,
+    (meter, limits): (&Meter, &Arithmetic),
+) -> jet_runtime::Result<Row> {
+    once(session, test, meter)?;
+    let samples = (0..repetitions).map(|_| once(session, test, meter)).collect::<jet_runtime::Result<Vec<_>>>()?;
+    let samples_ts: Vec<f64> = samples.iter().map(|s| test.tokens() as f64 / s.seconds).collect();
     let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
     let work = work(session.model(), test);
-    let mean_seconds = seconds.iter().sum::<f64>() / seconds.len().max(1) as f64;
-    let (gbps, gflops) = (work.bytes as f64 / mean_seconds / 1e9, work.flops as f64 / mean_seconds / 1e9);
+    let gbytes = work.bytes as f64 / 1e9;
+    let mean_seconds = samples.iter().map(|s| s.seconds).sum::<f64>() / samples.len().max(1) as f64;
+    let gflops = work.flops as f64 / mean_seconds / 1e9;
     let Test { n_prompt, n_gen, n_depth, n_batch } = test;
     Ok(Row {
         n_prompt,
@@ -125,15 +136,16 @@ pub fn measure(session: &mut Session, test: Test, repetitions: u32, ceilings: &C
         stddev_ts,
         samples_ts,
         test: test.name(),
-        gbps,
-        read_share: gbps / ceilings.read_gbps,
+        gbps: gbytes / mean_seconds,
+        read_share: median(samples.iter().map(|s| gbytes / s.seconds / s.read_gbps).collect()),
+        read_gbps: median(samples.iter().map(|s| s.read_gbps).collect()),
         gflops,
-        fma_share: gflops / ceilings.fma_gflops,
+        shares: limits.map(|limit| if limit > 0.0 { gflops / limit } else { 0.0 }),
     })
 }
 
-/// Seconds of one repetition; what comes before does not count.
-fn once(session: &mut Session, test: Test) -> jet_runtime::Result<f64> {
+/// One repetition; what comes before does not count, nor does the time in which memory is measured.
+fn once(session: &mut Session, test: Test, meter: &Meter) -> jet_runtime::Result<Sample> {
     let vocab = session.model().facts().vocab_size as usize;
     for sequence in 0..test.n_batch {
         session.reset(sequence)?;
@@ -144,21 +156,62 @@ fn once(session: &mut Session, test: Test) -> jet_runtime::Result<f64> {
     let prompts: Vec<_> =
         (0..test.n_batch).map(|s| token_ids(100 + s as usize, 1, vocab, test.n_prompt as usize)).collect();
     let mut batch: Vec<(u32, u32)> = (0..test.n_batch).map(|s| (s, 1 % vocab as u32)).collect();
-    let start = Instant::now();
+    let mut clock = Clock::new(meter);
     for (sequence, prompt) in (0..).zip(prompts.iter().filter(|p| !p.is_empty())) {
-        session.prefill(sequence, prompt)?;
-        session.argmax(session.rows() - 1)?;
+        clock.time(|| {
+            session.prefill(sequence, prompt)?;
+            session.argmax(session.rows() - 1)
+        })?;
     }
     for _ in 0..test.n_gen {
-        session.decode(&batch)?;
-        for (row, entry) in (0..).zip(&mut batch) {
-            entry.1 = session.argmax(row)?;
-        }
+        clock.time(|| {
+            session.decode(&batch)?;
+            for (row, entry) in (0..).zip(&mut batch) {
+                entry.1 = session.argmax(row)?;
+            }
+            Ok(())
+        })?;
     }
-    Ok(start.elapsed().as_secs_f64())
+    Ok(clock.sample())
 }
 
-/// What a repetition moves and computes, by the artifact's own account: weights once a call, states and operations once a row.
+/// Adds up the time of calls, and measures memory between them every now and then: its rate changes within seconds on a
+/// shared machine, so that only figures of the same moment can be compared.
+struct Clock<'a> {
+    meter: &'a Meter,
+    seconds: f64,
+    /// Seconds at which memory is measured next.
+    next: f64,
+    read_gbps: Vec<f64>,
+}
+
+/// Seconds of calls between two measurements of memory.
+const BETWEEN: f64 = 0.1;
+
+impl Clock<'_> {
+    fn new(meter: &Meter) -> Clock<'_> {
+        Clock { meter, seconds: 0.0, next: BETWEEN, read_gbps: vec![meter.read_gbps()] }
+    }
+
+    fn time<T>(&mut self, call: impl FnOnce() -> jet_runtime::Result<T>) -> jet_runtime::Result<T> {
+        let start = Instant::now();
+        let result = call()?;
+        self.seconds += start.elapsed().as_secs_f64();
+        if self.seconds >= self.next {
+            self.next = self.seconds + BETWEEN;
+            self.read_gbps.push(self.meter.read_gbps());
+        }
+        Ok(result)
+    }
+
+    fn sample(self) -> Sample {
+        let read_gbps = self.read_gbps.iter().sum::<f64>() / self.read_gbps.len() as f64;
+        Sample { seconds: self.seconds, read_gbps }
+    }
+}
+
+/// What a repetition moves and computes, by the artifact's own account: weights once a call, states once a sequence,
+/// operations once a row.
 fn work(model: &Model, test: Test) -> Work {
     let chunk = model.facts().prefill_chunk;
     let mut total = Work::default();
@@ -180,8 +233,9 @@ fn call(model: &Model, phase: Phase, rows: u32, head_rows: u32) -> Work {
     let Some(program) = model.reader().program(model.target(), phase) else { return Work::default() };
     program.steps().iter().fold(Work::default(), |sum, step| {
         let rows = u64::from(if step.domain == Domain::Head { head_rows } else { rows });
-        let weights = if rows > 0 { step.cost.weight_bytes } else { 0 };
-        Work { bytes: sum.bytes + weights + step.cost.state_bytes * rows, flops: sum.flops + step.cost.flops * rows }
+        let sequences = if phase == Phase::Prefill { rows.min(1) } else { rows };
+        let bytes = step.cost.weight_bytes * rows.min(1) + step.cost.state_bytes * sequences;
+        Work { bytes: sum.bytes + bytes, flops: sum.flops + step.cost.flops * rows }
     })
 }
 

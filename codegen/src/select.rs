@@ -3,10 +3,11 @@
 //! The choice is short because a group says what it is by its grid or op; which strategy serves is decided by phase.
 //! What no kernel can do is refused with the node and the reason.
 
-use crate::kernels::{self, Activations, Built, Context, Phase, PhaseSpec, Shape, Unsupported};
+use crate::kernels::{self, Activations, Built, Context, Shape, Unsupported};
 use crate::targets::Target;
 use jet_ir::ops::Sort;
 use jet_ir::{Graph, Group, Id, Op, Place};
+use jetbin::Phase;
 use std::fmt::Write;
 
 /// The kernel of `group`.
@@ -17,12 +18,13 @@ pub fn select(
     graph: &Graph,
     group: &Group,
     target: &Target,
-    phase: PhaseSpec,
+    phase: Phase,
     activations: Activations,
 ) -> Result<Built, Unsupported> {
-    let key = key(graph, group, target, (phase.phase, activations));
+    let how = (phase, activations);
+    let key = key(graph, group, target, how);
     let digest = digest(&key);
-    let (mut kernel, params, shape) = kernels::build(graph, target, (phase.phase, activations), "kernel", |cx| one(cx, group))?;
+    let (mut kernel, params, shape) = kernels::build(graph, target, how, "kernel", |cx| one(cx, group))?;
     let name = format!("{}_{digest:016x}", shape.name);
     kernel.name.clone_from(&name);
     Ok(Built { name, key, items: kernel.items, kernel, params, scratch: shape.scratch, cost: shape.cost })

@@ -60,6 +60,23 @@ pub struct CompileOptions {
     pub weights_file: Option<WeightsFile>,
 }
 
+impl CompileOptions {
+    /// These options, and where one is absent, that of `other`.
+    #[must_use]
+    pub fn or(self, other: &CompileOptions) -> CompileOptions {
+        CompileOptions {
+            targets: self.targets.or_else(|| other.targets.clone()),
+            backend: self.backend.or_else(|| other.backend.clone()),
+            max_context: self.max_context.or(other.max_context),
+            max_batch: self.max_batch.or(other.max_batch),
+            prefill_chunk: self.prefill_chunk.or(other.prefill_chunk),
+            activations: self.activations.or_else(|| other.activations.clone()),
+            weights: self.weights.or(other.weights),
+            weights_file: self.weights_file.or(other.weights_file),
+        }
+    }
+}
+
 /// What to compile, with all paths resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {

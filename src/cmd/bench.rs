@@ -2,7 +2,7 @@
 
 use super::{Outcome, output};
 use crate::bench::{Load, Row, Test, load, measure};
-use crate::ceilings::{self, Ceilings};
+use crate::ceilings::{self, Arithmetic, Ceilings, Meter};
 use anyhow::ensure;
 use clap::ValueEnum;
 use jet_runtime::{Options, Session};
@@ -10,8 +10,9 @@ use serde::Serialize;
 use std::path::PathBuf;
 
 const HELP: &str = "\
-Shares are of two ceilings measured in the same run: reading memory (GB/s), and f32 multiply-adds (GFLOP/s). Bytes and
-operations are those that the artifact states for its steps: weights once a call, states and operations once a row.
+Shares are of limits measured in the same run: reading memory, sampled between the calls, and multiply-adds of several
+widths and types. Bytes and operations are those that the artifact states for its steps: weights once a call, states once
+a sequence, operations once a row.
 
 Examples:
   jetc bench model.jetbin
@@ -88,6 +89,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let sequences = tests.iter().map(|t| t.n_batch).max().unwrap_or(1);
     let mut session = Session::new(&model, Options { threads: args.threads, sequences })?;
     let ceilings = ceilings::measure(session.threads() as usize);
+    let meter = Meter::new(ceilings.threads);
     bar.inc(1);
     bar.set_message("loading");
     let load = load(&args.artifact, args.threads)?;
@@ -95,7 +97,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     for test in tests {
         bar.inc(1);
         bar.set_message(test.name());
-        rows.push(measure(&mut session, test, args.repetitions, &ceilings)?);
+        rows.push(measure(&mut session, test, args.repetitions, (&meter, &ceilings.arithmetic))?);
     }
     bar.finish_and_clear();
     let target = model.candidates().first().map(|c| c.name.clone()).unwrap_or_default();
@@ -130,11 +132,14 @@ fn print(report: &Report, form: Form) -> anyhow::Result<()> {
             }
         }
         Form::Csv => {
-            println!("test,n_prompt,n_gen,n_depth,n_batch,n_threads,avg_ts,stddev_ts,gbps,read_share,gflops,fma_share");
+            print!("test,n_prompt,n_gen,n_depth,n_batch,n_threads,avg_ts,stddev_ts,gbps,read_gbps,read_share,gflops");
+            println!(",f32_128_share,f32_wide_share,bf16_dot_share,int8_dot_share");
             for r in &report.rows {
                 let Row { n_prompt, n_gen, n_depth, n_batch, n_threads, avg_ts, stddev_ts, .. } = r;
                 print!("{},{n_prompt},{n_gen},{n_depth},{n_batch},{n_threads},{avg_ts},{stddev_ts}", r.test);
-                println!(",{},{},{},{}", r.gbps, r.read_share, r.gflops, r.fma_share);
+                print!(",{},{},{},{}", r.gbps, r.read_gbps, r.read_share, r.gflops);
+                let Arithmetic { f32_128, f32_wide, bf16_dot, int8_dot } = r.shares;
+                println!(",{f32_128},{f32_wide},{bf16_dot},{int8_dot}");
             }
         }
         Form::Md => print_table(report),
@@ -143,21 +148,18 @@ fn print(report: &Report, form: Form) -> anyhow::Result<()> {
 }
 
 fn print_table(report: &Report) {
-    let Ceilings { threads, read_gbps, fma_gflops } = report.ceilings;
-    println!("| model | target | threads | test | tok/s | of {read_gbps:.1} GB/s | of {fma_gflops:.0} GFLOP/s |");
-    println!("| --- | --- | ---: | --- | ---: | ---: | ---: |");
+    let Ceilings { threads, arithmetic, .. } = report.ceilings;
+    let limits: Vec<_> = arithmetic.named().collect();
+    print!("| model | target | threads | test | tok/s | GB/s | of reading |");
+    limits.iter().for_each(|(name, gflops)| print!(" of {gflops:.0} {name} |"));
+    println!("\n| --- | --- | ---: | --- | ---: | ---: | ---: |{}", " ---: |".repeat(limits.len()));
     for row in &report.rows {
-        println!(
-            "| {} {} | {} | {threads} | {} | {:.2} ± {:.2} | {:.0} % | {:.0} % |",
-            report.model,
-            output::bytes(report.weight_bytes),
-            report.target,
-            row.test,
-            row.avg_ts,
-            row.stddev_ts,
-            row.read_share * 100.0,
-            row.fma_share * 100.0,
-        );
+        let (model, weights) = (&report.model, output::bytes(report.weight_bytes));
+        print!("| {model} {weights} | {} | {threads} | {} |", report.target, row.test);
+        print!(" {:.2} ± {:.2} | {:.1} |", row.avg_ts, row.stddev_ts, row.gbps);
+        print!(" {:.0} % of {:.1} |", row.read_share * 100.0, row.read_gbps);
+        row.shares.named().for_each(|(_, share)| print!(" {:.0} % |", share * 100.0));
+        println!();
     }
     println!("\nload {:.1} ms, first token after {:.1} ms", report.load.load_ms, report.load.first_token_ms);
 }

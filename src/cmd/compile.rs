@@ -4,7 +4,8 @@ use super::{Outcome, output};
 use crate::compile::{CompileRequest, Progress, Summary, compile};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
-use jet_frontend::{WeightFormat, WeightsFile};
+use jet_frontend::{CompileOptions, WeightFormat, WeightsFile};
+use jetbin::Phase;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -54,7 +55,7 @@ pub struct CompileArgs {
     /// Most tokens of a prompt that are processed at once (default: 512)
     #[arg(long, value_name = "N")]
     prefill_chunk: Option<usize>,
-    /// Type of activations: f32
+    /// What products multiply the weights with: f32, or bf16, rounded where a product reads it (default: f32)
     #[arg(long, value_name = "TYPE")]
     activations: Option<String>,
     /// Stored type of matrices (default: the checkpoint's)
@@ -85,20 +86,22 @@ impl CompileArgs {
         CompileRequest {
             source,
             output,
-            targets: self.targets.clone(),
-            backend: self.backend.clone(),
-            max_context: self.max_context,
-            max_batch: self.max_batch,
-            prefill_chunk: self.prefill_chunk,
-            activations: self.activations.clone(),
-            weights: self.weights.map(|w| match w {
-                Format::F32 => WeightFormat::F32,
-                Format::Bf16 => WeightFormat::Bf16,
-            }),
-            weights_file: self.weights_file.map(|w| match w {
-                Place::Embed => WeightsFile::Embed,
-                Place::External => WeightsFile::External,
-            }),
+            options: CompileOptions {
+                targets: (!self.targets.is_empty()).then(|| self.targets.clone()),
+                backend: self.backend.clone(),
+                max_context: self.max_context,
+                max_batch: self.max_batch,
+                prefill_chunk: self.prefill_chunk,
+                activations: self.activations.clone(),
+                weights: self.weights.map(|w| match w {
+                    Format::F32 => WeightFormat::F32,
+                    Format::Bf16 => WeightFormat::Bf16,
+                }),
+                weights_file: self.weights_file.map(|w| match w {
+                    Place::Embed => WeightsFile::Embed,
+                    Place::External => WeightsFile::External,
+                }),
+            },
             dump: None,
         }
     }
@@ -170,7 +173,7 @@ fn print_text(args: &Args, summary: &Summary) {
                 p.kernels.1,
                 p.kernels.0,
                 output::bytes(p.bytes_per_call.1),
-                if p.phase == "decode" { "token" } else { "chunk" },
+                if p.phase == Phase::Decode { "token" } else { "chunk" },
                 output::bytes(p.bytes_per_call.0),
                 output::bytes(p.arena.0),
                 output::bytes(p.arena.1),
@@ -188,7 +191,7 @@ fn as_json(args: &Args, summary: &Summary) -> Value {
                 .programs
                 .iter()
                 .map(|p| {
-                    json!({ "phase": p.phase, "kernels_unfused": p.kernels.0, "kernels": p.kernels.1,
+                    json!({ "phase": p.phase.to_string(), "kernels_unfused": p.kernels.0, "kernels": p.kernels.1,
                         "bytes_per_call_unfused": p.bytes_per_call.0, "bytes_per_call": p.bytes_per_call.1,
                         "arena_bytes": p.arena.0, "arena_bytes_without_reuse": p.arena.1 })
                 })

@@ -84,7 +84,8 @@ fn print_text(report: &Report) {
     println!("backends  {}", report.backends.join(", "));
     println!("devices   {}", report.devices.join(", "));
     if let Some(c) = &report.ceilings {
-        println!("ceilings  {:.1} GB/s read, {:.0} GFLOP/s f32, {} threads", c.read_gbps, c.fma_gflops, c.threads);
+        let rates: String = c.arithmetic.named().map(|(name, rate)| format!(", {rate:.0} {name}")).collect();
+        println!("ceilings  {} threads: {:.1} GB/s read{rates} GFLOP/s", c.threads, c.read_gbps);
     }
 }
 

@@ -73,7 +73,7 @@ impl Model {
         let sidecar = spec.read_sidecar()?;
         let mut warnings: Vec<String> =
             config.warnings().iter().chain(sidecar.warnings()).map(ToString::to_string).collect();
-        if request.weights.or(spec.compile.weights).is_none() && !all_bf16(&config, weights.as_ref())? {
+        if request.options.weights.or(spec.compile.weights).is_none() && !all_bf16(&config, weights.as_ref())? {
             settings.weights = WeightFormat::F32;
             warnings.push(
                 "weights: the checkpoint is not all bf16, so matrices are stored as f32; `--weights bf16` rounds them"
@@ -173,9 +173,10 @@ fn model_name(parameters: u64) -> String {
 fn write_sections(writer: &mut Writer, model: &Model, slot: &SlotPlan, compiled: &[Compiled]) -> Result<()> {
     writer.bytes(SectionKind::Recipe, recipe::recipe(model)?.as_bytes())?;
     writer.bytes(SectionKind::Model, &std::fs::read(&model.spec.config)?)?;
-    writer.facts(&model.facts()?)?;
-    if model.facts()?.rope_dim > 0 {
-        writer.inv_freq(&inverse_frequencies(model.config.rope_theta, model.config.head_dim))?;
+    let facts = model.facts()?;
+    writer.facts(&facts)?;
+    if facts.rope_dim > 0 {
+        writer.inv_freq(&model.config.inv_freq())?;
     }
     writer.states(slot.slot_bytes, &slot.states)?;
     for (index, target) in compiled.iter().enumerate() {
@@ -200,12 +201,4 @@ fn write_sections(writer: &mut Writer, model: &Model, slot: &SlotPlan, compiled:
         writer.bytes(SectionKind::License, texts.collect::<String>().as_bytes())?;
     }
     Ok(())
-}
-
-/// `theta^(-2i / head_dim)`, rounded once.
-///
-/// # Source
-/// `JetNemotronRotaryEmbedding` of `modeling_jet_nemotron.py`.
-fn inverse_frequencies(theta: f64, head_dim: usize) -> Vec<f32> {
-    (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64) as f32).collect()
 }

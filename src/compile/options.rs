@@ -1,8 +1,10 @@
 //! What the compiler is asked for, and what it reports.
 
 use super::states::Limits;
+use jet_codegen::Activations;
 use jet_codegen::targets::{Backend, TARGETS, Target};
-use jet_frontend::{ModelConfig, ModelSpec, WeightFormat, WeightsFile};
+use jet_frontend::{CompileOptions, ModelConfig, ModelSpec, WeightFormat, WeightsFile};
+use jetbin::Phase;
 use std::path::PathBuf;
 
 /// Contexts longer than this are compiled for only when asked for.
@@ -19,22 +21,8 @@ pub struct CompileRequest {
     pub source: PathBuf,
     /// The artifact to write.
     pub output: PathBuf,
-    /// Names of targets, best first; empty: this machine's.
-    pub targets: Vec<String>,
-    /// Name of the generator of CPU code.
-    pub backend: Option<String>,
-    /// Longest context in tokens.
-    pub max_context: Option<usize>,
-    /// Most sequences in one decode call.
-    pub max_batch: Option<usize>,
-    /// Most tokens in one prefill call.
-    pub prefill_chunk: Option<usize>,
-    /// Name of the activations' type.
-    pub activations: Option<String>,
-    /// The stored type of matrices.
-    pub weights: Option<WeightFormat>,
-    /// Where the weights are kept.
-    pub weights_file: Option<WeightsFile>,
+    /// What shapes the artifact.
+    pub options: CompileOptions,
     /// A directory for the IR of every phase.
     pub dump: Option<PathBuf>,
 }
@@ -72,8 +60,8 @@ pub struct TargetSummary {
 /// What a program became.
 #[derive(Clone, Debug)]
 pub struct ProgramSummary {
-    /// `prefill` or `decode`.
-    pub phase: &'static str,
+    /// Prefill or decode.
+    pub phase: Phase,
     /// Kernels with every op on its own, and after fusion.
     pub kernels: (usize, usize),
     /// Bytes moved by a decode of one token or a prefill of a whole chunk, with every op on its own and after fusion.
@@ -89,6 +77,8 @@ pub struct Settings {
     pub targets: Vec<String>,
     /// Limits of a sequence and a call.
     pub limits: Limits,
+    /// What products multiply.
+    pub activations: Activations,
     /// The stored type of matrices.
     pub weights: WeightFormat,
     /// Where the weights are kept.
@@ -100,7 +90,7 @@ pub struct Settings {
 /// # Errors
 /// A limit of zero or beyond what positions can count, an unknown backend, type of activations or target: all are listed.
 pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) -> Result<Settings, Vec<String>> {
-    let (asked, mut problems) = (&spec.compile, vec![]);
+    let (asked, mut problems) = (request.options.clone().or(&spec.compile), vec![]);
     let default_context = config.max_position_embeddings.clamp(1, DEFAULT_MAX_CONTEXT);
     let mut limit = |name: &str, value: Option<usize>, default: usize, most: usize| {
         let value = value.unwrap_or(default);
@@ -109,20 +99,19 @@ pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) 
         }
         u32::try_from(value).unwrap_or(u32::MAX)
     };
-    let max_context = limit("max_context", request.max_context.or(asked.max_context), default_context, 1 << 24);
-    let max_batch = limit("max_batch", request.max_batch.or(asked.max_batch), DEFAULT_MAX_BATCH, 1 << 12);
-    let chunk = request.prefill_chunk.or(asked.prefill_chunk);
-    let prefill_chunk = limit("prefill_chunk", chunk, DEFAULT_PREFILL_CHUNK.min(max_context.max(1) as usize), 1 << 16);
+    let max_context = limit("max_context", asked.max_context, default_context, 1 << 24);
+    let max_batch = limit("max_batch", asked.max_batch, DEFAULT_MAX_BATCH, 1 << 12);
+    let default_chunk = DEFAULT_PREFILL_CHUNK.min(max_context.max(1) as usize);
+    let prefill_chunk = limit("prefill_chunk", asked.prefill_chunk, default_chunk, 1 << 16);
     let mut expect = |name: &str, found: Option<&String>, expected: &[&str]| {
         if let Some(found) = found.filter(|f| !expected.contains(&f.as_str())) {
             problems.push(format!("{name}: found `{found}`, expected {}", expected.join(" or ")));
         }
     };
-    let backend = request.backend.as_ref().or(asked.backend.as_ref());
+    let backend = asked.backend.as_ref();
     expect("backend", backend, &Backend::names());
-    expect("activations", request.activations.as_ref().or(asked.activations.as_ref()), &["f32"]);
-    let mut targets =
-        if request.targets.is_empty() { asked.targets.clone().unwrap_or_default() } else { request.targets.clone() };
+    expect("activations", asked.activations.as_ref(), &["f32", "bf16"]);
+    let mut targets = asked.targets.unwrap_or_default();
     problems.extend(backend.and_then(|b| absent(b)));
     if targets.is_empty() && problems.is_empty() {
         match jet_codegen::targets::defaults(backend.map(String::as_str)) {
@@ -137,8 +126,12 @@ pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) 
     Ok(Settings {
         targets,
         limits: Limits { max_context, max_batch, prefill_chunk: prefill_chunk.min(max_context) },
-        weights: request.weights.or(asked.weights).unwrap_or(WeightFormat::Bf16),
-        weights_file: request.weights_file.or(asked.weights_file).unwrap_or(WeightsFile::Embed),
+        activations: match asked.activations.as_deref() {
+            Some("bf16") => Activations::Bf16,
+            _ => Activations::F32,
+        },
+        weights: asked.weights.unwrap_or(WeightFormat::Bf16),
+        weights_file: asked.weights_file.unwrap_or(WeightsFile::Embed),
     })
 }
 

@@ -15,6 +15,7 @@ pub fn cost_model(target: &Target, phase: Phase, limits: Limits) -> Roofline {
     let cores = ZEN4_2.workers;
     let params = TargetParams {
         name: target.name,
+        // cores share the memory: two of them read about half as much again as one
         dram: cost.dram_gbps * 1e3 * 1.5,
         cache: cost.cache_gbps * 1e3 * cores,
         cache_bytes: target.cache.l3_bytes as f64 / 2.0,

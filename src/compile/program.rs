@@ -7,7 +7,7 @@ use jet_codegen::{Binding, Built};
 use jet_frontend::graph::{ROPE, TOKEN_IDS};
 use jet_ir::{Graph, Group, Id, Leaf, OutputKind};
 use jet_passes::{Domain as PlanDomain, MemoryPlan};
-use jetbin::{Arg, Buffer, Cost, Domain, Phase, Probe, ProbeKind, ProbeSource, Program, Step};
+use jetbin::{Arg, Buffer, Domain, Phase, Probe, ProbeKind, ProbeSource, Program, Step};
 use std::collections::HashMap;
 
 /// A fused graph with its kernels and its place in memory.
@@ -36,7 +36,7 @@ pub fn assemble(
     parts: &Parts<'_>,
     (target, phase): (u32, Phase),
     weights: &mut WeightTable<'_>,
-    kernel: &dyn Fn(&Built) -> u32,
+    kernel: &dyn Fn(&Built) -> Option<u32>,
 ) -> Result<Program> {
     let buffers: Vec<Buffer> = parts.memory.buffers.iter().map(|b| buffer(parts.graph, b)).collect();
     let index: HashMap<Id, u32> = parts.memory.buffers.iter().enumerate().map(|(i, b)| (b.value, i as u32)).collect();
@@ -46,17 +46,12 @@ pub fn assemble(
         let args = built.params.iter().map(|p| argument(parts, &index, weights, p));
         let args = args.collect::<Result<Vec<_>>>().with_context(|| format!("step {label} ({})", built.name))?;
         steps.push(Step {
-            kernel: kernel(built),
+            kernel: kernel(built).with_context(|| format!("step {label}: no kernel {}", built.name))?,
             domain: domain(parts.memory.domain(group.id)),
             items_fixed: if built.items.per_row { 0 } else { built.items.fixed },
             items_per_row: if built.items.per_row { built.items.fixed } else { 0 },
             args,
-            cost: Cost {
-                weight_bytes: built.cost.weight_bytes,
-                state_bytes: built.cost.state_bytes,
-                act_bytes: built.cost.act_bytes,
-                flops: built.cost.flops,
-            },
+            cost: built.cost,
             label,
         });
     }

@@ -8,10 +8,10 @@ use super::states::SlotPlan;
 use super::weights::WeightTable;
 use super::{Limits, Model};
 use anyhow::{Context, Result};
+use jet_codegen::Built;
 use jet_codegen::targets::Target;
-use jet_codegen::{Built, PhaseSpec};
 use jet_ir::{Graph, Group};
-use jet_passes::{Domain, MemoryPlan, RowLimits};
+use jet_passes::{MemoryPlan, RowLimits};
 use jetbin::{DeviceKind, KernelDesc, Phase, Program, TargetDesc};
 
 /// Rows of a head window in a prefill program.
@@ -73,8 +73,8 @@ pub fn compile_target(
     for p in &phases {
         let (graph, groups, built, memory) = (&p.graph, &p.groups[..], &p.built[..], &p.memory);
         let parts = Parts { graph, groups, built, memory, slot, rows: p.rows, hidden: model.config.hidden };
-        let number = |b: &Built| distinct.iter().position(|d| d.name == b.name).unwrap_or(0) as u32;
-        programs.push(assemble(&parts, (index, p.phase), weights, &number)?);
+        let kernel = |b: &Built| distinct.iter().position(|d| d.name == b.name).map(|i| i as u32);
+        programs.push(assemble(&parts, (index, p.phase), weights, &kernel)?);
     }
     let mut table = vec![];
     for built in distinct {
@@ -119,23 +119,11 @@ fn select_phase(model: &Model, target: &Target, phase: Phase) -> Result<Selected
     jet_passes::validate(&fused.graph, &fused.groups, &memory).map_err(|faults| {
         anyhow::anyhow!("the memory plan is wrong, which is a defect of jetc:\n{}", faults.join("\n"))
     })?;
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let spec = |g: &Group| PhaseSpec {
-        phase: match phase {
-            Phase::Prefill => jet_codegen::Phase::Prefill,
-            Phase::Decode => jet_codegen::Phase::Decode,
-        },
-        max_rows: (if memory.domain(g.id) == Domain::Head { rows.1 } else { rows.0 }) as usize,
-        threads,
-    };
-    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, spec(g));
+    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase, model.settings.activations);
     let built = fused.groups.iter().map(select).collect::<Result<Vec<_>, _>>()?;
     let report = &fused.report;
     let summary = ProgramSummary {
-        phase: match phase {
-            Phase::Prefill => "prefill",
-            Phase::Decode => "decode",
-        },
+        phase,
         kernels: (report.before.kernels, report.after.kernels),
         bytes_per_call: (report.before.bytes(), report.after.bytes()),
         arena: (memory.arena_bytes, memory.unshared_bytes),

@@ -119,14 +119,14 @@ fn benchmark(artifact: &Path, case: &str, tests: &[&str]) {
     let number = |v: &Value, field: &str| v[field].as_f64().unwrap();
     for row in report["rows"].as_array().unwrap() {
         println!(
-            "{case}: {} {:.2} ± {:.2} tok/s, {:.0} % of {:.1} GB/s, {:.0} % of {:.0} GFLOP/s",
+            "{case}: {} {:.2} ± {:.2} tok/s, {:.0} % of {:.1} GB/s, {:.0} % of {:.0} GFLOP/s of 128-bit multiply-adds",
             row["test"].as_str().unwrap(),
             number(row, "avg_ts"),
             number(row, "stddev_ts"),
             100.0 * number(row, "read_share"),
-            number(&report["ceilings"], "read_gbps"),
-            100.0 * number(row, "fma_share"),
-            number(&report["ceilings"], "fma_gflops"),
+            number(row, "read_gbps"),
+            100.0 * number(&row["shares"], "f32_128"),
+            number(&report["ceilings"]["arithmetic"], "f32_128"),
         );
     }
     let load = number(&report["load"], "load_ms");

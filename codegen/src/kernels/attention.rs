@@ -5,12 +5,13 @@
 //! values; earlier sums are scaled down when a larger score appears. Position `p` lies in cache row `p % capacity`, so
 //! the visible keys are at most two linear runs. A token's own key and value have been appended before.
 
-use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::context::{Context, Scratch, Shape, Unsupported};
 use super::flash::tiled;
 use super::heads::Heads;
 use super::lanes::{dot, spans};
 use crate::kir::{F32, Index, Items, Operand, Ptr, V};
 use jet_ir::{Id, Op};
+use jetbin::{Cost, Phase};
 
 /// Keys of a block.
 pub(super) const BLOCK: u32 = 32;

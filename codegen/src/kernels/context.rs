@@ -4,16 +4,8 @@ use crate::kir::{Builder, F32, I32, Index, Items, Kernel, Ptr, Stored, V};
 use crate::pack::PackSpec;
 use crate::targets::Target;
 use jet_ir::{Graph, Id, Leaf, NodeKind, Op};
+use jetbin::{Cost, Phase};
 use std::cell::RefCell;
-
-/// What the rows of a program are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Phase {
-    /// Consecutive tokens of one sequence.
-    Prefill,
-    /// One token of each of several sequences.
-    Decode,
-}
 
 /// What the rows of products are multiplied as. Buffers, states and sums are f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,17 +15,6 @@ pub enum Activations {
     F32,
     /// Rounded to bf16, to nearest even.
     Bf16,
-}
-
-/// The program that a kernel is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PhaseSpec {
-    /// What its rows are.
-    pub phase: Phase,
-    /// The most rows of a run.
-    pub max_rows: usize,
-    /// Threads that it is planned for.
-    pub threads: usize,
 }
 
 /// What a parameter of a kernel means. Each is one 8-byte word.
@@ -75,19 +56,6 @@ pub struct Scratch {
     pub fixed: u64,
     /// For each row of the run.
     pub per_row: u64,
-}
-
-/// What a kernel moves and computes: the first two for a run, the others for each row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cost {
-    /// Bytes of weights read.
-    pub weight_bytes: u64,
-    /// Bytes of states read and written for each sequence.
-    pub state_bytes: u64,
-    /// Bytes of activations read and written for each row.
-    pub act_bytes: u64,
-    /// Floating-point operations for each row.
-    pub flops: u64,
 }
 
 /// Why a group has no kernel.

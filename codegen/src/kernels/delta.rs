@@ -2,11 +2,12 @@
 //! with the l2 norms of q and k and the gated norm of the output where the plan has them inside.
 
 use super::chunk::chunked;
-use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::context::{Context, Scratch, Shape, Unsupported};
 use super::heads::Heads;
 use super::lanes::{spans, sum_of_squares};
 use crate::kir::{F32, Index, Items, Ptr, V};
 use jet_ir::{GridKind, Id, Op, Type};
+use jetbin::{Cost, Phase};
 
 /// The norms of q and k inside the kernel.
 #[derive(Clone, Copy)]

@@ -1,11 +1,12 @@
 //! Register expressions on the results of a grid, compiled over vectors: maps, residuals, gates, rope, dynamic
 //! convolution, and the stores that end them. Maps in memory are the same expressions whose leaves are loads.
 
-use super::context::{Context, Phase};
+use super::context::Context;
 use super::lanes::{load_lanes, store_lanes};
 use crate::kir::{F32, Index, Operand, Ptr, V};
 use crate::pack::{PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Op, Place};
+use jetbin::Phase;
 
 /// Where one vector lies in a row of memory.
 #[derive(Clone, Copy)]

@@ -1,11 +1,12 @@
 //! Kernels that move rows: the embedding, states that are appended to, and the search for the largest logit.
 
-use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::context::{Context, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::lanes::spans;
 use crate::kir::{Bf16, F32, I32, Index, Items, Operand, V};
 use crate::pack::{PANEL, PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Rows, Type};
+use jetbin::{Cost, Phase};
 
 /// Columns of an item of `ring_push`.
 const RING_COLS: u32 = 64;

@@ -14,6 +14,7 @@ mod epilogue;
 mod flash;
 mod gather;
 mod heads;
+mod input;
 mod lanes;
 mod product;
 mod rowwise;
@@ -21,7 +22,7 @@ mod tile;
 mod wide;
 
 pub(crate) use attention::attention;
-pub use context::{Activations, Binding, Cost, Phase, PhaseSpec, Scratch, Unsupported};
+pub use context::{Activations, Binding, Scratch, Unsupported};
 pub(crate) use context::{Context, Shape, build};
 pub(crate) use delta::delta;
 pub(crate) use gather::{argmax, embed, kv_append, ring_push};
@@ -29,6 +30,7 @@ pub(crate) use product::product;
 pub(crate) use rowwise::{gated_norm, l2_norm, map, rms_norm, rope, row_ms};
 
 use crate::kir::{Items, Kernel};
+use jetbin::Cost;
 
 /// A kernel and everything that a schedule needs to know about it.
 #[derive(Clone, Debug)]

@@ -5,13 +5,16 @@
 //! shape. The weights of an item are read from memory once for all rows. With a norm in front, the first thing in
 //! scratch memory is the normalised input, row-major f32.
 
-use super::context::{Context, Cost, Phase, Scratch, Shape, Unsupported};
+use super::context::{Context, Scratch, Shape, Unsupported};
+use super::dot::{self, DotProduct};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
-use super::lanes::{spans, sum_of_squares};
-use super::tile::{Product, most_rows};
-use crate::kir::{F32, Index, Items, Operand, Ptr, V};
+use super::input::{Input, Rows};
+use super::tile::{Product, cover, most_rows};
+use crate::kir::{Bf16, F32, Index, Items, Operand, Ptr, V};
 use crate::pack::{PANEL, PackSpec, RowOrder};
-use jet_ir::{Elem, Id, Op, Place, Rows, Type};
+use crate::targets::Target;
+use jet_ir::{Elem, Id, Op, Place, Type};
+use jetbin::{Cost, Phase};
 
 /// The outputs that come from one set of accumulators.
 struct Segment {
@@ -19,6 +22,13 @@ struct Segment {
     accs: Vec<Id>,
     stores: Vec<Id>,
     first_item: u32,
+}
+
+impl Segment {
+    /// Items that `panels` panels hold, one at least.
+    fn group_items(&self, panels: u32) -> u32 {
+        (panels / self.spec.item_panels() as u32).max(1)
+    }
 }
 
 /// The kernel of a product grid with its stores, or of a product in memory, which is its own store.
@@ -30,24 +40,36 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
     };
     let items: usize = segments.iter().map(|s| s.spec.items()).sum();
     let fixed = u32::try_from(items).map_err(|_| Unsupported::new(cx.graph, grid, "more than 2^32 items of work"))?;
+    let all_bf16 = segments.iter().all(|s| s.spec.elem == Elem::Bf16);
     let (begin, end) = cx.item_range(Items { fixed, per_row: false });
-    let (x, staged) = input(cx, grid, begin.lt(end))?;
-    let stride = segments.iter().map(|s| s.spec.item_slots()).max().unwrap_or(PANEL) as u32;
-    let tile = match staged {
-        true => cx.scratch().at(cx.rows() * k_len as u32),
-        false => cx.scratch(),
+    let input = Input::stage(cx, grid, all_bf16, begin.lt(end))?;
+    let group = match (cx.phase, input.rows) {
+        (Phase::Prefill, Rows::Pairs(_)) => group_panels(&cx.k.target, k_len),
+        _ => 1,
     };
-    let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, x, tile, stride };
-    cx.k.range(begin, end, 1, (), |item, ()| kernel.item(item));
-    let tile_bytes = 4 * u64::from(stride) * most_rows(&cx.k.target) as u64;
-    let per_row = if staged { 4 * k_len as u64 } else { 0 };
-    let name = match (cx.phase, staged) {
+    let most = segments.iter().map(|s| s.group_items(group) as usize * s.spec.item_slots()).max();
+    let stride = most.unwrap_or(PANEL) as u32;
+    let tile = cx.scratch().at(cx.rows() * (input.row_bytes / 4));
+    let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, x: input.rows, tile, stride, group };
+    cx.k.range(begin, end, 1, begin, |item, next| {
+        cx.k.choose(item.equals(next), || next + kernel.group(item, end), || next)
+    });
+    let tile_bytes = 4 * u64::from(stride) * u64::from(kernel.most_rows());
+    let name = match (cx.phase, matches!(cx.graph.op(grid), Some(Op::SweepNorm(_)))) {
         (Phase::Decode, true) => "norm_product_decode",
         (Phase::Decode, false) => "product_decode",
         (Phase::Prefill, true) => "norm_product_prefill",
         (Phase::Prefill, false) => "product_prefill",
     };
-    Ok(Shape { name, scratch: Scratch { fixed: tile_bytes, per_row }, cost: cost(cx, &segments, k_len) })
+    let scratch = Scratch { fixed: tile_bytes, per_row: input.row_bytes.into() };
+    Ok(Shape { name, scratch, cost: cost(cx, &segments, k_len) })
+}
+
+/// Panels of bf16 that many rows take turns on, so that a tile of rows is read once for all of them: half of the
+/// second-level cache, an even number of 2 to 8.
+fn group_panels(target: &Target, k_len: usize) -> u32 {
+    let panels = target.cache.l2_bytes / 2 / (2 * PANEL * k_len) as u64;
+    (panels.clamp(2, 8) / 2 * 2) as u32
 }
 
 fn cost(cx: &Context<'_, '_>, segments: &[Segment], k_len: usize) -> Cost {
@@ -55,40 +77,6 @@ fn cost(cx: &Context<'_, '_>, segments: &[Segment], k_len: usize) -> Cost {
     let slots: u64 = segments.iter().map(|s| (s.spec.items() * s.spec.item_slots()) as u64).sum();
     let out: u64 = segments.iter().flat_map(|s| &s.stores).map(|s| cx.cols(*s) as u64).sum();
     Cost { weight_bytes, state_bytes: 0, act_bytes: 4 * (k_len as u64 + out), flops: 2 * slots * k_len as u64 }
-}
-
-/// Rows of the input as the inner loop reads them, and whether they were staged.
-fn input<'k>(
-    cx: &Context<'k, '_>,
-    grid: Id,
-    busy: V<'k, crate::kir::Pred>,
-) -> Result<(Ptr<'k, F32>, bool), Unsupported> {
-    let args = &cx.graph.node(grid).args;
-    match cx.graph.op(grid) {
-        Some(Op::Sweep(_) | Op::Matmul(_)) => Ok((cx.value(args[0]), false)),
-        Some(Op::SweepNorm(op)) => {
-            let n = cx.cols(grid) as u32;
-            let (from, to) = (cx.value::<F32>(args[0]), cx.scratch());
-            let gain = cx.vector(PackSpec::vector(n as usize), args[1]);
-            let rows = cx.rows();
-            cx.k.when(busy, || {
-                cx.k.range(0u32, rows, 1, (), |r, ()| {
-                    normalise(cx, from.at(r * n), gain, to.at(r * n), n, op.eps.get());
-                });
-            });
-            Ok((to, true))
-        }
-        _ => Err(Unsupported::new(cx.graph, grid, "expected `sweep` or `sweep_norm`: norms are not folded on a CPU")),
-    }
-}
-
-/// `to = from * rsqrt(mean(from^2) + eps) * gain` over one row of `n`.
-pub fn normalise<'k>(cx: &Context<'k, '_>, from: Ptr<'k, F32>, gain: Ptr<'k, F32>, to: Ptr<'k, F32>, n: u32, eps: f32) {
-    let k = cx.k;
-    let factor = (sum_of_squares(cx, from, n) * (1.0 / n as f32) + eps).rsqrt();
-    spans(k, n, &[8, 1], |i, lanes| {
-        to.at(i).store(from.at(i).load(lanes) * factor.splat(lanes) * gain.at(i).load(lanes));
-    });
 }
 
 /// Stores of equal accumulators become one segment.
@@ -150,7 +138,8 @@ fn layout(cx: &Context<'_, '_>, store: Id, accs: &[Id], order: RowOrder) -> Resu
     if weights.iter().any(|w| *w != weights[0]) {
         return refuse("the two weights of a gate differ in type".into());
     }
-    let Type::Tensor { rows: Rows::Fixed(rows), cols, elem: elem @ (Elem::Bf16 | Elem::F32), .. } = weights[0] else {
+    let Type::Tensor { rows: jet_ir::Rows::Fixed(rows), cols, elem: elem @ (Elem::Bf16 | Elem::F32), .. } = weights[0]
+    else {
         return refuse(format!("weights must be bf16 or f32, found {}", weights[0]));
     };
     if cx
@@ -175,25 +164,48 @@ struct Kernel<'a, 'k, 'g> {
     cx: &'a Context<'k, 'g>,
     segments: &'a [Segment],
     k_len: u32,
-    x: Ptr<'k, F32>,
+    x: Rows<'k>,
     tile: Ptr<'k, F32>,
     /// Elements between the rows of the tile.
     stride: u32,
+    /// Panels whose sums the tile holds at once, see [`Segment::group_items`].
+    group: u32,
 }
 
 impl<'k> Kernel<'_, 'k, '_> {
-    fn item(&self, item: V<'k, Index>) {
+    /// Rows of the tile.
+    fn most_rows(&self) -> u32 {
+        match self.x {
+            Rows::Floats(_) => most_rows(&self.cx.k.target) as u32,
+            Rows::Pairs(_) => dot::ROWS as u32,
+        }
+    }
+
+    /// Some items from `item` on, of one segment and before `end`; gives their number.
+    fn group(&self, item: V<'k, Index>, end: V<'k, Index>) -> V<'k, Index> {
         let (k, rows) = (self.cx.k, self.cx.rows());
         let weights = self.pick(item, &|s, local| self.weights(s).byte_offset(local * s.spec.item_bytes() as u32));
-        let panels = self.pick(item, &|s, _| (s.spec.item_panels() as u32).on(k));
-        let f32_panels = self.pick(item, &|s, _| u32::from(s.spec.elem == Elem::F32).on(k));
-        let most = most_rows(&k.target) as u32;
-        k.range(0u32, rows, most, (), |row, ()| {
-            let left = rows - row;
-            let here = left.imin(most);
-            self.sums(row, here, weights, panels, f32_panels);
-            k.range(0u32, here, 1, (), |r, ()| self.finish(item, row + r, self.tile.at(r * self.stride)));
+        let items = self.pick(item, &|s, local| {
+            let left = (s.spec.items() as u32).on(k) - local;
+            left.imin(s.group_items(self.group)).imin(end - item)
         });
+        let panels = self.pick(item, &|s, _| items * s.spec.item_panels() as u32);
+        let f32_panels = self.pick(item, &|s, _| u32::from(s.spec.elem == Elem::F32).on(k));
+        let most = self.most_rows();
+        k.range(0u32, rows, most, (), |row, ()| {
+            let here = (rows - row).imin(most);
+            match self.x {
+                Rows::Floats(x) => self.sums(x.at(row * self.k_len), here, weights, panels, f32_panels),
+                Rows::Pairs(x) => self.dots(x.at(row * self.pairs() * 2u32), here, weights.cast(), panels),
+            }
+            self.finish(item, items, row, here);
+        });
+        items
+    }
+
+    /// Pairs of steps of a sum.
+    fn pairs(&self) -> u32 {
+        self.k_len.div_ceil(2)
     }
 
     /// The value of `f` for the segment of `item`; `f` also gets the number of the item in its segment.
@@ -218,23 +230,23 @@ impl<'k> Kernel<'_, 'k, '_> {
         self.cx.weight(segment.spec, &sources)
     }
 
-    /// Fills the tile with the sums of `here` rows from `row` on.
+    /// Fills the tile with the sums of `here` rows.
     fn sums(
         &self,
-        row: V<'k, Index>,
+        x: Ptr<'k, F32>,
         here: V<'k, Index>,
         weights: Ptr<'k, F32>,
         panels: V<'k, Index>,
         f32_panels: V<'k, Index>,
     ) {
         let k = self.cx.k;
-        let x = self.x.at(row * self.k_len);
         let elems: Vec<Elem> =
             [Elem::Bf16, Elem::F32].into_iter().filter(|e| self.segments.iter().any(|s| s.spec.elem == *e)).collect();
         k.range(0u32, panels, 1, (), |p, ()| {
             let out = self.tile.at(p * PANEL as u32);
             let product = |elem: Elem| {
-                let panel = weights.byte_offset(p * (PANEL as u32 * self.k_len * elem.bytes() as u32));
+                let bytes = PackSpec { elem, ..self.segments[0].spec }.panel_bytes();
+                let panel = weights.byte_offset(p * bytes as u32);
                 let product = Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride };
                 product.emit_some(k, here, most_rows(&k.target));
             };
@@ -245,15 +257,42 @@ impl<'k> Kernel<'_, 'k, '_> {
         });
     }
 
-    /// The epilogue of one row of an item.
-    fn finish(&self, item: V<'k, Index>, row: V<'k, Index>, tile: Ptr<'k, F32>) {
+    /// The same for rows of pairs, two panels at a time where there are many rows.
+    fn dots(&self, x: Ptr<'k, Bf16>, here: V<'k, Index>, weights: Ptr<'k, Bf16>, panels: V<'k, Index>) {
+        let k = self.cx.k;
+        let panel_bytes = self.segments[0].spec.panel_bytes() as u32;
+        let some = |first: V<'k, Index>, together: usize| {
+            let (panel, out) = (weights.byte_offset(first * panel_bytes), self.tile.at(first * PANEL as u32));
+            let tile = DotProduct { panel, panel_bytes, x, pairs: self.pairs(), out, stride: self.stride };
+            cover(k, here, dot::ROWS, |row, rows| {
+                let (x, out) = (x.at(row * (2 * self.pairs())), out.at(row * self.stride));
+                DotProduct { x, out, ..tile }.emit(k, rows, together);
+            });
+        };
+        if self.group == 1 {
+            return k.range(0u32, panels, 1, (), |p, ()| some(p, 1));
+        }
+        let odd = panels % 2u32;
+        k.range(0u32, panels - odd, 2, (), |p, ()| some(p, 2));
+        k.when(odd.equals(1u32), || some(panels - 1u32, 1));
+    }
+
+    /// The epilogue of `here` rows of some items of one segment.
+    fn finish(&self, item: V<'k, Index>, items: V<'k, Index>, row: V<'k, Index>, here: V<'k, Index>) {
+        let k = self.cx.k;
         self.pick(item, &|segment, local| {
-            let leaf = |id: Id| {
-                let source = segment.accs.iter().position(|a| *a == id)?;
-                Some(self.accumulators(segment, source, local, tile))
-            };
-            let row = Row { cx: self.cx, row, leaf: &leaf };
-            segment.stores.iter().for_each(|s| row.store(*s));
+            k.range(0u32, items, 1, (), |i, ()| {
+                let tile = self.tile.at(i * segment.spec.item_slots() as u32);
+                k.range(0u32, here, 1, (), |r, ()| {
+                    let tile = tile.at(r * self.stride);
+                    let leaf = |id: Id| {
+                        let source = segment.accs.iter().position(|a| *a == id)?;
+                        Some(self.accumulators(segment, source, local + i, tile))
+                    };
+                    let row = Row { cx: self.cx, row: row + r, leaf: &leaf };
+                    segment.stores.iter().for_each(|s| row.store(*s));
+                });
+            });
         });
     }
 
@@ -262,41 +301,35 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (spec, k) = (segment.spec, self.cx.k);
         let lanes = spec.lanes() as u32;
         let guard = |col: V<'k, Index>, end: V<'k, Index>, needed: bool| Lanes { col, left: needed.then(|| end - col) };
-        let vectors = |n: u32| 0..n / 4;
+        let width = lanes.min(k.target.lanes.into());
         let rows = (spec.rows as u32).on(k);
         let ragged = spec.rows % lanes as usize != 0;
+        let places = || (0..lanes / width).map(|v| guard(local * lanes + width * v, rows, ragged)).collect();
         let vector = vector_like(&spec);
         let (places, offset, vector, first): (Vec<_>, _, _, _) = match spec.order {
-            RowOrder::Linear => {
-                let place = |v| guard(local * lanes + 4 * v, rows, ragged);
-                (vectors(lanes).map(place).collect(), 0, vector, local * lanes)
-            }
-            RowOrder::Gate => {
-                let place = |v| guard(local * lanes + 4 * v, rows, ragged);
-                let places = vectors(lanes).map(place).collect();
-                (places, source as u32 * lanes, PackSpec::vector(spec.rows), local * lanes)
-            }
-            RowOrder::Rope { head_dim } => (self.halves(head_dim, local), 0, vector, local * PANEL as u32),
+            RowOrder::Linear => (places(), 0, vector, local * lanes),
+            RowOrder::Gate => (places(), source as u32 * lanes, PackSpec::vector(spec.rows), local * lanes),
+            RowOrder::Rope { head_dim } => (self.halves(head_dim, local, width), 0, vector, local * PANEL as u32),
             RowOrder::Taps { .. } => (vec![], 0, vector, local * spec.item_slots() as u32),
         };
         let count = match spec.order {
-            RowOrder::Taps { taps } => taps as u32 * lanes / 4,
+            RowOrder::Taps { taps } => taps as u32 * lanes / width,
             _ => places.len() as u32,
         };
-        let vecs = (0..count).map(|v| tile.at(offset + 4 * v).load(4)).collect();
-        Fragment { vecs, domain: Domain { lanes: places, width: 4, vector, first } }
+        let vecs = (0..count).map(|v| tile.at(offset + width * v).load(width as u16)).collect();
+        Fragment { vecs, domain: Domain { lanes: places, width: width as u16, vector, first } }
     }
 
     /// Places of the vectors of a rope item: 8 columns of the low half of a head, then those of the high half.
-    fn halves(&self, head_dim: usize, local: V<'k, Index>) -> Vec<Lanes<'k>> {
+    fn halves(&self, head_dim: usize, local: V<'k, Index>, width: u32) -> Vec<Lanes<'k>> {
         let (half, lanes) = ((head_dim / 2) as u32, (PANEL / 2) as u32);
         let blocks = half.div_ceil(lanes);
         let (head, start) = (local / blocks, (local % blocks) * lanes);
         let place = |v: u32| {
-            let i = start + v % 2 * 4;
+            let i = start + v * width % lanes;
             let left = (half % lanes != 0).then(|| half.on(self.cx.k) - i);
-            Lanes { col: head * head_dim as u32 + i + v / 2 * half, left }
+            Lanes { col: head * head_dim as u32 + i + v * width / lanes * half, left }
         };
-        (0..4).map(place).collect()
+        (0..2 * lanes / width).map(place).collect()
     }
 }

@@ -1,13 +1,14 @@
 //! Ops in memory that no other kernel absorbed: norms and elementwise maps, one row (or one head of a row) at a time.
 
-use super::context::{Context, Cost, Scratch, Shape, Unsupported};
+use super::context::{Context, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::heads::Heads;
+use super::input::normalise;
 use super::lanes::{spans, sum_of_squares};
-use super::product::normalise;
 use crate::kir::{F32, Index, Items, V};
 use crate::pack::{PackSpec, RowOrder};
 use jet_ir::{Id, Op, Place};
+use jetbin::Cost;
 
 /// A kernel whose items are rows, or `per_row` parts of each row; `body` gets the row and the part.
 fn rows<'k>(

@@ -1,8 +1,10 @@
 //! The inner loop of products: a few rows of activations times one panel of weights, sums in registers.
 //!
-//! Six rows by half a panel, or up to three rows by a whole one: about twelve accumulators. Each sum is one chain over
-//! increasing `k`, whatever the number of rows, so that the bits of a row depend neither on the rows beside it nor on
-//! the phase. Targets with wide registers have a loop of their own, [`wide`].
+//! Six rows by half a panel, or up to three rows by a whole one: about twelve accumulators. Each sum is made of blocks of
+//! [`BLOCK`] steps, the even steps of a block and its odd ones, added in this order whatever the number of rows: so the bits
+//! of a row depend neither on the rows beside it nor on the phase, rounding errors grow with the number of blocks rather
+//! than of steps, and a single row has two chains for each sum. Targets with wide registers have a loop of their own,
+//! [`wide`].
 
 use super::wide;
 use crate::kir::{Bf16, Builder, F32, Index, Operand, Ptr, Tile, V, outer_product};
@@ -14,9 +16,11 @@ use jet_ir::Elem;
 const ROWS: usize = 6;
 /// Vectors of a panel.
 const VECTORS: u32 = PANEL as u32 / 4;
-/// Steps after which the halves of a panel take turns.
+/// Steps of a block of a sum: what they read of a panel stays in the first-level cache.
 const BLOCK: u32 = 256;
-/// Steps in one turn of the loop: one in each direction, see [`outer_product`].
+/// Chains of each sum in a block.
+const CHAINS: u32 = 2;
+/// Steps of a chain in one turn of the loop: one in each direction, see [`outer_product`].
 const STEPS: u32 = 2;
 
 /// Rows that one pass over a panel serves at most.
@@ -28,7 +32,7 @@ pub fn most_rows(target: &Target) -> usize {
 /// powers of two: few sizes, so that there is little code. `emit` gets the first row and the number of rows of a tile.
 pub fn cover<'k>(k: &'k Builder, rows: V<'k, Index>, most: usize, emit: impl Fn(V<'k, Index>, usize)) {
     let parts = || {
-        for bit in (0..most.ilog2() + 1).rev().map(|b| 1u32 << b).filter(|bit| (*bit as usize) < most) {
+        for bit in (0..=most.ilog2()).rev().map(|b| 1u32 << b).filter(|bit| (*bit as usize) < most) {
             k.when(0u32.on(k).lt(rows.and(bit)), || emit(rows - rows.and(2 * bit - 1), bit as usize));
         }
     };
@@ -50,7 +54,7 @@ fn vectors(rows: usize) -> u32 {
 pub struct Product<'k> {
     /// What the panel holds.
     pub elem: Elem,
-    /// `[k][16]`.
+    /// `[k][16]` of f32, or `[k / 2][16][2]` of bf16.
     pub panel: Ptr<'k, F32>,
     /// The rows, `k_len` apart.
     pub x: Ptr<'k, F32>,
@@ -85,39 +89,64 @@ impl<'k> Product<'k> {
     }
 
     /// `out[r][0..16] = sum_k x[r][k] panel[k][0..16]` for rows `0..rows`.
-    ///
-    /// Half panels take turns every [`BLOCK`] steps, their sums waiting in `out`: both halves of a cache line are used
-    /// soon after each other, and memory is read at an even pace.
     pub fn emit(&self, k: &'k Builder, rows: usize) {
         if is_wide(&k.target) {
             return wide::emit(self, k, rows);
         }
+        self.write(self.out, &zeros(k, rows, VECTORS));
+        let whole = self.k_len / (CHAINS * STEPS) * (CHAINS * STEPS);
         let vectors = vectors(rows);
-        if vectors == VECTORS {
-            let zeros = vec![vec![k.splat(0.0, 4); vectors as usize]; rows];
-            let sums = self.steps(k, self.panel, 0u32.on(k), self.k_len.on(k), zeros);
-            return self.write(self.out, &self.last(self.panel, sums));
-        }
-        let zeros = vec![vec![k.splat(0.0, 4); VECTORS as usize]; rows];
-        self.write(self.out, &zeros);
-        let whole = self.k_len / STEPS * STEPS;
-        let half = |part: V<'k, Index>| {
-            // a column of a step takes 4 bytes in f32; in bf16 it does together with the next step
-            (self.panel.at(part * (4 * vectors)), self.out.at(part * (4 * vectors)))
-        };
         k.range(0u32, whole, BLOCK, (), |from, ()| {
             let to = (from + BLOCK).imin(whole);
-            k.range(0u32, VECTORS / vectors, 1, (), |part, ()| {
-                let (panel, out) = half(part);
-                self.write(out, &self.steps(k, panel, from, to, self.read(out, rows, vectors)));
+            k.range(0u32, VECTORS, vectors, (), |first, ()| match rows {
+                1 => self.one_row(k, from, to),
+                _ => self.rows(k, (from, to), first, (rows, vectors)),
             });
         });
-        if whole < self.k_len {
-            k.range(0u32, VECTORS / vectors, 1, (), |part, ()| {
-                let (panel, out) = half(part);
-                self.write(out, &self.last(panel, self.read(out, rows, vectors)));
+        for step in 0..self.k_len - whole {
+            k.range(0u32, VECTORS, vectors, (), |first, ()| {
+                let (panel, out) = self.part(first);
+                self.write(out, &self.step(panel, whole.on(k), step, 0, self.read(out, rows, vectors)));
             });
         }
+    }
+
+    /// A block for several rows and the vectors from `first` on, one chain after the other. Half panels take turns, so that
+    /// both halves of a cache line are used soon after each other, and memory is read at an even pace.
+    fn rows(
+        &self,
+        k: &'k Builder,
+        (from, to): (V<'k, Index>, V<'k, Index>),
+        first: V<'k, Index>,
+        (rows, vectors): (usize, u32),
+    ) {
+        let (panel, out) = self.part(first);
+        for chain in 0..CHAINS {
+            let turn = |i, sums| (0..STEPS).fold(sums, |sums, u| self.step(panel, i, CHAINS * u + chain, u, sums));
+            self.add(out, &k.range(from, to, CHAINS * STEPS, zeros(k, rows, vectors), turn));
+        }
+    }
+
+    /// A block for one row, all chains at once: the four sums of a panel alone would wait for their own multiply-adds.
+    fn one_row(&self, k: &'k Builder, from: V<'k, Index>, to: V<'k, Index>) {
+        let chains = vec![zeros(k, 1, VECTORS); CHAINS as usize];
+        let turn = |i, chains: Vec<Tile<'k>>| {
+            (0..).zip(chains).map(|(chain, sums)| self.step(self.panel, i, chain, 0, sums)).collect()
+        };
+        let chains = k.range(from, to, CHAINS, chains, turn);
+        chains.iter().for_each(|sums| self.add(self.out, sums));
+    }
+
+    /// The panel and the sums from vector `first` on.
+    fn part(&self, first: V<'k, Index>) -> (Ptr<'k, F32>, Ptr<'k, F32>) {
+        // a step of a column takes 4 bytes in f32; in bf16 it does together with its partner
+        (self.panel.at(first * 4u32), self.out.at(first * 4u32))
+    }
+
+    fn add(&self, out: Ptr<'k, F32>, sums: &Tile<'k>) {
+        let before = self.read(out, sums.len(), sums[0].len() as u32);
+        let add = |(a, b): (&Vec<V<'k, F32>>, &Vec<V<'k, F32>>)| a.iter().zip(b).map(|(a, b)| *a + *b).collect();
+        self.write(out, &before.iter().zip(sums).map(add).collect());
     }
 
     fn read(&self, out: Ptr<'k, F32>, rows: usize, vectors: u32) -> Tile<'k> {
@@ -131,38 +160,24 @@ impl<'k> Product<'k> {
         }
     }
 
-    /// The steps `from..to`, as far as turns are whole.
-    fn steps(
-        &self,
-        k: &'k Builder,
-        panel: Ptr<'k, F32>,
-        from: V<'k, Index>,
-        to: V<'k, Index>,
-        sums: Tile<'k>,
-    ) -> Tile<'k> {
-        let to = to / STEPS * STEPS;
-        k.range(from, to, STEPS, sums, |i, sums| (0..STEPS).fold(sums, |sums, u| self.step(panel, i, u, sums)))
-    }
-
-    /// The last step, if their number is odd.
-    fn last(&self, panel: Ptr<'k, F32>, sums: Tile<'k>) -> Tile<'k> {
-        let whole = self.k_len / STEPS * STEPS;
-        if whole < self.k_len { self.step(panel, whole.on(sums[0][0].k), 0, sums) } else { sums }
-    }
-
-    /// Adds step `i + u` to the sums.
-    fn step(&self, panel: Ptr<'k, F32>, i: V<'k, Index>, u: u32, sums: Tile<'k>) -> Tile<'k> {
+    /// Adds step `i + offset`, where `i` is even, to the sums, walking the tile in the direction of `parity`.
+    fn step(&self, panel: Ptr<'k, F32>, i: V<'k, Index>, offset: u32, parity: u32, sums: Tile<'k>) -> Tile<'k> {
         let first = i.shift_left(4);
         let w = |v: u32| match self.elem {
-            // an odd step is the other half of what the even one before it has read
+            // an odd step is the other half of what the even one before it reads
             Elem::Bf16 => {
-                let (even, odd) = panel.cast::<Bf16>().at(first + 8 * v).load(8).widen_pairs();
-                if u == 0 { even } else { odd }
+                let pairs = panel.cast::<Bf16>().at(first + (offset / 2 * 2 * PANEL as u32 + 8 * v));
+                let (even, odd) = pairs.load(8).widen_pairs();
+                if offset.is_multiple_of(2) { even } else { odd }
             }
-            _ => panel.at(first + (u * PANEL as u32 + 4 * v)).load(4),
+            _ => panel.at(first + (offset * PANEL as u32 + 4 * v)).load(4),
         };
         let w: Vec<V<F32>> = (0..sums[0].len() as u32).map(w).collect();
-        let x = |r: usize| self.x.at(i + (r as u32 * self.k_len + u)).load_splat(4);
-        outer_product(u, x, &w, sums)
+        let x = |r: usize| self.x.at(i + (r as u32 * self.k_len + offset)).load_splat(4);
+        outer_product(parity, x, &w, sums)
     }
+}
+
+fn zeros(k: &Builder, rows: usize, vectors: u32) -> Tile<'_> {
+    vec![vec![k.splat(0.0, 4); vectors as usize]; rows]
 }

@@ -100,7 +100,11 @@ fn pairs_of_bf16_are_multiplied_and_summed(e: &Engine) {
         let want = |a: [usize; 2], b: usize| 0.5 + whole(a[0]) * whole(b) + whole(a[1]) * whole(b + 1);
         for i in 0..lanes {
             assert_eq!(y[i], want([2 * i, 2 * i + 1], 2 * lanes + 2 * i), "{n} lanes, sum {i}");
-            assert_eq!(y[lanes + i], want([4 * lanes, 4 * lanes + 1], 2 * lanes + 2 * i), "{n} lanes, sum {i} of a copy");
+            assert_eq!(
+                y[lanes + i],
+                want([4 * lanes, 4 * lanes + 1], 2 * lanes + 2 * i),
+                "{n} lanes, sum {i} of a copy"
+            );
         }
     }
 }

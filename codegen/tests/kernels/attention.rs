@@ -3,9 +3,9 @@
 use crate::harness::{Case, compile};
 use crate::product::{input, state};
 use crate::tolerance::ATTENTION;
-use jet_codegen::Phase;
 use jet_ir::ops::*;
 use jet_ir::{Graph, OutputKind, Rows};
+use jetbin::Phase;
 
 fn graph(kv_heads: usize, group: usize, head_dim: usize, window: usize) -> Graph {
     let mut g = Graph::new("attention");

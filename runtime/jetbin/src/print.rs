@@ -77,7 +77,7 @@ pub fn schedule<'a>(reader: &'a Reader<'_>, target: u32, program: &'a ProgramVie
             writeln!(f, "  ; {}", step.label)?;
             writeln!(
                 f,
-                "            weights {weight_bytes} B; a row: state {state_bytes} B, act {act_bytes} B, {flops} flop"
+                "            weights {weight_bytes} B; a sequence: state {state_bytes} B; a row: act {act_bytes} B, {flops} flop"
             )?;
         }
         Ok(())

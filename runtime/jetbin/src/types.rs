@@ -224,12 +224,12 @@ pub struct Step {
     pub label: String,
 }
 
-/// What a step moves and computes: the weights once a call, the rest once a row.
+/// What a step moves and computes: the weights once a call, states once a sequence, the rest once a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Bytes of weights, a call.
     pub weight_bytes: u64,
-    /// Bytes of state read and written, a row.
+    /// Bytes of state read and written, a sequence of the call: one in a prefill, a row in a decode.
     pub state_bytes: u64,
     /// Bytes of activations read and written, a row.
     pub act_bytes: u64,

@@ -3,7 +3,7 @@
 mod function;
 mod shape;
 
-use super::EmitError;
+use super::{EmitError, on_all_processors};
 use crate::{
     kir::Kernel,
     link::ALIGNMENT,
@@ -17,7 +17,6 @@ use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{Context, FinalizedMachReloc};
 use cranelift_module::{Linkage, Module, ModuleReloc};
 use cranelift_object::{ObjectBuilder, ObjectModule};
-use std::num::NonZero;
 
 fn refused(subject: &str) -> impl Fn(&dyn std::fmt::Debug) -> EmitError {
     move |e| EmitError { subject: subject.into(), message: format!("{e:?}") }
@@ -35,7 +34,8 @@ struct Code {
 /// If Cranelift refuses the target or a kernel.
 pub fn emit(kernels: &[Kernel], target: &Target) -> Result<Vec<u8>, EmitError> {
     let isa = instruction_set(target)?;
-    let codes = compile_all(kernels, &*isa)?;
+    let scratch = || Ok(FunctionBuilderContext::new());
+    let codes = on_all_processors(kernels, scratch, |scratch, k| compile_one(k, &*isa, scratch))?;
     let bug = refused(target.name);
     let builder = ObjectBuilder::new(isa, "kernels", cranelift_module::default_libcall_names());
     let mut module = ObjectModule::new(builder.map_err(|e| bug(&e))?);
@@ -75,26 +75,6 @@ fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, EmitError> {
         isa.enable(feature).map_err(|e| bug(&e))?;
     }
     isa.finish(settings::Flags::new(flags)).map_err(|e| bug(&e))
-}
-
-/// The kernels of each thread are its share in turn; the result does not depend on the number of threads.
-fn compile_all(kernels: &[Kernel], isa: &dyn TargetIsa) -> Result<Vec<Code>, EmitError> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(kernels.len()).max(1);
-    let share = |first: usize| {
-        let mut scratch = FunctionBuilderContext::new();
-        let mine = kernels.iter().enumerate().skip(first).step_by(threads);
-        mine.map(|(i, k)| Ok((i, compile_one(k, isa, &mut scratch)?))).collect::<Result<Vec<_>, EmitError>>()
-    };
-    let mut done = std::thread::scope(|s| {
-        let workers: Vec<_> = (1..threads).map(|first| s.spawn(move || share(first))).collect();
-        let mut done = share(0)?;
-        for w in workers {
-            done.extend(w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        }
-        Ok::<_, EmitError>(done)
-    })?;
-    done.sort_by_key(|(i, _)| *i);
-    Ok(done.into_iter().map(|(_, code)| code).collect())
 }
 
 fn function(kernel: &Kernel, isa: &dyn TargetIsa, scratch: &mut FunctionBuilderContext) -> Function {

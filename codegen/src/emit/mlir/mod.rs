@@ -3,7 +3,7 @@
 mod llvm;
 mod text;
 
-use super::EmitError;
+use super::{EmitError, on_all_processors};
 use crate::kir::Kernel;
 use llvm::Machine;
 use melior::Context;
@@ -12,7 +12,6 @@ use melior::ir::Module;
 use melior::pass::{PassManager, conversion};
 use melior::utility::register_all_llvm_translations;
 use std::cell::RefCell;
-use std::num::NonZero;
 use std::rc::Rc;
 pub use text::print;
 
@@ -21,22 +20,7 @@ pub use text::print;
 /// # Errors
 /// If LLVM refuses the target or a kernel.
 pub fn emit(kernels: &[Kernel], arch: &str, cpu: &str, features: &str) -> Result<Vec<Vec<u8>>, EmitError> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(kernels.len()).max(1);
-    let share = |first: usize| {
-        let compiler = Compiler::new(arch, cpu, features)?;
-        let mine = kernels.iter().enumerate().skip(first).step_by(threads);
-        mine.map(|(i, k)| Ok((i, compiler.object(k)?))).collect::<Result<Vec<_>, EmitError>>()
-    };
-    let mut done = std::thread::scope(|s| {
-        let workers: Vec<_> = (1..threads).map(|first| s.spawn(move || share(first))).collect();
-        let mut done = share(0)?;
-        for w in workers {
-            done.extend(w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        }
-        Ok::<_, EmitError>(done)
-    })?;
-    done.sort_by_key(|(i, _)| *i);
-    Ok(done.into_iter().map(|(_, object)| object).collect())
+    on_all_processors(kernels, || Compiler::new(arch, cpu, features), |compiler, k| compiler.object(k))
 }
 
 /// A context with the dialects that `text` uses; making one costs more than compiling a kernel.
