@@ -163,7 +163,7 @@ fn dynamic_convolution_of_every_width() {
     for taps in 1..=6 {
         for channels in [1, 8, 13, 32] {
             let mut g = Graph::new("conv");
-            let (h, v0) = (input(&mut g, "h", 20), input(&mut g, "v0", channels));
+            let (h, v0) = (input(&mut g, "x", 20), input(&mut g, "v0", channels));
             let ring = state(&mut g, "conv", Rows::Fixed(taps), channels);
             let grid = g.add(Sweep {}, &[h]).unwrap();
             let r = acc(&mut g, grid, "w2", channels * taps, Elem::Bf16);
@@ -175,7 +175,7 @@ fn dynamic_convolution_of_every_width() {
             let push = g.add(RingPush { taps }, &[ring, v0]).unwrap();
             g.output(OutputKind::Update, "conv", push);
             both(&g, &[1, 2, 3, 4, 5, 64], FUSED);
-            both_with(&g, &[1, 2, 3, 64], Activations::Bf16, ROUNDED);
+            both_with(&g, &[1, 2, 3, 64], Activations::Bf16, FUSED);
         }
     }
 }
