@@ -123,11 +123,18 @@ impl Drop for TensorWriter {
 }
 
 /// Writes the synthetic checkpoint of a configuration: `config.json` as it is, and all weights, in one file or, with
-/// `shard_bytes`, in several of about that size with an index.
+/// `shard_bytes`, in several of about that size with an index. `progress` hears of so many more bytes, of all that
+/// [`ModelConfig::tensors`] take.
 ///
 /// # Errors
 /// The configuration is unfit, or a file cannot be written.
-pub fn write_checkpoint(directory: &Path, config: &Path, seed: u64, shard_bytes: Option<u64>) -> Result<()> {
+pub fn write_checkpoint(
+    directory: &Path,
+    config: &Path,
+    seed: u64,
+    shard_bytes: Option<u64>,
+    progress: &dyn Fn(u64),
+) -> Result<()> {
     let text = json::read_file(config)?;
     let model = ModelConfig::parse(&text, &config.display().to_string())?;
     std::fs::create_dir_all(directory).map_err(|e| Problems::io(directory, "create", &e))?;
@@ -138,7 +145,7 @@ pub fn write_checkpoint(directory: &Path, config: &Path, seed: u64, shard_bytes:
             None => SINGLE_FILE.to_string(),
             Some(_) => format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len()),
         };
-        write_shard(&directory.join(&name), shard)?;
+        write_shard(&directory.join(&name), shard, progress)?;
         weight_map.extend(shard.iter().map(|(header, _)| (header.name.clone(), Value::from(name.as_str()))));
     }
     if shard_bytes.is_some() {
@@ -173,7 +180,7 @@ fn shards(model: &ModelConfig, seed: u64, shard_bytes: u64) -> Vec<Shard> {
     shards
 }
 
-fn write_shard(path: &Path, shard: &Shard) -> Result<()> {
+fn write_shard(path: &Path, shard: &Shard, progress: &dyn Fn(u64)) -> Result<()> {
     let mut writer = TensorWriter::create(path, shard.iter().map(|(header, _)| header.clone()).collect())?;
     let mut block = Vec::new();
     for (header, generator) in shard {
@@ -184,6 +191,7 @@ fn write_shard(path: &Path, shard: &Shard) -> Result<()> {
             generator.fill_bytes_parallel(done / header.dtype.bytes() as u64, &mut block);
             writer.append(&header.name, &block)?;
             done += block.len() as u64;
+            progress(block.len() as u64);
         }
     }
     writer.finish()

@@ -38,7 +38,7 @@ impl Fixture {
         let directory = TempDir::new().unwrap();
         let source = directory.path().join("source.json");
         std::fs::write(&source, small_config().to_string()).unwrap();
-        write_checkpoint(directory.path(), &source, 7, shard_bytes).unwrap();
+        write_checkpoint(directory.path(), &source, 7, shard_bytes, &|_| ()).unwrap();
         let config = ModelConfig::read(&directory.path().join("config.json")).unwrap();
         Fixture { directory, config }
     }
@@ -89,7 +89,7 @@ fn written_checkpoints_equal_the_golden_ones() {
         let meta: Value = serde_json::from_slice(&std::fs::read(golden(case).join("meta.json")).unwrap()).unwrap();
         assert_eq!(meta["seed"], seed, "{case}");
         let directory = TempDir::new().unwrap();
-        write_checkpoint(directory.path(), &golden(case).join("config.json"), seed, None).unwrap();
+        write_checkpoint(directory.path(), &golden(case).join("config.json"), seed, None, &|_| ()).unwrap();
         let ours = TensorFile::open(&directory.path().join(SINGLE_FILE)).unwrap();
         let theirs = TensorFile::open(&golden(case).join(SINGLE_FILE)).unwrap();
         assert_eq!(ours.names().len(), theirs.names().len());

@@ -6,6 +6,8 @@
 use crate::graph::{Graph, Id, Leaf, OutputKind};
 use crate::ops::Sort;
 use crate::types::Place;
+use petgraph::algo::tarjan_scc;
+use petgraph::graph::{DiGraph, NodeIndex};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One kernel of a fused graph.
@@ -143,19 +145,29 @@ fn connect(graph: &Graph, owner: &[Option<Id>], number: &BTreeMap<Id, usize>, gr
     }
 }
 
-fn launch_order(graph: &Graph, groups: Vec<Group>) -> Result<Vec<Group>, GroupError> {
-    let mut users: Vec<Vec<usize>> = vec![vec![]; groups.len()];
-    let mut waits: Vec<usize> = groups.iter().map(|g| g.after.len()).collect();
-    for group in &groups {
-        group.after.iter().for_each(|&a| users[a].push(group.id));
+/// Who waits for whom: an edge leads from a kernel to each that has to run after it; nodes are numbered as the kernels.
+pub fn dependencies(graph: &Graph, groups: &[Group]) -> DiGraph<String, ()> {
+    let mut waiting = DiGraph::new();
+    let nodes: Vec<_> = groups.iter().map(|g| waiting.add_node(describe(graph, g))).collect();
+    for group in groups {
+        for &earlier in &group.after {
+            waiting.add_edge(nodes[earlier], nodes[group.id], ());
+        }
     }
-    let sink = |g: usize| !groups[g].updates.is_empty() && users[g].is_empty();
+    waiting
+}
+
+fn launch_order(graph: &Graph, groups: Vec<Group>) -> Result<Vec<Group>, GroupError> {
+    let waiting = dependencies(graph, &groups);
+    let users = |g: usize| waiting.neighbors(NodeIndex::new(g)).map(NodeIndex::index);
+    let mut waits: Vec<usize> = groups.iter().map(|g| g.after.len()).collect();
+    let sink = |g: usize| !groups[g].updates.is_empty() && users(g).next().is_none();
     let mut ready: BTreeSet<(bool, usize)> =
         (0..groups.len()).filter(|g| waits[*g] == 0).map(|g| (!sink(g), g)).collect();
     let mut order = vec![];
     while let Some((_, g)) = ready.pop_first() {
         order.push(g);
-        for &user in &users[g] {
+        for user in users(g) {
             waits[user] -= 1;
             if waits[user] == 0 {
                 ready.insert((!sink(user), user));
@@ -163,8 +175,12 @@ fn launch_order(graph: &Graph, groups: Vec<Group>) -> Result<Vec<Group>, GroupEr
         }
     }
     if order.len() < groups.len() {
-        let stuck = groups.iter().filter(|g| !order.contains(&g.id));
-        let names: Vec<String> = stuck.map(|g| describe(graph, g)).collect();
+        // a kernel that waits for itself is a cycle of its own
+        let circle = |nodes: &Vec<NodeIndex>| nodes.len() > 1 || waiting.contains_edge(nodes[0], nodes[0]);
+        let stuck = tarjan_scc(&waiting).into_iter().find(circle).unwrap_or_default();
+        let mut stuck: Vec<usize> = stuck.into_iter().map(NodeIndex::index).collect();
+        stuck.sort_unstable();
+        let names: Vec<String> = stuck.iter().map(|&g| describe(graph, &groups[g])).collect();
         return Err(GroupError::Order(names.join("; ")));
     }
     let mut place = vec![0; groups.len()];

@@ -32,7 +32,10 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let parameters = ModelConfig::read(&source)?.parameter_count();
     let weights = args.output.join("model.safetensors");
     ensure!(!weights.exists(), "{}: exists already; expected a directory without weights", weights.display());
-    write_checkpoint(&args.output, &source, args.seed, None)?;
+    // nearly all tensors are bf16
+    let bar = output::progress(2 * parameters, output::Unit::Bytes).with_message("writing weights");
+    write_checkpoint(&args.output, &source, args.seed, None, &|bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
     let bytes = std::fs::metadata(&weights).with_context(|| format!("{}: cannot read", weights.display()))?.len();
     if args.json {
         output::json(&serde_json::json!({ "path": weights, "seed": args.seed, "parameters": parameters, "bytes": bytes }))?;

@@ -1,9 +1,10 @@
 //! `--dump DIR`: the IR of every phase, one file each.
 
 use anyhow::{Context, Result};
-use jet_ir::Graph;
+use jet_ir::{Graph, Group};
 use jet_passes::MemoryPlan;
 use jetbin::Phase;
+use petgraph::dot::{Config, Dot};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -32,12 +33,20 @@ impl Dump {
         std::fs::write(&path, content.to_string()).with_context(|| format!("{}: cannot write", path.display()))
     }
 
-    /// The fused graph and the memory plan of a phase.
+    /// The fused graph of a phase, which kernel waits for which (for Graphviz), and the memory plan.
     ///
     /// # Errors
     /// The file system.
-    pub fn phase(&self, target: &str, phase: Phase, graph: &Graph, memory: &MemoryPlan) -> Result<()> {
+    pub fn phase(
+        &self,
+        target: &str,
+        phase: Phase,
+        (graph, groups): (&Graph, &[Group]),
+        memory: &MemoryPlan,
+    ) -> Result<()> {
         self.write(&format!("{target}.{phase}.jir"), graph)?;
+        let kernels = jet_ir::dependencies(graph, groups).map(|_, kernel| kernel.clone(), |_, ()| "");
+        self.write(&format!("{target}.{phase}.dot"), &Dot::with_config(&kernels, &[Config::EdgeNoLabel]))?;
         self.write(&format!("{target}.{phase}.memory.txt"), memory)
     }
 

@@ -57,7 +57,7 @@ pub fn compile_target(
     let mut phases = vec![];
     for phase in [Phase::Prefill, Phase::Decode] {
         let selected = select_phase(model, target, phase).with_context(|| format!("{name}, {phase}"))?;
-        dump.phase(name, phase, &selected.graph, &selected.memory)?;
+        dump.phase(name, phase, (&selected.graph, &selected.groups), &selected.memory)?;
         phases.push(selected);
     }
     let mut distinct: Vec<&Built> = vec![];

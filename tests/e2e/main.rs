@@ -4,6 +4,7 @@ mod austen;
 mod command_line;
 mod golden;
 mod heavy;
+mod help;
 mod oracle;
 mod reproducible;
 mod support;
