@@ -3,6 +3,7 @@
 use super::{Outcome, output};
 use crate::compare::evaluated::Evaluated;
 use crate::compare::judge::Report;
+use crate::compare::tolerance::Tolerance;
 use crate::selftest;
 use anyhow::Context;
 use jet_frontend::ModelSpec;
@@ -12,9 +13,6 @@ use jet_runtime::{Model, Options, Session};
 use jetbin::SectionKind;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-
-/// Twice the tolerance of the official 4B model's golden values, which is the larger: two sides round here.
-const DEFAULT_TOLERANCE: f64 = 2e-4;
 
 const HELP: &str = "\
 Checks the hashes of header, tables, code and packed weights; then the artifact's code computes on this machine: the prompt
@@ -34,9 +32,9 @@ pub struct Args {
     /// The model.toml or directory that it was compiled from: compare with the reference evaluation
     #[arg(long, value_name = "SRC")]
     source: Option<PathBuf>,
-    /// Largest allowed relative L2 difference of a value
-    #[arg(long, value_name = "REL_L2", default_value_t = DEFAULT_TOLERANCE)]
-    tolerance: f64,
+    /// Largest allowed relative L2 difference of a value (default: 2e-4, with bf16 activations 0.189)
+    #[arg(long, value_name = "REL_L2")]
+    tolerance: Option<f64>,
     /// Threads; 0 means one for each core
     #[arg(short, long, default_value_t = 0)]
     threads: u32,
@@ -66,9 +64,10 @@ struct Verdict {
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let model = super::open(&args.artifact)?;
     let weights_problem = model.verify_weights().err().map(|e| e.to_string());
+    let tolerance = Tolerance::of_two_sides(&model, args.tolerance)?;
     let mut session = Session::new(&model, Options { threads: args.threads, sequences: 1 })?;
     let bar = output::progress(2 * selftest::steps(&session)? as u64, output::Unit::Items).with_message("self-test");
-    let prefill_against_decode = selftest::against_itself(&mut session, args.tolerance, &|| bar.inc(1))?;
+    let prefill_against_decode = selftest::against_itself(&mut session, tolerance, &|| bar.inc(1))?;
     let (mut source_problem, mut against_reference) = (None, None);
     if let Some(source) = &args.source {
         let spec = ModelSpec::open(source)?;
@@ -77,7 +76,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             let config = spec.read_config()?;
             let (weights, graph) = (spec.open_weights(&config)?, model_graph(&config, Elem::F32)?);
             let mut reference = Evaluated::new(&config, &graph, weights.as_ref(), 1);
-            against_reference = Some(selftest::against(&mut session, &mut reference, args.tolerance, &|| bar.inc(1))?);
+            against_reference = Some(selftest::against(&mut session, &mut reference, tolerance, &|| bar.inc(1))?);
         }
     }
     bar.finish_and_clear();
