@@ -2,8 +2,8 @@
 //! tiny case, in the file's chunks and in others.
 
 use jet_frontend::graph::model_graph;
-use jet_frontend::{Checkpoint, ModelConfig};
-use jet_ir::{Elem, Graph, read, verify};
+use jet_frontend::{Checkpoint, ModelConfig, WeightFormat};
+use jet_ir::{Graph, read, verify};
 use jet_passes::{Options, Phase, Roofline, ZEN4_2, extract, saturate};
 use jetc::compare::evaluated::Evaluated;
 use jetc::compare::feed::collect;
@@ -27,7 +27,7 @@ impl Golden {
     fn open(case: &'static str) -> Golden {
         let config = ModelConfig::read(&folder(case).join("config.json")).unwrap();
         let checkpoint = Checkpoint::open(&folder(case), &config).unwrap();
-        let graph = model_graph(&config, Elem::Bf16).unwrap();
+        let graph = model_graph(&config, WeightFormat::Bf16).unwrap();
         Golden { case, config, checkpoint, graph }
     }
 
@@ -106,7 +106,7 @@ cases! {
 fn whole_models_are_printed_and_read_back() {
     for case in ["tiny-b", "full-2b", "full-4b"] {
         let config = ModelConfig::read(&folder(case).join("config.json")).unwrap();
-        let graph = model_graph(&config, Elem::Bf16).unwrap();
+        let graph = model_graph(&config, WeightFormat::Bf16).unwrap();
         assert_eq!(read(case, &graph.to_string()).unwrap(), graph);
     }
 }

@@ -71,6 +71,7 @@ fn emit(kernels: &[Kernel], target: &Target) -> Result<CodeBlob, Error> {
             }
             Ok(blob)
         }
+        Backend::Ptx { version } => Ok(emit::ptx::emit(kernels, target.arch, version)?),
         #[cfg(not(feature = "mlir"))]
         Backend::Mlir { .. } => Err(Error::Backend(target.name)),
     }

@@ -4,6 +4,7 @@
 //! What no kernel can do is refused with the node and the reason.
 
 use crate::kernels::{self, Activations, Built, Context, Shape, Unsupported};
+use crate::kir::Cap;
 use crate::targets::Target;
 use jet_ir::ops::Sort;
 use jet_ir::{Graph, Group, Id, Op, Place};
@@ -37,6 +38,9 @@ fn one(cx: &Context<'_, '_>, group: &Group) -> Result<Shape, Unsupported> {
     let stores: Vec<Id> = group.nodes.iter().copied().filter(|n| ends_work(cx.graph, *n)).collect();
     let refuse = |reason: &str| Err(Unsupported::new(cx.graph, head, reason));
     let Some(op) = cx.graph.op(head) else { return refuse("a leaf is no work") };
+    if cx.k.target.has(Cap::Threads) {
+        return kernels::gpu(cx, head, &stores);
+    }
     match op {
         Op::Sweep(_) | Op::SweepNorm(_) | Op::SweepFold(_) | Op::SweepFoldMs(_) => kernels::product(cx, head, &stores),
         Op::Matmul(_) => kernels::product(cx, head, &[head]),

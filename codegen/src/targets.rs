@@ -7,7 +7,7 @@ use crate::kir::{Cap, Op};
 pub struct Target {
     /// What the command line and the artifact call it.
     pub name: &'static str,
-    /// The architecture, as `std::env::consts::ARCH` and both code generators spell it.
+    /// The architecture, as `std::env::consts::ARCH` and the code generator spell it.
     pub arch: &'static str,
     /// What makes its code.
     pub backend: Backend,
@@ -44,6 +44,11 @@ pub enum Backend {
         /// Features added to it (`+x`) and taken away (`-x`), separated by commas.
         features: &'static str,
     },
+    /// Text for NVIDIA GPUs; part of every build.
+    Ptx {
+        /// Version of the language.
+        version: &'static str,
+    },
 }
 
 impl Backend {
@@ -52,6 +57,7 @@ impl Backend {
         match self {
             Backend::Cranelift { .. } => "cranelift",
             Backend::Mlir { .. } => "mlir",
+            Backend::Ptx { .. } => "ptx",
         }
     }
 
@@ -65,7 +71,7 @@ impl Backend {
 
     /// Whether this build has it.
     pub fn is_built(&self) -> bool {
-        matches!(self, Backend::Cranelift { .. }) || cfg!(feature = "mlir")
+        !matches!(self, Backend::Mlir { .. }) || cfg!(feature = "mlir")
     }
 }
 
@@ -80,7 +86,7 @@ pub struct Cache {
     pub l3_bytes: u64,
 }
 
-/// Costs of one thread of a typical machine of a target.
+/// Costs of one thread of a typical machine of a target; of a GPU, of all of it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Cost {
     /// Reading weights from memory, in 1e9 bytes per second.
@@ -195,7 +201,7 @@ pub const TARGETS: &[Target] = &[
         lanes: 16,
         accumulators: 8,
         registers: 32,
-        caps: &[Cap::Fma, Cap::Bf16Round, Cap::Bf16Dot],
+        caps: &[Cap::Fma, Cap::Bf16Round, Cap::Bf16Dot, Cap::Int8Dot],
         cache: X86_CACHE,
         cost: Cost { dram_gbps: 27.0, cache_gbps: 100.0, gflops: 220.0, launch_us: 2.0 },
     },
@@ -225,6 +231,19 @@ pub const TARGETS: &[Target] = &[
         cache: ARM_CACHE,
         cost: Cost { dram_gbps: 25.0, cache_gbps: 80.0, gflops: 80.0, launch_us: 2.0 },
     },
+    Target {
+        name: "sm_80",
+        arch: "sm_80",
+        backend: Backend::Ptx { version: "7.8" },
+        requires: &[],
+        rank: 10,
+        lanes: 4,
+        accumulators: 8,
+        registers: 255,
+        caps: &[Cap::Fma, Cap::Bf16Round, Cap::Threads, Cap::Mma, Cap::AsyncCopy],
+        cache: Cache { l1_bytes: 192 << 10, l2_bytes: 40 << 20, l3_bytes: 40 << 20 },
+        cost: Cost { dram_gbps: 2000.0, cache_gbps: 5000.0, gflops: 300e3, launch_us: 2.5 },
+    },
 ];
 
 impl Target {
@@ -243,6 +262,11 @@ impl Target {
         self.arch == std::env::consts::ARCH && self.missing().is_empty()
     }
 
+    /// Whether its kernels are run by a GPU.
+    pub fn is_gpu(&self) -> bool {
+        self.has(Cap::Threads)
+    }
+
     /// Whether the machine can do `cap`.
     pub fn has(&self, cap: Cap) -> bool {
         self.caps.contains(&cap)
@@ -254,6 +278,7 @@ impl Target {
             Op::Scalar(s) => match self.backend {
                 Backend::Cranelift { .. } => s.in_cranelift(),
                 Backend::Mlir { .. } => s.mlir().is_some(),
+                Backend::Ptx { .. } => s.ptx().is_some(),
             },
             _ => true,
         };
@@ -297,7 +322,12 @@ pub fn host() -> Result<&'static Target, HostError> {
 /// If the machine is of another architecture, or lacks an instruction set.
 pub fn defaults(backend: Option<&str>) -> Result<Vec<&'static Target>, HostError> {
     let arch = std::env::consts::ARCH;
-    let ours = |t: &&Target| t.arch == arch && t.backend.is_built() && backend.is_none_or(|b| t.backend.name() == b);
+    let named = |t: &Target| backend.is_none_or(|b| t.backend.name() == b);
+    let ours = |t: &&Target| t.arch == arch && t.backend.is_built() && named(t);
+    if let Some(gpu) = TARGETS.iter().find(|t| backend.is_some() && t.is_gpu() && named(t)) {
+        // code for a GPU is made on any machine
+        return Ok(vec![gpu]);
+    }
     let floor = TARGETS.iter().filter(ours).min_by_key(|t| t.rank).ok_or(HostError::Architecture(arch))?;
     let best = TARGETS.iter().filter(ours).filter(|t| t.runs_here()).max_by_key(|t| t.rank);
     match best {
@@ -361,6 +391,7 @@ mod tests {
         let all = defaults(None).unwrap();
         assert_eq!((all[0], *all.last().unwrap()), (fastest, host().unwrap()));
         assert_eq!(defaults(Some("cranelift")).unwrap(), [host().unwrap()]);
+        assert_eq!(defaults(Some("ptx")).unwrap(), [Target::named("sm_80").unwrap()]);
         assert_eq!(defaults(Some("mlir")).is_ok(), cfg!(feature = "mlir"));
     }
 }

@@ -5,10 +5,11 @@
 //! - `// verify [target]`: what the verifier says, at its place in the file, or `ok`
 //! - `// legalise target`: the kernel in the vocabulary of the target
 //! - `// clif target`: the legalised kernel as Cranelift gets it
+//! - `// ptx target`: the text that is made of the legalised kernel
 
 use jet_codegen::emit::cranelift::clif;
 use jet_codegen::kir::{Fault, Place, legalise, parse, verify};
-use jet_codegen::{legal, targets::Target};
+use jet_codegen::{compile, legal, targets::Target};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::Path;
 
@@ -58,6 +59,7 @@ fn output(text: &str) -> Result<String, Failed> {
             Ok(legalise(&kernel, t).to_string())
         }
         ("clif", Some(t)) => Ok(clif(&legal(&kernel, t)?, t)?),
+        ("ptx", Some(t)) => Ok(String::from_utf8(compile(&[kernel], t)?.bytes)?),
         _ => Err(format!("found {action}, expected what to do in the first line").into()),
     }
 }

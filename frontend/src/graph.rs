@@ -5,6 +5,7 @@
 
 use crate::config::{JetConfig, LayerKind, ModelConfig};
 use crate::problem::{Problems, Result};
+use crate::spec::WeightFormat;
 use crate::tensors::{EMBEDDING, FINAL_NORM, LM_HEAD, layer_tensor};
 use jet_ir::ops::{
     Add, Argmax, Attention, Bias, DynamicConv, Embed, Exp, GatedDeltaRule, GatedNorm, Get0, Get1, KvAppend, L2Norm,
@@ -22,7 +23,7 @@ pub const HIDDEN: &str = "hidden";
 /// Epsilon of the l2 norms of queries and keys, fixed in the official kernels.
 const L2_EPS: f32 = 1e-6;
 
-/// The graph of a whole model. `elem` is the type of its matrices; vectors are f32.
+/// The graph of a whole model. `weights` says how its matrices are stored; vectors are f32.
 ///
 /// Inputs: [`TOKEN_IDS`], and [`ROPE`] if there is an attention layer. States of layer `l`: `layers.l.conv` and
 /// `layers.l.delta`, or `layers.l.keys` and `layers.l.values`, each with an update. Returns: `logits`, `argmax`.
@@ -31,8 +32,8 @@ const L2_EPS: f32 = 1e-6;
 ///
 /// # Errors
 /// Sizes that do not fit together, which [`ModelConfig::parse`] rules out.
-pub fn model_graph(config: &ModelConfig, elem: Elem) -> Result<Graph> {
-    let mut b = Builder::new(config, elem, "model");
+pub fn model_graph(config: &ModelConfig, weights: WeightFormat) -> Result<Graph> {
+    let mut b = Builder::new(config, weights, "model");
     let ids = b.leaf(Leaf::Input, TOKEN_IDS, Type::tensor(jet_ir::Place::Mem, Rows::Tokens, 1, Elem::I32))?;
     let table = b.weight(EMBEDDING)?;
     let mut hidden = b.op(Embed {}, &[table, ids])?;
@@ -58,8 +59,8 @@ pub fn model_graph(config: &ModelConfig, elem: Elem) -> Result<Graph> {
 ///
 /// # Errors
 /// As for [`model_graph`].
-pub fn layer_graph(config: &ModelConfig, layer: usize, elem: Elem) -> Result<Graph> {
-    let mut b = Builder::new(config, elem, "layer");
+pub fn layer_graph(config: &ModelConfig, layer: usize, weights: WeightFormat) -> Result<Graph> {
+    let mut b = Builder::new(config, weights, "layer");
     let hidden = b.leaf(Leaf::Input, HIDDEN, Type::mem(Rows::Tokens, config.hidden))?;
     let step = b.decoder_layer(layer, hidden)?;
     b.graph.output(OutputKind::Return, "mixer_out", step.mixer_out);
@@ -76,7 +77,7 @@ struct LayerValues {
 
 struct Builder<'a> {
     config: &'a ModelConfig,
-    elem: Elem,
+    weights: WeightFormat,
     shapes: HashMap<String, Vec<usize>>,
     graph: Graph,
     /// What is being built, for messages.
@@ -84,9 +85,9 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(config: &'a ModelConfig, elem: Elem, name: &str) -> Builder<'a> {
+    fn new(config: &'a ModelConfig, weights: WeightFormat, name: &str) -> Builder<'a> {
         let shapes = config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
-        Builder { config, elem, shapes, graph: Graph::new(name), scope: "model".to_string() }
+        Builder { config, weights, shapes, graph: Graph::new(name), scope: "model".to_string() }
     }
 
     fn op(&mut self, op: impl Into<Op>, args: &[Id]) -> Result<Id> {
@@ -99,7 +100,7 @@ impl<'a> Builder<'a> {
 
     fn weight(&mut self, name: &str) -> Result<Id> {
         let ty = match self.shapes.get(name).map(Vec::as_slice) {
-            Some(&[rows, columns]) => Type::weight(rows, columns, self.elem),
+            Some(&[rows, columns]) => Type::weight(rows, columns, self.weights.elem(name)),
             Some(&[columns]) => Type::weight(1, columns, Elem::F32),
             _ => return Err(Problems::one(name, "found no such matrix or vector in the model's tensors")),
         };

@@ -172,11 +172,8 @@ fn set_compile(options: &mut CompileOptions, key: &str, value: &Value) -> Set {
         "prefill_chunk" => options.prefill_chunk = Some(size(value)?),
         "activations" => options.activations = Some(text(value)?),
         "weights" => {
-            options.weights = Some(match value.as_str() {
-                Some("f32") => WeightFormat::F32,
-                Some("bf16") => WeightFormat::Bf16,
-                _ => return Err("\"f32\" or \"bf16\""),
-            });
+            let format = value.as_str().and_then(WeightFormat::named);
+            options.weights = Some(format.ok_or("\"f32\", \"bf16\", \"q8\" or \"q4\"")?);
         }
         "weights_file" => {
             options.weights_file = Some(match value.as_str() {

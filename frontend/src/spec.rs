@@ -6,7 +6,9 @@ use crate::generation::GenerationDefaults;
 use crate::model_toml;
 use crate::problem::{Problems, Result};
 use crate::sidecar::Sidecar;
+use crate::tensors::{EMBEDDING, LM_HEAD};
 use crate::weights::{SyntheticWeights, WeightSource};
+use jet_ir::Elem;
 use std::path::{Path, PathBuf};
 
 /// Where the weights come from.
@@ -28,6 +30,43 @@ pub enum WeightFormat {
     F32,
     /// As bf16.
     Bf16,
+    /// In 8 bits, but for the gates.
+    Q8,
+    /// In 4 bits, but for embedding, head and convolutions in 8 bits, and the gates.
+    Q4,
+}
+
+impl WeightFormat {
+    /// Every format, from the most bits to the fewest.
+    pub const ALL: [WeightFormat; 4] = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Q8, WeightFormat::Q4];
+
+    /// The name on the command line, in a model.toml and in a recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightFormat::F32 => "f32",
+            WeightFormat::Bf16 => "bf16",
+            WeightFormat::Q8 => "q8",
+            WeightFormat::Q4 => "q4",
+        }
+    }
+
+    /// The format called `name`.
+    pub fn named(name: &str) -> Option<WeightFormat> {
+        WeightFormat::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    /// How the matrix `tensor` is stored. The rows of a gate decide over whole heads and are few, so they keep their bits; what 4 bits
+    /// cost in the other exceptions is in `docs/notes/quantisation.md`.
+    pub fn elem(self, tensor: &str) -> Elem {
+        let is = |parts: &[&str]| parts.iter().any(|part| tensor.contains(part));
+        match self {
+            WeightFormat::F32 => Elem::F32,
+            WeightFormat::Bf16 => Elem::Bf16,
+            WeightFormat::Q8 | WeightFormat::Q4 if is(&[".a_proj.", ".b_proj."]) => Elem::Bf16,
+            WeightFormat::Q4 if !is(&[EMBEDDING, LM_HEAD, ".kernel_generator."]) => Elem::Q4,
+            WeightFormat::Q8 | WeightFormat::Q4 => Elem::Q8,
+        }
+    }
 }
 
 /// Where an artifact keeps its weights.

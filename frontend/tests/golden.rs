@@ -4,8 +4,8 @@ mod support;
 
 use jet_frontend::graph::{HIDDEN, layer_graph, model_graph};
 use jet_frontend::tensor_file::TensorFile;
-use jet_frontend::{Checkpoint, LayerKind, ModelConfig, SyntheticWeights, synth};
-use jet_ir::{Elem, Mat, Sequence};
+use jet_frontend::{Checkpoint, LayerKind, ModelConfig, SyntheticWeights, WeightFormat, synth};
+use jet_ir::{Mat, Sequence};
 use support::{Model, golden, golden_results, rel_l2, tolerance};
 
 /// Compares one key and remembers the worst deviation.
@@ -39,7 +39,7 @@ impl Check<'_> {
 /// All sequences of a case: prompt in the file's chunks, then greedy decoding with the golden ids.
 fn whole_model(case: &str) {
     let config = ModelConfig::read(&golden(case).join("config.json")).unwrap();
-    let graph = model_graph(&config, Elem::Bf16).unwrap();
+    let graph = model_graph(&config, WeightFormat::Bf16).unwrap();
     let model = Model::new(&config, graph, &Checkpoint::open(&golden(case), &config).unwrap());
     let mut check = Check::new(case);
     let has = |j: usize| check.io.entry(&format!("seq{j}.input_ids")).is_some();
@@ -141,7 +141,7 @@ whole_models! {
 /// The first `rows` rows of a decoder layer of 2B shape. Later rows add nothing for a causal layer but time.
 fn block(case: &str, rows: usize) {
     let config = ModelConfig::read(&golden(case).join("config.json")).unwrap();
-    let graph = layer_graph(&config, 0, Elem::Bf16).unwrap();
+    let graph = layer_graph(&config, 0, WeightFormat::Bf16).unwrap();
     let model = Model::new(&config, graph, &SyntheticWeights::new(&config, 21));
     let input = Mat { rows, cols: config.hidden, data: synth::input_rows(21, rows, config.hidden) };
     let results = model.run(&mut model.sequence(), HIDDEN, input);
@@ -174,7 +174,7 @@ fn block_2b_swa() {
 fn austen_jet() {
     let directory = golden("../../examples/austen-jet");
     let config = ModelConfig::read(&directory.join("config.json")).unwrap();
-    let graph = model_graph(&config, Elem::Bf16).unwrap();
+    let graph = model_graph(&config, WeightFormat::Bf16).unwrap();
     let model = Model::new(&config, graph, &Checkpoint::open(&directory, &config).unwrap());
     let reference = TensorFile::open(&directory.join("reference.safetensors")).unwrap();
     for prompt in 0..2 {

@@ -159,7 +159,7 @@ fn refusals() {
         ("targets = [1]", "targets: found [1], expected a list of target names".to_string()),
         ("backend = true", "backend: found true, expected a string that is not empty".to_string()),
         ("activations = 32", "activations: found 32, expected a string that is not empty".to_string()),
-        ("weights = \"int4\"", "weights: found \"int4\", expected \"f32\" or \"bf16\"".to_string()),
+        ("weights = \"int4\"", "weights: found \"int4\", expected \"f32\", \"bf16\", \"q8\" or \"q4\"".to_string()),
         ("weights_file = \"no\"", "weights_file: found \"no\", expected \"embed\" or \"external\"".to_string()),
     ] {
         let text = format!("[model]\nsource = \"a\"\n\n[compile]\n{line}\n");

@@ -12,6 +12,7 @@ pub mod group;
 mod lex;
 pub mod ops;
 pub mod parse;
+pub mod quant;
 pub mod text;
 pub mod types;
 pub mod value;

@@ -1,5 +1,6 @@
 //! Types of values: two-dimensional tensors that live somewhere, and the skeletons of kernels ("grids").
 
+use crate::quant::{Format, GROUP};
 use std::fmt;
 use std::str::FromStr;
 
@@ -14,11 +15,15 @@ pub enum Elem {
     F16,
     /// 32-bit signed integer: token ids and positions.
     I32,
+    /// 8-bit codes with a scale for each group of a row, see [`crate::quant`].
+    Q8,
+    /// 4-bit codes with a scale and a minimum for each group of a row, see [`crate::quant`].
+    Q4,
 }
 
 impl Elem {
     /// Every element type, in declaration order.
-    pub const ALL: [Elem; 4] = [Elem::F32, Elem::Bf16, Elem::F16, Elem::I32];
+    pub const ALL: [Elem; 6] = [Elem::F32, Elem::Bf16, Elem::F16, Elem::I32, Elem::Q8, Elem::Q4];
 
     /// The name in the text form.
     pub fn name(self) -> &'static str {
@@ -27,14 +32,17 @@ impl Elem {
             Elem::Bf16 => "bf16",
             Elem::F16 => "f16",
             Elem::I32 => "i32",
+            Elem::Q8 => "q8",
+            Elem::Q4 => "q4",
         }
     }
 
-    /// Size of one element in bytes.
-    pub fn bytes(self) -> usize {
-        match self {
-            Elem::F32 | Elem::I32 => 4,
-            Elem::Bf16 | Elem::F16 => 2,
+    /// Bytes of a row of `cols` elements.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        match (self, Format::of(self)) {
+            (_, Some(format)) => cols.div_ceil(GROUP) * format.group_bytes(),
+            (Elem::Bf16 | Elem::F16, None) => 2 * cols,
+            (_, None) => 4 * cols,
         }
     }
 }

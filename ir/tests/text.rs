@@ -51,7 +51,7 @@ fn errors_are_collected_but_follow_from_nothing() {
                 return %2 as \"y\n}\n";
     assert_eq!(
         messages(text),
-        "f:2:7: expected a type (f32, bf16, f16, i32), found `f33`\n\
+        "f:2:7: expected a type (f32, bf16, f16, i32, q8, q4), found `f33`\n\
          f:4:13: expected `,`, found `4`\n\
          f:5:16: expected a closing quote before the end of the line"
     );

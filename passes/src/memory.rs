@@ -125,7 +125,7 @@ fn buffer(
     let (Type::Tensor { rows: Rows::Tokens, cols, .. }, Some(elem)) = (ty, ty.elem()) else {
         return Err(MemoryError::Shape(value.0, ty));
     };
-    let row_bytes = (cols * elem.bytes()) as u64;
+    let row_bytes = elem.row_bytes(cols) as u64;
     let bytes = limit.checked_mul(row_bytes).filter(|b| *b < 1 << 62);
     let bytes = bytes.ok_or(MemoryError::TooLarge(value.0, limit, row_bytes))?.next_multiple_of(ALIGN);
     let readers = groups.iter().enumerate().filter(|(_, g)| g.inputs.contains(&value)).map(|(i, _)| i);

@@ -162,7 +162,8 @@ impl Roofline {
     }
 
     fn bytes(&self, ty: &Type) -> f64 {
-        self.elems(ty) * ty.elem().map_or(0, |e| e.bytes()) as f64
+        let (cols, elem) = (ty.cols(), ty.elem());
+        self.elems(ty) / cols.max(1) as f64 * elem.map_or(0, |e| e.row_bytes(cols)) as f64
     }
 
     /// Reading or writing: from cache when it fits.

@@ -57,7 +57,7 @@ fn is_state(graph: &Graph, id: Id) -> bool {
 }
 
 fn row_bytes(ty: Type) -> usize {
-    ty.cols() * ty.elem().map_or(0, |e| e.bytes())
+    ty.elem().map_or(0, |e| e.row_bytes(ty.cols()))
 }
 
 fn tensor_rows(rows: Rows, phase: &Phase) -> usize {

@@ -24,7 +24,7 @@ pub struct Args {
     artifact: PathBuf,
     /// Token ids and expected values
     reference: PathBuf,
-    /// Largest allowed relative L2 difference of a key (default: 1e-4, with bf16 activations 0.189)
+    /// Largest allowed relative L2 difference of a key (default: what the arithmetic of the artifact allows)
     #[arg(long, value_name = "REL_L2")]
     tolerance: Option<f64>,
     /// Write our values under the same keys, and the full logits

@@ -70,6 +70,10 @@ pub struct CompileArgs {
 enum Format {
     F32,
     Bf16,
+    /// 8 bits, with a scale for 64 columns of a row; gates stay bf16
+    Q8,
+    /// 4 bits, with scale and summand for 64 columns of a row; embedding, head and convolutions in 8 bits
+    Q4,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,6 +100,8 @@ impl CompileArgs {
                 weights: self.weights.map(|w| match w {
                     Format::F32 => WeightFormat::F32,
                     Format::Bf16 => WeightFormat::Bf16,
+                    Format::Q8 => WeightFormat::Q8,
+                    Format::Q4 => WeightFormat::Q4,
                 }),
                 weights_file: self.weights_file.map(|w| match w {
                     Place::Embed => WeightsFile::Embed,

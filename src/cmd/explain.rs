@@ -111,7 +111,7 @@ fn of_artifact(path: &Path) -> anyhow::Result<Subject> {
         Some(text) => serde_json::from_str(text).context("section recipe: not valid JSON")?,
         None => Value::Null,
     };
-    let weights = if recipe["compile"]["weights"] == "f32" { WeightFormat::F32 } else { WeightFormat::Bf16 };
+    let weights = recipe["compile"]["weights"].as_str().and_then(WeightFormat::named).unwrap_or(WeightFormat::Bf16);
     let limits =
         Limits { max_context: facts.max_context, max_batch: facts.max_batch, prefill_chunk: facts.prefill_chunk };
     let targets = reader.targets().iter().map(|t| t.name).collect();

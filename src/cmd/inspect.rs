@@ -5,6 +5,7 @@ use anyhow::Context;
 use jet_runtime::{Model, OpenOptions};
 use jetbin::{Phase, ProgramView, Reader, SectionKind, hex, print};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Show what an artifact holds: sections, recipe, targets, kernels, states, schedule and memory plan
@@ -90,7 +91,7 @@ fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {
         "limits     context {}, batch {}, prefill chunk {}",
         facts.max_context, facts.max_batch, facts.prefill_chunk
     );
-    println!("weights    {} in {} pieces", output::bytes(weights), reader.weights().len());
+    println!("weights    {} in {} pieces{}", output::bytes(weights), reader.weights().len(), by_type(reader));
     println!("states     {} a sequence", output::bytes(reader.slot_bytes()));
     for (index, target) in (0..).zip(reader.targets().iter()) {
         let (kernels, code) = (reader.kernels(index).len(), reader.code(index).len() as u64);
@@ -107,6 +108,14 @@ fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {
     }
     print!("\n{}", print::sections(reader));
     Ok(())
+}
+
+/// `: q4 1.2 GB, q8 0.2 GB`, if the weights are of several types.
+fn by_type(reader: &Reader<'_>) -> String {
+    let mut sizes = BTreeMap::new();
+    reader.weights().iter().for_each(|w| *sizes.entry(w.dtype).or_insert(0) += w.length);
+    let texts: Vec<_> = sizes.iter().map(|(dtype, bytes)| format!("{dtype} {}", output::bytes(*bytes))).collect();
+    if texts.len() > 1 { format!(": {}", texts.join(", ")) } else { String::new() }
 }
 
 fn everything(reader: &Reader<'_>) -> anyhow::Result<Value> {

@@ -3,14 +3,12 @@
 use super::{Outcome, output};
 use crate::compare::evaluated::Evaluated;
 use crate::compare::judge::Report;
-use crate::compare::tolerance::Tolerance;
+use crate::compare::tolerance::{self, Tolerance};
 use crate::selftest;
 use anyhow::Context;
-use jet_frontend::ModelSpec;
+use jet_frontend::{ModelSpec, WeightFormat};
 use jet_frontend::graph::model_graph;
-use jet_ir::Elem;
-use jet_runtime::{Model, Options, Session};
-use jetbin::SectionKind;
+use jet_runtime::{Options, Session};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +30,7 @@ pub struct Args {
     /// The model.toml or directory that it was compiled from: compare with the reference evaluation
     #[arg(long, value_name = "SRC")]
     source: Option<PathBuf>,
-    /// Largest allowed relative L2 difference of a value (default: 2e-4, with bf16 activations 0.189)
+    /// Largest allowed relative L2 difference of a value (default: what the arithmetic of the artifact allows)
     #[arg(long, value_name = "REL_L2")]
     tolerance: Option<f64>,
     /// Threads; 0 means one for each core
@@ -63,6 +61,7 @@ struct Verdict {
 /// If the artifact or the source cannot be used at all.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let model = super::open(&args.artifact)?;
+    let recipe = tolerance::recipe(&model)?;
     let weights_problem = model.verify_weights().err().map(|e| e.to_string());
     let tolerance = Tolerance::of_two_sides(&model, args.tolerance)?;
     let mut session = Session::new(&model, Options { threads: args.threads, sequences: 1 })?;
@@ -71,10 +70,12 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let (mut source_problem, mut against_reference) = (None, None);
     if let Some(source) = &args.source {
         let spec = ModelSpec::open(source)?;
-        source_problem = other_source(&model, &spec.config)?;
+        source_problem = other_source(&recipe, &spec.config)?;
         if source_problem.is_none() {
             let config = spec.read_config()?;
-            let (weights, graph) = (spec.open_weights(&config)?, model_graph(&config, Elem::F32)?);
+            let stored = recipe["compile"]["weights"].as_str().and_then(WeightFormat::named);
+            let stored = stored.context("section recipe: names no known format of weights")?;
+            let (weights, graph) = (spec.open_weights(&config)?, model_graph(&config, stored)?);
             let mut reference = Evaluated::new(&config, &graph, weights.as_ref(), 1);
             against_reference = Some(selftest::against(&mut session, &mut reference, tolerance, &|| bar.inc(1))?);
         }
@@ -92,11 +93,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 /// Why a configuration is not the one that the recipe names.
-fn other_source(model: &Model, config: &Path) -> anyhow::Result<Option<String>> {
-    let recipe: serde_json::Value = match model.reader().text(SectionKind::Recipe)? {
-        Some(text) => serde_json::from_str(text).context("section recipe: not valid JSON")?,
-        None => serde_json::Value::Null,
-    };
+fn other_source(recipe: &serde_json::Value, config: &Path) -> anyhow::Result<Option<String>> {
     let bytes = std::fs::read(config).with_context(|| format!("{}: cannot read", config.display()))?;
     let found = blake3::hash(&bytes).to_hex().to_string();
     let expected = recipe["source"]["config_blake3"].as_str().unwrap_or("none");

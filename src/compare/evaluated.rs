@@ -4,6 +4,7 @@ use super::feed::{Rows, Runner, Wanted};
 use anyhow::Context;
 use jet_frontend::graph::{ROPE, TOKEN_IDS};
 use jet_frontend::{LayerKind, ModelConfig, WeightSource};
+use jet_ir::quant::{Format, round_trip};
 use jet_ir::{Graph, Mat, Named, Results, Sequence, Type, rope_table};
 use jet_runtime::StateTensor;
 
@@ -48,7 +49,11 @@ impl Runner for Evaluated<'_> {
         let source = self.weights;
         let weight = |name: &str, ty: Type| {
             let data = source.read_all(name).map_err(|problems| problems.to_string())?;
-            Ok(Mat { rows: data.len() / ty.cols().max(1), cols: ty.cols(), data })
+            let mat = Mat { rows: data.len() / ty.cols().max(1), cols: ty.cols(), data };
+            match ty.elem().and_then(Format::of) {
+                Some(format) => round_trip(format, mat),
+                None => Ok(mat),
+            }
         };
         let position = self.sequence(slot)?.position();
         let mut inputs = Named::new();

@@ -1,5 +1,6 @@
 //! How far an artifact's values may be from those of a reference, and why.
 
+use crate::compile;
 use anyhow::Context;
 use jet_runtime::Model;
 use jetbin::SectionKind;
@@ -11,6 +12,9 @@ const F32: f64 = 1e-4;
 const F32_TWO_SIDES: f64 = 2e-4;
 /// bf16 activations: 1.5 times the distance of the official 2B model in bf16 from the same in f32.
 const BF16: f64 = 0.189;
+
+/// Activations quantised to bytes: each step of 1/127 is an error of 0.4 % of a product; layers add theirs.
+const BYTES: f64 = 5e-2;
 
 /// What is allowed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,7 +38,7 @@ impl Tolerance {
     /// # Errors
     /// A negative distance, or an artifact whose recipe cannot be read.
     pub fn of(model: &Model, asked: Option<f64>) -> anyhow::Result<Tolerance> {
-        Tolerance::choose(model, asked, F32)
+        Tolerance::choose(model, asked, F32, F32)
     }
 
     /// For values that are computed here too.
@@ -42,17 +46,30 @@ impl Tolerance {
     /// # Errors
     /// As for [`Tolerance::of`].
     pub fn of_two_sides(model: &Model, asked: Option<f64>) -> anyhow::Result<Tolerance> {
-        Tolerance::choose(model, asked, F32_TWO_SIDES)
+        Tolerance::choose(model, asked, F32_TWO_SIDES, BYTES)
     }
 
-    fn choose(model: &Model, asked: Option<f64>, f32: f64) -> anyhow::Result<Tolerance> {
+    fn choose(model: &Model, asked: Option<f64>, f32: f64, bytes: f64) -> anyhow::Result<Tolerance> {
         if let Some(asked) = asked {
             anyhow::ensure!(asked >= 0.0, "--tolerance: found {asked}, expected 0 or more");
         }
-        let text = model.reader().text(SectionKind::Recipe)?.unwrap_or("null");
-        let recipe: Value = serde_json::from_str(text).context("section recipe: not valid JSON")?;
-        let rounded = recipe["compile"]["activations"] == "bf16";
-        let default = if rounded { BF16 } else { f32 };
+        let recipe = &recipe(model)?["compile"];
+        let rounded = recipe["activations"] == "bf16";
+        let in_bytes = recipe["targets"][model.target() as usize]["quantised_products"] == compile::BYTES;
+        let default = match (rounded, in_bytes) {
+            (true, _) => BF16,
+            (false, true) => bytes,
+            (false, false) => f32,
+        };
         Ok(Tolerance { relative_l2: asked.unwrap_or(default), equal_ids: !rounded })
     }
+}
+
+/// What an artifact says of its making; null if nothing.
+///
+/// # Errors
+/// A damaged section.
+pub fn recipe(model: &Model) -> anyhow::Result<Value> {
+    let text = model.reader().text(SectionKind::Recipe)?.unwrap_or("null");
+    serde_json::from_str(text).context("section recipe: not valid JSON")
 }

@@ -14,15 +14,17 @@ mod target;
 mod weights;
 
 pub use options::{CompileRequest, ProgramSummary, Settings, Summary, TargetSummary, settle};
+pub use recipe::BYTES;
 pub use states::{Limits, SlotPlan, plan_slot};
 
 use anyhow::{Context, Result, bail};
 use dump::Dump;
 use jet_frontend::{ModelConfig, ModelSpec, Sidecar, WeightFormat, WeightSource, WeightsFile, graph};
-use jet_ir::{Elem, Graph, OutputKind};
+use jet_ir::{Graph, OutputKind};
 use jetbin::{Facts, SectionKind, Writer, WriterOptions};
 use std::time::Instant;
 use target::{Compiled, compile_target};
+pub use target::{Selected, select_phase};
 use weights::WeightTable;
 
 /// Hears how far a compilation is.
@@ -110,8 +112,7 @@ impl Model {
 /// # Errors
 /// Sizes that do not fit together.
 pub fn source_graph(config: &ModelConfig, weights: WeightFormat) -> Result<Graph> {
-    let elem = if weights == WeightFormat::F32 { Elem::F32 } else { Elem::Bf16 };
-    let mut graph = graph::model_graph(config, elem)?;
+    let mut graph = graph::model_graph(config, weights)?;
     // Read from the rows that the kernel of the logits stages: as an output it would keep the norm out of that kernel.
     graph.outputs.retain(|o| o.kind != OutputKind::Probe || o.name != "last_hidden");
     Ok(graph)

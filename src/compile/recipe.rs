@@ -5,8 +5,11 @@ use super::{Limits, Model};
 use anyhow::{Context, Result};
 use jet_codegen::Activations;
 use jet_codegen::targets::Target;
+use jet_frontend::tensors::{EMBEDDING, layer_tensor};
 use jet_frontend::{WeightFormat, WeightsAt, WeightsFile};
-use serde_json::json;
+use jet_ir::Elem;
+use jet_ir::quant::GROUP;
+use serde_json::{Value, json};
 
 /// The recipe of a model as JSON.
 ///
@@ -23,7 +26,10 @@ pub fn recipe(model: &Model) -> Result<String> {
     };
     let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
     let backend = |name: &str| Target::named(name).map(|t| t.backend.name());
-    let targets: Vec<_> = settings.targets.iter().map(|t| json!({ "name": t, "backend": backend(t) })).collect();
+    let quantised = matches!(settings.weights, WeightFormat::Q8 | WeightFormat::Q4);
+    let products = |name: &str| Target::named(name).filter(|_| quantised).map(quantised_products);
+    let target = |t: &String| json!({ "name": t, "backend": backend(t), "quantised_products": products(t) });
+    let targets: Vec<_> = settings.targets.iter().map(target).collect();
     let recipe = json!({
         "compiler": format!("jetc {}", env!("CARGO_PKG_VERSION")),
         "source": {
@@ -37,10 +43,32 @@ pub fn recipe(model: &Model) -> Result<String> {
             "max_batch": max_batch,
             "prefill_chunk": prefill_chunk,
             "activations": match settings.activations { Activations::F32 => "f32", Activations::Bf16 => "bf16" },
-            "weights": match settings.weights { WeightFormat::F32 => "f32", WeightFormat::Bf16 => "bf16" },
+            "weights": settings.weights.name(),
+            "quantisation": quantised.then(|| quantisation(settings.weights)),
             "weights_file": match settings.weights_file { WeightsFile::Embed => "embed", WeightsFile::External => "external" },
         },
         "parameters": model.config.parameter_count(),
     });
     Ok(serde_json::to_string_pretty(&recipe)?)
+}
+
+/// Products of quantised weights with bytes: activations are quantised too.
+pub const BYTES: &str = "bytes";
+
+/// What the products of quantised weights are made of on a target.
+fn quantised_products(target: &Target) -> &'static str {
+    if jet_codegen::multiplies_bytes(target) { BYTES } else { "f32" }
+}
+
+/// How the weights of a quantised format are stored, and which keep their bits.
+fn quantisation(format: WeightFormat) -> Value {
+    let named = |name: &str| format.elem(&layer_tensor(0, name)).name();
+    json!({
+        "columns_of_a_group": GROUP,
+        "matrices": named("mlp.down_proj.weight"),
+        "embedding_and_head": format.elem(EMBEDDING).name(),
+        "convolution_kernels": named("self_attn.dynamic_conv1d.kernel_generator.w2.weight"),
+        "gates": named("self_attn.a_proj.weight"),
+        "vectors": Elem::F32.name(),
+    })
 }

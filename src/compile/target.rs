@@ -8,8 +8,8 @@ use super::states::SlotPlan;
 use super::weights::WeightTable;
 use super::{Limits, Model};
 use anyhow::{Context, Result};
-use jet_codegen::Built;
 use jet_codegen::targets::Target;
+use jet_codegen::{Activations, Built};
 use jet_ir::{Graph, Group};
 use jet_passes::{MemoryPlan, RowLimits};
 use jetbin::{DeviceKind, KernelDesc, Phase, Program, TargetDesc};
@@ -32,12 +32,13 @@ pub struct Compiled {
 }
 
 /// A phase after fusion and selection.
-struct Selected {
+pub struct Selected {
     phase: Phase,
     rows: (u32, u32),
     graph: Graph,
     groups: Vec<Group>,
-    built: Vec<Built>,
+    /// The kernel of each group.
+    pub built: Vec<Built>,
     memory: MemoryPlan,
     summary: ProgramSummary,
 }
@@ -56,7 +57,9 @@ pub fn compile_target(
     let target = Target::named(name).with_context(|| format!("no target `{name}`"))?;
     let mut phases = vec![];
     for phase in [Phase::Prefill, Phase::Decode] {
-        let selected = select_phase(model, target, phase).with_context(|| format!("{name}, {phase}"))?;
+        let how = (phase, model.settings.activations);
+        let selected = select_phase(&model.graph, model.settings.limits, target, how)
+            .with_context(|| format!("{name}, {phase}"))?;
         dump.phase(name, phase, (&selected.graph, &selected.groups), &selected.memory)?;
         phases.push(selected);
     }
@@ -91,8 +94,8 @@ pub fn compile_target(
     };
     let desc = TargetDesc {
         name: name.to_string(),
-        device: DeviceKind::Cpu,
-        arch: target.arch.to_string(),
+        device: if target.is_gpu() { DeviceKind::Cuda } else { DeviceKind::Cpu },
+        arch: if target.is_gpu() { String::new() } else { target.arch.to_string() },
         features: target.requires.iter().map(ToString::to_string).collect(),
         rank: target.rank,
     };
@@ -107,19 +110,26 @@ fn rows(phase: Phase, limits: Limits) -> (u32, u32) {
     }
 }
 
-/// Fuses and selects one phase.
-fn select_phase(model: &Model, target: &Target, phase: Phase) -> Result<Selected> {
-    let limits = model.settings.limits;
+/// Fuses the graph of a model for one phase and selects its kernels.
+///
+/// # Errors
+/// A group without a kernel, or a defect of the compiler that a verifier found.
+pub fn select_phase(
+    graph: &Graph,
+    limits: Limits,
+    target: &Target,
+    (phase, activations): (Phase, Activations),
+) -> Result<Selected> {
     let rows = rows(phase, limits);
     let cost = price::cost_model(target, phase, limits);
-    let fused = jet_passes::fuse(&model.graph, &cost, &jet_passes::Options::default())?;
+    let fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
     jet_ir::verify(&fused.graph).context("fusion made an invalid graph, which is a defect of jetc")?;
     let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
     let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;
     jet_passes::validate(&fused.graph, &fused.groups, &memory).map_err(|faults| {
         anyhow::anyhow!("the memory plan is wrong, which is a defect of jetc:\n{}", faults.join("\n"))
     })?;
-    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase, model.settings.activations);
+    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase, activations);
     let built = fused.groups.iter().map(select).collect::<Result<Vec<_>, _>>()?;
     let report = &fused.report;
     let summary = ProgramSummary {

@@ -1,9 +1,10 @@
 //! Packed weights: which ones the kernels ask for, and their bytes, streamed into the artifact.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use jet_codegen::pack::PackSpec;
 use jet_frontend::weights::to_bf16;
 use jet_frontend::{WeightDtype, WeightSource};
+use jet_ir::quant::{Format, quantise};
 use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, Value};
 use jetbin::{DType, WeightDesc, Writer};
 use std::collections::HashMap;
@@ -102,7 +103,7 @@ impl<'s> WeightTable<'s> {
     /// A tensor that cannot be read, or the file system.
     pub fn write(&self, writer: &mut Writer, progress: &mut dyn FnMut(u64)) -> Result<()> {
         for packed in &self.packed {
-            let dtype = if packed.spec.elem == Elem::F32 { DType::F32 } else { DType::Bf16 };
+            let dtype = dtype(packed.spec.elem)?;
             let name = packed.terms.join(" | ");
             let desc = WeightDesc { name, dtype, layout: packed.spec.to_string(), sources: packed.tensors.clone() };
             writer.weight(&desc, |out| {
@@ -154,6 +155,9 @@ impl<'s> WeightTable<'s> {
                 to.copy_from_slice(&values[row].to_le_bytes());
                 Ok(())
             }
+            (Rows::Tensor(name), Elem::Q8 | Elem::Q4) => {
+                self.quantised_row(name, row, packed.spec.elem, &mut floats, to)
+            }
             (Rows::Tensor(name), Elem::Bf16) => self.bf16_row(name, row, &mut floats, &mut bits, to),
             (Rows::Tensor(name), _) => {
                 self.source.read_rows(name, row..row + 1, &mut floats)?;
@@ -161,6 +165,12 @@ impl<'s> WeightTable<'s> {
                 Ok(())
             }
         })
+    }
+
+    fn quantised_row(&self, name: &str, row: usize, elem: Elem, floats: &mut [f32], image: &mut [u8]) -> Result<()> {
+        let format = Format::of(elem).with_context(|| format!("{name}: {} is not quantised", elem.name()))?;
+        self.source.read_rows(name, row..row + 1, floats)?;
+        quantise(format, floats, image).map_err(|e| anyhow!("{name}: row {row}, {e}"))
     }
 
     fn bf16_row(&self, name: &str, row: usize, floats: &mut [f32], bits: &mut Vec<u16>, to: &mut [u8]) -> Result<()> {
@@ -175,6 +185,17 @@ impl<'s> WeightTable<'s> {
         }
         Ok(())
     }
+}
+
+/// What the artifact calls an element type.
+fn dtype(elem: Elem) -> Result<DType> {
+    Ok(match elem {
+        Elem::F32 => DType::F32,
+        Elem::Bf16 => DType::Bf16,
+        Elem::Q8 => DType::Q8,
+        Elem::Q4 => DType::Q4,
+        Elem::F16 | Elem::I32 => bail!("weights of {} cannot be stored, which is a defect of jetc", elem.name()),
+    })
 }
 
 fn copy<const N: usize>(from: impl Iterator<Item = [u8; N]>, to: &mut [u8]) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// What every crate may import of ours; the package `jetc` composes them all.
 const EDGES: &[(&str, &[&str])] = &[
     ("runtime/jetbin", &[]),
+    ("runtime/ptxsim", &[]),
     ("ir", &[]),
     ("frontend", &["jet-ir"]),
     ("passes", &["jet-ir"]),

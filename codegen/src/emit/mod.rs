@@ -3,6 +3,7 @@
 pub mod cranelift;
 #[cfg(feature = "mlir")]
 pub mod mlir;
+pub mod ptx;
 
 use crate::kir::Kernel;
 use std::num::NonZero;

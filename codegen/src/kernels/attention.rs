@@ -47,21 +47,8 @@ struct Work<'k> {
 
 /// The kernel of an attention grid with its stores.
 pub(crate) fn attention(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
-    let args = &cx.graph.node(grid).args;
-    let Some(Op::Attention(op)) = cx.graph.op(grid) else {
-        return Err(Unsupported::new(cx.graph, grid, "expected attention"));
-    };
-    let (q_cols, kv_cols) = (cx.cols(args[0]), cx.cols(args[1]));
-    let fits = |n: usize| u32::try_from(n).ok().filter(|n| *n < 1 << 24);
-    let (Some(head_dim), Some(group), Some(window)) =
-        (fits(op.head_dim), fits(q_cols / kv_cols), u32::try_from(op.window).ok())
-    else {
-        return Err(Unsupported::new(cx.graph, grid, "head_dim or window is too large"));
-    };
-    let kv_heads = (kv_cols / op.head_dim) as u32;
-    let (keys, values) = (cx.state_leaf(args[1])?, cx.state_leaf(args[2])?);
-    let a = Attention { cx, head_dim, window, group, kv_heads, query: args[0], keys, values };
-    let heads = Heads { cx, stores, cols: q_cols as u32, head_dim };
+    let a = Attention::new(cx, grid)?;
+    let heads = Heads { cx, stores, cols: a.kv_heads * a.group * a.head_dim, head_dim: a.head_dim };
     Ok(match cx.phase {
         Phase::Decode => streamed(&a, &heads),
         Phase::Prefill => tiled(&a, &heads),
@@ -74,6 +61,26 @@ fn streamed<'k>(a: &Attention<'_, 'k, '_>, heads: &Heads<'_, 'k, '_>) -> Shape {
     a.cx.k.range(begin, end, 1, (), |item, ()| a.item(heads, item / a.kv_heads, item % a.kv_heads));
     let fixed = 4 * u64::from(a.group) * u64::from(BLOCK + a.head_dim + 2);
     Shape { name: "attention_streamed", scratch: Scratch { fixed, per_row: 0 }, cost: a.cost() }
+}
+
+impl<'a, 'k, 'g> Attention<'a, 'k, 'g> {
+    /// Checks that the grid can be built.
+    pub fn new(cx: &'a Context<'k, 'g>, grid: Id) -> Result<Self, Unsupported> {
+        let args = &cx.graph.node(grid).args;
+        let Some(Op::Attention(op)) = cx.graph.op(grid) else {
+            return Err(Unsupported::new(cx.graph, grid, "expected attention"));
+        };
+        let (q_cols, kv_cols) = (cx.cols(args[0]), cx.cols(args[1]));
+        let fits = |n: usize| u32::try_from(n).ok().filter(|n| *n < 1 << 24);
+        let (Some(head_dim), Some(group), Some(window)) =
+            (fits(op.head_dim), fits(q_cols / kv_cols), u32::try_from(op.window).ok())
+        else {
+            return Err(Unsupported::new(cx.graph, grid, "head_dim or window is too large"));
+        };
+        let kv_heads = (kv_cols / op.head_dim) as u32;
+        let (keys, values) = (cx.state_leaf(args[1])?, cx.state_leaf(args[2])?);
+        Ok(Attention { cx, head_dim, window, group, kv_heads, query: args[0], keys, values })
+    }
 }
 
 impl<'k> Attention<'_, 'k, '_> {

@@ -182,7 +182,7 @@ impl<'k> Context<'k, '_> {
     /// The constant under its layout.
     pub fn unpacked(&self, id: Id) -> Id {
         match self.graph.op(id) {
-            Some(Op::PackPanel(_)) => self.graph.node(id).args[0],
+            Some(Op::PackPanel(_) | Op::PackFrag(_)) => self.graph.node(id).args[0],
             _ => id,
         }
     }
@@ -202,7 +202,7 @@ impl<'k> Context<'k, '_> {
     /// A state in the slot of `row`.
     pub fn state(&self, leaf: Id, row: V<'k, Index>) -> Ptr<'k, F32> {
         let stride = self.count(Binding::SlotStride);
-        self.pointer::<F32>(Binding::State(leaf), false).byte_offset(self.slot(row) * stride)
+        self.pointer::<F32>(Binding::State(leaf), false).strided(self.slot(row), stride)
     }
 
     /// Rows that a state has room for.

@@ -16,6 +16,14 @@ pub(super) struct Norm {
     scale: f32,
 }
 
+impl Norm {
+    /// What a vector with this sum of squares is multiplied by; a query is scaled too.
+    pub fn factor<'k>(&self, squares: V<'k, F32>, scaled: bool) -> V<'k, F32> {
+        let factor = (squares + self.eps).rsqrt();
+        if scaled { factor * self.scale } else { factor }
+    }
+}
+
 /// A delta grid, taken apart.
 pub(super) struct Delta<'a, 'k, 'g> {
     pub cx: &'a Context<'k, 'g>,
@@ -36,7 +44,7 @@ impl<'a, 'k, 'g> Delta<'a, 'k, 'g> {
         let norm = match cx.graph.op(grid) {
             Some(Op::GatedDeltaRule(_)) => None,
             Some(Op::DeltaL2(op)) => Some(Norm { eps: op.eps.get(), scale: op.scale.get() }),
-            _ => return Err(Unsupported::new(cx.graph, grid, "the convolution is a kernel of its own on a CPU")),
+            _ => return Err(Unsupported::new(cx.graph, grid, "the convolution is a kernel of its own")),
         };
         let args = &cx.graph.node(grid).args;
         let Type::Grid { kind: GridKind::Delta, state: (rows, cols), .. } = cx.graph.ty(grid) else {
@@ -74,10 +82,7 @@ impl<'a, 'k, 'g> Delta<'a, 'k, 'g> {
     /// `to = from`, normalised and scaled if the norms are inside.
     pub fn stage(&self, from: Ptr<'k, F32>, to: Ptr<'k, F32>, scaled: bool) {
         let (cx, k) = (self.cx, self.cx.k);
-        let factor = self.norm.map(|n| {
-            let factor = (sum_of_squares(cx, from, self.dk) + n.eps).rsqrt();
-            if scaled { factor * n.scale } else { factor }
-        });
+        let factor = self.norm.map(|n| n.factor(sum_of_squares(cx, from, self.dk), scaled));
         spans(k, self.dk, &[4, 1], |i, lanes| {
             let x = from.at(i).load(lanes);
             to.at(i).store(factor.map_or(x, |f| x * f.splat(lanes)));

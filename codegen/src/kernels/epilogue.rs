@@ -4,7 +4,7 @@
 use super::context::Context;
 use super::lanes::{load_lanes, store_lanes};
 use crate::kir::{F32, Index, Operand, Ptr, V};
-use crate::pack::{PackSpec, RowOrder};
+use crate::pack::{Form, PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Op, Place};
 use jetbin::Phase;
 
@@ -20,14 +20,24 @@ pub struct Lanes<'k> {
 /// The columns that a few vectors hold.
 #[derive(Clone)]
 pub struct Domain<'k> {
-    /// Each vector's place in a row of memory; empty while the taps of a convolution are apart.
+    /// Each vector's place in a row of memory; while the taps of a convolution are apart, the places of their sums, of
+    /// which there are fewer than vectors.
     pub lanes: Vec<Lanes<'k>>,
     /// Lanes of one vector.
     pub width: u16,
     /// The layout of a constant vector over these columns.
     pub vector: PackSpec,
-    /// Where the first of these columns is in that layout; the others follow without a gap.
+    /// Where the first of these columns is in that layout.
     pub first: V<'k, Index>,
+    /// Elements from one vector to the next in that layout.
+    pub step: u32,
+}
+
+impl Domain<'_> {
+    /// Whether the taps of a convolution are apart, so that the vectors are no columns of a tensor yet.
+    fn is_apart(&self) -> bool {
+        matches!(self.vector.order, RowOrder::Taps { .. })
+    }
 }
 
 /// Values of one row over a domain.
@@ -79,7 +89,7 @@ impl<'k> Row<'_, 'k, '_> {
     /// Stands in for a result that is thrown away.
     fn empty(&self) -> Fragment<'k> {
         let first = 0u32.on(self.cx.k);
-        let domain = Domain { lanes: vec![], width: 1, vector: PackSpec::vector(1), first };
+        let domain = Domain { lanes: vec![], width: 1, vector: PackSpec::vector(1), first, step: 1 };
         Fragment { vecs: vec![], domain }
     }
 
@@ -91,7 +101,7 @@ impl<'k> Row<'_, 'k, '_> {
     fn with_vector(&self, x: Id, vector: Id, f: impl Fn(V<'k, F32>, V<'k, F32>) -> V<'k, F32>) -> Fragment<'k> {
         let x = self.eval(x);
         let (base, width) = (self.cx.vector(x.domain.vector, vector), x.domain.width);
-        let part = |i: usize| base.at(x.domain.first + i as u32 * u32::from(width)).load(width);
+        let part = |i: usize| base.at(x.domain.first + i as u32 * x.domain.step).load(width);
         let vecs = x.vecs.iter().enumerate().map(|(i, v)| f(*v, part(i))).collect();
         Fragment { vecs, domain: x.domain }
     }
@@ -117,7 +127,7 @@ impl<'k> Row<'_, 'k, '_> {
 
     /// The columns of `like` of a tensor in memory.
     fn load(&self, id: Id, like: &Fragment<'k>) -> Vec<V<'k, F32>> {
-        if like.domain.lanes.is_empty() {
+        if like.domain.is_apart() {
             self.cx.refuse(id, "cannot be combined with the kernels of a convolution before their taps are summed");
         }
         let base = self.base(id);
@@ -157,19 +167,18 @@ impl<'k> Row<'_, 'k, '_> {
     fn dynamic_conv(&self, id: Id, taps: usize) -> Fragment<'k> {
         let (cx, args) = (self.cx, &self.cx.graph.node(id).args);
         let x = self.eval(args[0]);
-        let (channels, spec, width) = (cx.cols(args[1]), x.domain.vector, x.domain.width);
-        if spec.order != (RowOrder::Taps { taps }) {
+        let (channels, width) = (cx.cols(args[1]), x.domain.width);
+        if x.domain.vector.order != (RowOrder::Taps { taps }) {
             cx.refuse(id, "kernels are not laid out by taps");
             return self.empty();
         }
-        let col = x.domain.first / spec.item_slots() as u32 * spec.lanes() as u32;
-        let place = |i: usize| {
-            let col = col + (i * usize::from(width)) as u32;
-            Lanes { col, left: (channels % spec.lanes() != 0).then(|| (channels as u32).on(cx.k) - col) }
-        };
-        let lanes: Vec<_> = (0..spec.lanes() / usize::from(width)).map(place).collect();
+        let lanes = x.domain.lanes;
+        let first = lanes[0].col;
         let vecs = self.convolve(id, taps, &lanes, width, &|w, i| x.vecs[w * lanes.len() + i]);
-        Fragment { vecs, domain: Domain { lanes, width, vector: PackSpec::vector(channels), first: col } }
+        Fragment {
+            vecs,
+            domain: Domain { lanes, width, vector: PackSpec::vector(channels), first, step: width.into() },
+        }
     }
 
     /// The sums over taps; `kernel(w, i)` belongs to tap `w` of place `i`.
@@ -252,7 +261,7 @@ impl<'k> Row<'_, 'k, '_> {
     }
 
     fn write_at(&self, store: Id, f: Fragment<'k>, base: Ptr<'k, F32>) {
-        if f.domain.lanes.is_empty() {
+        if f.domain.is_apart() {
             self.cx.refuse(store, "kernels of a convolution are stored only after their taps are summed");
         }
         f.domain.lanes.iter().zip(&f.vecs).for_each(|(l, v)| store_lanes(base.at(l.col), *v, l.left));
@@ -261,5 +270,5 @@ impl<'k> Row<'_, 'k, '_> {
 
 /// The layout of an f32 vector that goes with a weight's rows.
 pub fn vector_like(spec: &PackSpec) -> PackSpec {
-    PackSpec { elem: Elem::F32, cols: 1, ..*spec }
+    PackSpec { form: Form::Panel, elem: Elem::F32, cols: 1, ..*spec }
 }

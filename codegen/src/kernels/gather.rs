@@ -3,9 +3,12 @@
 use super::context::{Context, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::lanes::spans;
+use super::product::packable;
+use super::quantised::Panel;
 use crate::kir::{Bf16, F32, I32, Index, Items, Operand, V};
-use crate::pack::{PANEL, PackSpec, RowOrder};
-use jet_ir::{Elem, Id, Rows, Type};
+use crate::pack::{Form, PACKED, PANEL, PackSpec, RowOrder};
+use jet_ir::quant::Format;
+use jet_ir::{Elem, Id};
 use jetbin::{Cost, Phase};
 
 /// Columns of an item of `ring_push`.
@@ -18,22 +21,21 @@ fn shape(name: &'static str, cost: Cost) -> Shape {
 /// Rows of the embedding table out of the panels of a product, so that a tied table is stored once.
 pub(crate) fn embed<'k>(cx: &Context<'k, '_>, id: Id) -> Result<Shape, Unsupported> {
     let args = &cx.graph.node(id).args;
-    let Type::Tensor { rows: Rows::Fixed(rows), cols, elem: elem @ (Elem::Bf16 | Elem::F32), .. } =
-        cx.graph.ty(args[0])
-    else {
-        return Err(Unsupported::new(
-            cx.graph,
-            id,
-            format!("a table must be bf16 or f32, found {}", cx.graph.ty(args[0])),
-        ));
+    let Some((rows, cols, elem)) = packable(cx.graph.ty(args[0])) else {
+        let (expected, found) = (PACKED.map(Elem::name).join(", "), cx.graph.ty(args[0]));
+        return Err(Unsupported::new(cx.graph, id, format!("a table must be one of {expected}, found {found}")));
     };
-    let spec = PackSpec { order: RowOrder::Linear, elem, rows, cols };
+    let spec = PackSpec { form: Form::Panel, order: RowOrder::Linear, elem, rows, cols };
     let (begin, end) = cx.item_range(Items { fixed: 1, per_row: true });
     let (table, k) = (cx.weight::<F32>(spec, &[args[0]]), cx.k);
     k.range(begin, end, 1, (), |row, ()| {
         let token = cx.value::<I32>(args[1]).at(row).load(1).to_index();
         let panel = table.byte_offset((token / PANEL as u32) * spec.item_bytes() as u32);
         let (slot, out) = (token % PANEL as u32, cx.value::<F32>(id).at(row * cols as u32));
+        if let format @ Some(_) = Format::of(elem) {
+            let slots = Panel { format, base: panel.cast().at(slot), k_len: cols as u32, lanes: 1, vectors: 1 };
+            return slots.walk(k, (), &|i, _, number, ()| out.at(i).store(number[0]));
+        }
         let one = |i: V<'k, Index>| match elem {
             // see `PackSpec::position`
             Elem::Bf16 => {
@@ -112,7 +114,8 @@ pub(crate) fn kv_append(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupport
         spans(k, cols as u32, &[16, 4, 1], |col, lanes| {
             let v = cx.value::<F32>(rows).at(row * cols as u32 + col).load(lanes);
             let place = vec![Lanes { col, left: None }];
-            let domain = Domain { lanes: place, width: lanes, vector: PackSpec::vector(cols), first: col };
+            let domain =
+                Domain { lanes: place, width: lanes, vector: PackSpec::vector(cols), first: col, step: lanes.into() };
             let leaf = |_: Id| Some(Fragment { vecs: vec![v], domain: domain.clone() });
             Row { cx, row, leaf: &leaf }.store(id);
         });

@@ -23,32 +23,49 @@ pub struct Heads<'a, 'k, 'g> {
 impl<'k> Heads<'_, 'k, '_> {
     /// Finishes one head of one row; `out(c, lanes)` gives its output from column `c` of the head on.
     pub fn finish(&self, row: V<'k, Index>, head: V<'k, Index>, out: &dyn Fn(V<'k, Index>, u16) -> V<'k, F32>) {
-        let graph = self.cx.graph;
-        for &store in self.stores.iter().filter(|s| !matches!(graph.op(**s), Some(Op::Get1(_)))) {
+        for store in self.stored() {
             let factor = self.gated_norm(store).map(|eps| self.norm_factor(eps, out));
             spans(self.cx.k, self.head_dim, &[8, 1], |c, lanes| {
-                let col = head * self.head_dim + c;
-                let vector = PackSpec::vector(self.cols as usize);
-                let place = vec![Lanes { col, left: None }];
-                let domain = Domain { lanes: place, width: lanes, vector, first: col };
-                let fragment = |v| Fragment { vecs: vec![v], domain: domain.clone() };
-                let leaf = |id: Id| match (graph.op(id), factor) {
-                    (Some(Op::Out(_)), _) => Some(fragment(out(c, lanes))),
-                    (Some(Op::GatedNorm(_)), Some(factor)) => {
-                        let args = &graph.node(id).args;
-                        let gain = self.cx.vector(PackSpec::vector(self.head_dim as usize), args[1]).at(c).load(lanes);
-                        let z = self.cx.value::<F32>(args[2]).at(row * self.cols + col).load(lanes);
-                        Some(fragment(out(c, lanes) * factor.splat(lanes) * gain * z.silu()))
-                    }
-                    _ => None,
-                };
-                let at = Row { cx: self.cx, row, leaf: &leaf };
-                match graph.op(store) {
-                    Some(Op::Get0(_)) => at.write(store, fragment(out(c, lanes))),
-                    Some(Op::GatedNorm(_)) => at.write(store, at.eval(store)),
-                    _ => at.store(store),
-                }
+                self.store_columns(store, (row, head, c), factor, out(c, lanes));
             });
+        }
+    }
+
+    /// Stores on a grid, without its second result.
+    pub fn stored(&self) -> impl Iterator<Item = Id> {
+        let graph = self.cx.graph;
+        self.stores.iter().copied().filter(|s| !matches!(graph.op(*s), Some(Op::Get1(_))))
+    }
+
+    /// `store` of the output `out` from column `c` of a head on; `factor` is that of its gated norm.
+    pub fn store_columns(
+        &self,
+        store: Id,
+        (row, head, c): (V<'k, Index>, V<'k, Index>, V<'k, Index>),
+        factor: Option<V<'k, F32>>,
+        out: V<'k, F32>,
+    ) {
+        let (graph, lanes) = (self.cx.graph, out.lanes());
+        let col = head * self.head_dim + c;
+        let vector = PackSpec::vector(self.cols as usize);
+        let place = vec![Lanes { col, left: None }];
+        let domain = Domain { lanes: place, width: lanes, vector, first: col, step: lanes.into() };
+        let fragment = |v| Fragment { vecs: vec![v], domain: domain.clone() };
+        let leaf = |id: Id| match (graph.op(id), factor) {
+            (Some(Op::Out(_)), _) => Some(fragment(out)),
+            (Some(Op::GatedNorm(_)), Some(factor)) => {
+                let args = &graph.node(id).args;
+                let gain = self.cx.vector(PackSpec::vector(self.head_dim as usize), args[1]).at(c).load(lanes);
+                let z = self.cx.value::<F32>(args[2]).at(row * self.cols + col).load(lanes);
+                Some(fragment(out * factor.splat(lanes) * gain * z.silu()))
+            }
+            _ => None,
+        };
+        let at = Row { cx: self.cx, row, leaf: &leaf };
+        match graph.op(store) {
+            Some(Op::Get0(_)) => at.write(store, fragment(out)),
+            Some(Op::GatedNorm(_)) => at.write(store, at.eval(store)),
+            _ => at.store(store),
         }
     }
 
@@ -66,7 +83,7 @@ impl<'k> Heads<'_, 'k, '_> {
     }
 
     /// The epsilon of a gated norm inside a stored expression.
-    fn gated_norm(&self, id: Id) -> Option<f32> {
+    pub fn gated_norm(&self, id: Id) -> Option<f32> {
         let (graph, args) = (self.cx.graph, &self.cx.graph.node(id).args);
         match graph.op(id)? {
             Op::GatedNorm(op) => {

@@ -1,4 +1,4 @@
-//! CPU kernels: what a fused group becomes.
+//! Kernels: what a fused group becomes. Those of CPUs are here, those of GPUs in `gpu`.
 //!
 //! Every kernel is a function from a group of the graph to a [`Built`]: code in the kernel IR, what its parameters
 //! mean, how many items of work it has and how much scratch memory a thread needs. A kernel covers a range of its items
@@ -13,10 +13,13 @@ mod dot;
 mod epilogue;
 mod flash;
 mod gather;
+mod gpu;
 mod heads;
 mod input;
+mod int8;
 mod lanes;
 mod product;
+mod quantised;
 mod rowwise;
 mod tile;
 mod wide;
@@ -26,6 +29,8 @@ pub use context::{Activations, Binding, Scratch, Unsupported};
 pub(crate) use context::{Context, Shape, build};
 pub(crate) use delta::delta;
 pub(crate) use gather::{argmax, embed, kv_append, ring_push};
+pub(crate) use gpu::gpu;
+pub use int8::is_for as multiplies_bytes;
 pub(crate) use product::product;
 pub(crate) use rowwise::{gated_norm, l2_norm, map, rms_norm, rope, row_ms};
 

@@ -3,25 +3,29 @@
 //! Items are the bundles of panels of all weights, in the order of their stores. Per item and tile of rows, the sums go
 //! through a small tile in scratch memory to the epilogue, so that an epilogue exists once and not for every tile
 //! shape. The weights of an item are read from memory once for all rows. With a norm in front, the first thing in
-//! scratch memory is the normalised input, row-major f32.
+//! scratch memory is the normalised input, row-major f32. Behind the tile lies what quantised weights need: a panel of
+//! numbers, or quantised rows of the input.
 
 use super::context::{Context, Scratch, Shape, Unsupported};
 use super::dot::{self, DotProduct};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::input::{Input, Rows};
+use super::int8;
+use super::quantised::{FEW, Panel};
 use super::tile::{Product, cover, most_rows};
-use crate::kir::{Bf16, F32, Index, Items, Operand, Ptr, V};
-use crate::pack::{PANEL, PackSpec, RowOrder};
+use crate::kir::{Bf16, Cap, F32, Index, Items, Operand, Ptr, V};
+use crate::pack::{Form, PACKED, PANEL, PackSpec, RowOrder};
 use crate::targets::Target;
+use jet_ir::quant::Format;
 use jet_ir::{Elem, Id, Op, Place, Type};
 use jetbin::{Cost, Phase};
 
 /// The outputs that come from one set of accumulators.
-struct Segment {
-    spec: PackSpec,
-    accs: Vec<Id>,
-    stores: Vec<Id>,
-    first_item: u32,
+pub(super) struct Segment {
+    pub spec: PackSpec,
+    pub accs: Vec<Id>,
+    pub stores: Vec<Id>,
+    pub first_item: u32,
 }
 
 impl Segment {
@@ -40,29 +44,41 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
     };
     let items: usize = segments.iter().map(|s| s.spec.items()).sum();
     let fixed = u32::try_from(items).map_err(|_| Unsupported::new(cx.graph, grid, "more than 2^32 items of work"))?;
-    let all_bf16 = segments.iter().all(|s| s.spec.elem == Elem::Bf16);
     let (begin, end) = cx.item_range(Items { fixed, per_row: false });
-    let input = Input::stage(cx, grid, all_bf16, begin.lt(end))?;
-    let group = match (cx.phase, input.rows) {
-        (Phase::Prefill, Rows::Pairs(_)) => group_panels(&cx.k.target, k_len),
-        _ => 1,
+    let all_bf16 = segments.iter().all(|s| s.spec.elem == Elem::Bf16);
+    let Input { rows: x, row_bytes } = Input::stage(cx, grid, all_bf16, begin.lt(end))?;
+    let (most, group) = match (x, cx.phase) {
+        (Rows::Floats(_), _) => (most_rows(&cx.k.target), 1),
+        (Rows::Pairs(_), Phase::Decode) => (dot::ROWS, 1),
+        (Rows::Pairs(_), Phase::Prefill) => (dot::ROWS, group_panels(&cx.k.target, k_len)),
     };
-    let most = segments.iter().map(|s| s.group_items(group) as usize * s.spec.item_slots()).max();
-    let stride = most.unwrap_or(PANEL) as u32;
-    let tile = cx.scratch().at(cx.rows() * (input.row_bytes / 4));
-    let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, x: input.rows, tile, stride, group };
+    let slots = segments.iter().map(|s| s.group_items(group) as usize * s.spec.item_slots());
+    let stride = slots.max().unwrap_or(PANEL) as u32;
+    let tile = cx.scratch().at(cx.rows() * (row_bytes / 4));
+    let tile_elems = stride * most as u32;
+    let mut scratch = Scratch { fixed: 4 * u64::from(tile_elems), per_row: row_bytes.into() };
+    let quantised = quantised(cx, &segments, tile.at(tile_elems), k_len, &mut scratch);
+    if let (Some(Quantised::Bytes(rows)), Rows::Floats(x)) = (quantised, x) {
+        cx.k.when(begin.lt(end), || rows.fill(cx, x, cx.rows(), k_len as u32));
+    }
+    let (k_len, most) = (k_len as u32, most as u32);
+    let kernel = Kernel { cx, segments: &segments, k_len, x, tile, stride, most, group, quantised };
     cx.k.range(begin, end, 1, begin, |item, next| {
         cx.k.choose(item.equals(next), || next + kernel.group(item, end), || next)
     });
-    let tile_bytes = 4 * u64::from(stride) * u64::from(kernel.most_rows());
-    let name = match (cx.phase, matches!(cx.graph.op(grid), Some(Op::SweepNorm(_)))) {
-        (Phase::Decode, true) => "norm_product_decode",
-        (Phase::Decode, false) => "product_decode",
-        (Phase::Prefill, true) => "norm_product_prefill",
-        (Phase::Prefill, false) => "product_prefill",
+    let staged = matches!(cx.graph.op(grid), Some(Op::SweepNorm(_)));
+    let bytes = matches!(quantised, Some(Quantised::Bytes(_)));
+    let name = match (cx.phase, staged, bytes) {
+        (Phase::Decode, true, false) => "norm_product_decode",
+        (Phase::Decode, false, false) => "product_decode",
+        (Phase::Prefill, true, false) => "norm_product_prefill",
+        (Phase::Prefill, false, false) => "product_prefill",
+        (Phase::Decode, true, true) => "norm_int8_product_decode",
+        (Phase::Decode, false, true) => "int8_product_decode",
+        (Phase::Prefill, true, true) => "norm_int8_product_prefill",
+        (Phase::Prefill, false, true) => "int8_product_prefill",
     };
-    let scratch = Scratch { fixed: tile_bytes, per_row: input.row_bytes.into() };
-    Ok(Shape { name, scratch, cost: cost(cx, &segments, k_len) })
+    Ok(Shape { name, scratch, cost: cost(cx, &segments, k_len as usize) })
 }
 
 /// Panels of bf16 that many rows take turns on, so that a tile of rows is read once for all of them: half of the
@@ -72,15 +88,41 @@ fn group_panels(target: &Target, k_len: usize) -> u32 {
     (panels.clamp(2, 8) / 2 * 2) as u32
 }
 
-fn cost(cx: &Context<'_, '_>, segments: &[Segment], k_len: usize) -> Cost {
+/// What a kernel with quantised weights keeps in scratch memory.
+#[derive(Clone, Copy)]
+enum Quantised<'k> {
+    /// The panels of an item as f32, if there are many rows.
+    Numbers(Ptr<'k, F32>),
+    /// The rows of the input, as bytes.
+    Bytes(int8::Rows<'k>),
+}
+
+/// Reserves room at `at`, the end of what `scratch` counts, if a weight is quantised.
+fn quantised<'k>(
+    cx: &Context<'k, '_>,
+    segments: &[Segment],
+    at: Ptr<'k, F32>,
+    k_len: usize,
+    scratch: &mut Scratch,
+) -> Option<Quantised<'k>> {
+    let panels = segments.iter().filter(|s| Format::of(s.spec.elem).is_some()).map(|s| s.spec.item_panels()).max()?;
+    if int8::is_for(&cx.k.target) {
+        scratch.per_row += int8::row_bytes(k_len);
+        return Some(Quantised::Bytes(int8::Rows::at(at, cx.rows(), k_len as u32)));
+    }
+    scratch.fixed += (4 * PANEL * k_len * panels) as u64;
+    Some(Quantised::Numbers(at))
+}
+
+pub(super) fn cost(cx: &Context<'_, '_>, segments: &[Segment], k_len: usize) -> Cost {
     let weight_bytes = segments.iter().map(|s| s.spec.bytes() as u64).sum();
     let slots: u64 = segments.iter().map(|s| (s.spec.items() * s.spec.item_slots()) as u64).sum();
     let out: u64 = segments.iter().flat_map(|s| &s.stores).map(|s| cx.cols(*s) as u64).sum();
     Cost { weight_bytes, state_bytes: 0, act_bytes: 4 * (k_len as u64 + out), flops: 2 * slots * k_len as u64 }
 }
 
-/// Stores of equal accumulators become one segment.
-fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segment>, Unsupported> {
+/// What the stores of a grid need, in their order; stores of equal accumulators become one segment.
+pub(super) fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segment>, Unsupported> {
     let mut all: Vec<Segment> = vec![];
     let mut first_item = 0u32;
     for &store in stores {
@@ -138,25 +180,41 @@ fn layout(cx: &Context<'_, '_>, store: Id, accs: &[Id], order: RowOrder) -> Resu
     if weights.iter().any(|w| *w != weights[0]) {
         return refuse("the two weights of a gate differ in type".into());
     }
-    let Type::Tensor { rows: jet_ir::Rows::Fixed(rows), cols, elem: elem @ (Elem::Bf16 | Elem::F32), .. } = weights[0]
-    else {
-        return refuse(format!("weights must be bf16 or f32, found {}", weights[0]));
+    let Some((rows, cols, elem)) = packable(weights[0]) else {
+        return refuse(format!("weights must be one of {}, found {}", PACKED.map(Elem::name).join(", "), weights[0]));
     };
-    if cx
-        .graph
-        .node(accs[0])
-        .args
-        .get(1)
-        .and_then(|w| cx.graph.op(*w))
-        .is_some_and(|op| matches!(op, Op::PackFrag(_) | Op::PackTile(_)))
-    {
-        return refuse("weights of CPU kernels are packed in panels".into());
+    let form = if cx.k.target.has(Cap::Mma) { Form::Fragment } else { Form::Panel };
+    let packed = cx.graph.node(accs[0]).args.get(1).and_then(|w| cx.graph.op(*w));
+    match (packed, form) {
+        (Some(Op::PackFrag(_) | Op::PackTile(_)), Form::Panel) => {
+            return refuse("weights of CPU kernels are packed in panels".into());
+        }
+        (Some(Op::PackPanel(_) | Op::PackTile(_)), Form::Fragment) => {
+            return refuse("weights of GPU kernels are packed in fragments".into());
+        }
+        (_, Form::Fragment) if elem != Elem::Bf16 => {
+            return refuse(format!(
+                "weights of GPU products must be bf16, found {}; `--weights bf16` rounds them",
+                elem.name()
+            ));
+        }
+        _ => {}
     }
     let fits = rows.checked_mul(cols).is_some_and(|n| n < 1 << 40) && PANEL * cols < 1 << 28;
     if !fits {
         refuse(format!("a weight of {rows} by {cols} is too large"))
     } else {
-        Ok(PackSpec { order, elem, rows, cols })
+        Ok(PackSpec { form, order, elem, rows, cols })
+    }
+}
+
+/// Rows, columns and elements of a weight that panels can hold.
+pub fn packable(weight: Type) -> Option<(usize, usize, Elem)> {
+    match weight {
+        Type::Tensor { rows: jet_ir::Rows::Fixed(rows), cols, elem, .. } if PACKED.contains(&elem) => {
+            Some((rows, cols, elem))
+        }
+        _ => None,
     }
 }
 
@@ -168,37 +226,47 @@ struct Kernel<'a, 'k, 'g> {
     tile: Ptr<'k, F32>,
     /// Elements between the rows of the tile.
     stride: u32,
+    /// Rows of the tile.
+    most: u32,
     /// Panels whose sums the tile holds at once, see [`Segment::group_items`].
     group: u32,
+    quantised: Option<Quantised<'k>>,
+}
+
+/// The panels of an item, or of several items of one segment.
+#[derive(Clone, Copy)]
+struct Item<'k> {
+    weights: Ptr<'k, F32>,
+    panels: V<'k, Index>,
+    /// Which of the kernel's element types.
+    elem: V<'k, Index>,
 }
 
 impl<'k> Kernel<'_, 'k, '_> {
-    /// Rows of the tile.
-    fn most_rows(&self) -> u32 {
-        match self.x {
-            Rows::Floats(_) => most_rows(&self.cx.k.target) as u32,
-            Rows::Pairs(_) => dot::ROWS as u32,
-        }
-    }
-
     /// Some items from `item` on, of one segment and before `end`; gives their number.
     fn group(&self, item: V<'k, Index>, end: V<'k, Index>) -> V<'k, Index> {
         let (k, rows) = (self.cx.k, self.cx.rows());
-        let weights = self.pick(item, &|s, local| self.weights(s).byte_offset(local * s.spec.item_bytes() as u32));
+        let elems = self.elems();
+        let number = |s: &Segment| elems.iter().position(|e| *e == s.spec.elem).unwrap_or(0) as u32;
         let items = self.pick(item, &|s, local| {
             let left = (s.spec.items() as u32).on(k) - local;
             left.imin(s.group_items(self.group)).imin(end - item)
         });
-        let panels = self.pick(item, &|s, _| items * s.spec.item_panels() as u32);
-        let f32_panels = self.pick(item, &|s, _| u32::from(s.spec.elem == Elem::F32).on(k));
-        let most = self.most_rows();
-        k.range(0u32, rows, most, (), |row, ()| {
-            let here = (rows - row).imin(most);
+        let panels = Item {
+            weights: self.pick(item, &|s, local| self.weights(s).byte_offset(local * s.spec.item_bytes() as u32)),
+            panels: self.pick(item, &|s, _| items * s.spec.item_panels() as u32),
+            elem: self.pick(item, &|s, _| number(s).on(k)),
+        };
+        if let Some(Quantised::Numbers(to)) = self.quantised {
+            k.when((FEW as u32).on(k).lt(rows), || self.unpack(panels, to));
+        }
+        k.range(0u32, rows, self.most, (), |row, ()| {
+            let here = (rows - row).imin(self.most);
             match self.x {
-                Rows::Floats(x) => self.sums(x.at(row * self.k_len), here, weights, panels, f32_panels),
-                Rows::Pairs(x) => self.dots(x.at(row * self.pairs() * 2u32), here, weights.cast(), panels),
+                Rows::Floats(x) => self.sums(x, row, here, panels),
+                Rows::Pairs(x) => self.dots(x.at(row * (2 * self.pairs())), here, panels),
             }
-            self.finish(item, items, row, here);
+            self.finish((item, items), row, here);
         });
         items
     }
@@ -206,6 +274,41 @@ impl<'k> Kernel<'_, 'k, '_> {
     /// Pairs of steps of a sum.
     fn pairs(&self) -> u32 {
         self.k_len.div_ceil(2)
+    }
+
+    /// The element types of the weights, each once.
+    fn elems(&self) -> Vec<Elem> {
+        PACKED.into_iter().filter(|e| self.segments.iter().any(|s| s.spec.elem == *e)).collect()
+    }
+
+    /// Builds `f` for the element type of an item.
+    fn by_elem(&self, item: Item<'k>, f: &dyn Fn(Elem)) {
+        fn from<'k>(k: &'k crate::kir::Builder, item: Item<'k>, elems: &[Elem], first: u32, f: &dyn Fn(Elem)) {
+            match elems {
+                [] => {}
+                [one] => f(*one),
+                [one, rest @ ..] => k.choose(item.elem.equals(first), || f(*one), || from(k, item, rest, first + 1, f)),
+            }
+        }
+        from(self.cx.k, item, &self.elems(), 0, f);
+    }
+
+    /// Panel `p` of an item with weights of type `elem`.
+    fn panel(&self, item: Item<'k>, p: V<'k, Index>, elem: Elem) -> Ptr<'k, F32> {
+        let bytes = PackSpec { elem, ..self.segments[0].spec }.panel_bytes();
+        item.weights.byte_offset(p * bytes as u32)
+    }
+
+    /// The numbers of an item's panels, if they are quantised.
+    fn unpack(&self, item: Item<'k>, to: Ptr<'k, F32>) {
+        let k = self.cx.k;
+        self.by_elem(item, &|elem| {
+            let Some(format) = Format::of(elem) else { return };
+            k.range(0u32, item.panels, 1, (), |p, ()| {
+                let panel = Panel::whole(k, Some(format), self.panel(item, p, elem).cast(), self.k_len);
+                panel.unpack(k, to.at(p * (PANEL as u32 * self.k_len)));
+            });
+        });
     }
 
     /// The value of `f` for the segment of `item`; `f` also gets the number of the item in its segment.
@@ -230,64 +333,67 @@ impl<'k> Kernel<'_, 'k, '_> {
         self.cx.weight(segment.spec, &sources)
     }
 
-    /// Fills the tile with the sums of `here` rows.
-    fn sums(
-        &self,
-        x: Ptr<'k, F32>,
-        here: V<'k, Index>,
-        weights: Ptr<'k, F32>,
-        panels: V<'k, Index>,
-        f32_panels: V<'k, Index>,
-    ) {
-        let k = self.cx.k;
-        let elems: Vec<Elem> =
-            [Elem::Bf16, Elem::F32].into_iter().filter(|e| self.segments.iter().any(|s| s.spec.elem == *e)).collect();
-        k.range(0u32, panels, 1, (), |p, ()| {
+    /// Fills the tile with the sums of `here` rows from `row` on.
+    fn sums(&self, x: Ptr<'k, F32>, row: V<'k, Index>, here: V<'k, Index>, item: Item<'k>) {
+        let (k, most) = (self.cx.k, self.most as usize);
+        let x = x.at(row * self.k_len);
+        k.range(0u32, item.panels, 1, (), |p, ()| {
             let out = self.tile.at(p * PANEL as u32);
-            let product = |elem: Elem| {
-                let bytes = PackSpec { elem, ..self.segments[0].spec }.panel_bytes();
-                let panel = weights.byte_offset(p * bytes as u32);
-                let product = Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride };
-                product.emit_some(k, here, most_rows(&k.target));
+            let plain = |elem: Elem, panel: Ptr<'k, F32>| {
+                Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride }.emit_some(k, here, most);
             };
-            match elems[..] {
-                [one] => product(one),
-                _ => k.choose(f32_panels.equals(0u32), || product(Elem::Bf16), || product(Elem::F32)),
-            }
+            self.by_elem(item, &|elem| {
+                let panel = self.panel(item, p, elem);
+                match (Format::of(elem), self.quantised) {
+                    (Some(format), Some(Quantised::Bytes(rows))) => {
+                        let product = int8::Product { format, panel: panel.cast(), x: rows, out, stride: self.stride };
+                        product.from(row).emit_some(k, here, most);
+                    }
+                    (Some(format), Some(Quantised::Numbers(to))) => {
+                        let codes = Panel::whole(k, Some(format), panel.cast(), self.k_len);
+                        let numbers = Panel::whole(k, None, to.at(p * (PANEL as u32 * self.k_len)).cast(), self.k_len);
+                        k.choose(
+                            self.cx.rows().le(FEW as u32),
+                            || codes.products(k, x, (out, self.stride), here),
+                            || numbers.products(k, x, (out, self.stride), here),
+                        );
+                    }
+                    _ => plain(elem, panel),
+                }
+            });
         });
     }
 
-    /// The same for rows of pairs, two panels at a time where there are many rows.
-    fn dots(&self, x: Ptr<'k, Bf16>, here: V<'k, Index>, weights: Ptr<'k, Bf16>, panels: V<'k, Index>) {
-        let k = self.cx.k;
+    /// The same for `here` rows of pairs at `x`, two panels at a time where there may be many rows.
+    fn dots(&self, x: Ptr<'k, Bf16>, here: V<'k, Index>, item: Item<'k>) {
+        let (k, pairs) = (self.cx.k, self.pairs());
         let panel_bytes = self.segments[0].spec.panel_bytes() as u32;
         let some = |first: V<'k, Index>, together: usize| {
-            let (panel, out) = (weights.byte_offset(first * panel_bytes), self.tile.at(first * PANEL as u32));
-            let tile = DotProduct { panel, panel_bytes, x, pairs: self.pairs(), out, stride: self.stride };
+            let (panel, out) = (self.panel(item, first, Elem::Bf16).cast(), self.tile.at(first * PANEL as u32));
+            let tile = DotProduct { panel, panel_bytes, x, pairs, out, stride: self.stride };
             cover(k, here, dot::ROWS, |row, rows| {
-                let (x, out) = (x.at(row * (2 * self.pairs())), out.at(row * self.stride));
+                let (x, out) = (x.at(row * (2 * pairs)), out.at(row * self.stride));
                 DotProduct { x, out, ..tile }.emit(k, rows, together);
             });
         };
         if self.group == 1 {
-            return k.range(0u32, panels, 1, (), |p, ()| some(p, 1));
+            return k.range(0u32, item.panels, 1, (), |p, ()| some(p, 1));
         }
-        let odd = panels % 2u32;
-        k.range(0u32, panels - odd, 2, (), |p, ()| some(p, 2));
-        k.when(odd.equals(1u32), || some(panels - 1u32, 1));
+        let odd = item.panels % 2u32;
+        k.range(0u32, item.panels - odd, 2, (), |p, ()| some(p, 2));
+        k.when(odd.equals(1u32), || some(item.panels - 1u32, 1));
     }
 
     /// The epilogue of `here` rows of some items of one segment.
-    fn finish(&self, item: V<'k, Index>, items: V<'k, Index>, row: V<'k, Index>, here: V<'k, Index>) {
+    fn finish(&self, (item, items): (V<'k, Index>, V<'k, Index>), row: V<'k, Index>, here: V<'k, Index>) {
         let k = self.cx.k;
         self.pick(item, &|segment, local| {
             k.range(0u32, items, 1, (), |i, ()| {
                 let tile = self.tile.at(i * segment.spec.item_slots() as u32);
                 k.range(0u32, here, 1, (), |r, ()| {
-                    let tile = tile.at(r * self.stride);
                     let leaf = |id: Id| {
                         let source = segment.accs.iter().position(|a| *a == id)?;
-                        Some(self.accumulators(segment, source, local + i, tile))
+                        Some(self.accumulators(segment, source, local + i, tile.at(r * self.stride)))
                     };
                     let row = Row { cx: self.cx, row: row + r, leaf: &leaf };
                     segment.stores.iter().for_each(|s| row.store(*s));
@@ -302,22 +408,23 @@ impl<'k> Kernel<'_, 'k, '_> {
         let lanes = spec.lanes() as u32;
         let guard = |col: V<'k, Index>, end: V<'k, Index>, needed: bool| Lanes { col, left: needed.then(|| end - col) };
         let width = lanes.min(k.target.lanes.into());
-        let rows = (spec.rows as u32).on(k);
-        let ragged = spec.rows % lanes as usize != 0;
-        let places = || (0..lanes / width).map(|v| guard(local * lanes + width * v, rows, ragged)).collect();
+        let places = |end: usize| -> Vec<_> {
+            let (end, ragged) = (end as u32, !end.is_multiple_of(lanes as usize));
+            (0..lanes / width).map(|v| guard(local * lanes + width * v, end.on(k), ragged)).collect()
+        };
         let vector = vector_like(&spec);
         let (places, offset, vector, first): (Vec<_>, _, _, _) = match spec.order {
-            RowOrder::Linear => (places(), 0, vector, local * lanes),
-            RowOrder::Gate => (places(), source as u32 * lanes, PackSpec::vector(spec.rows), local * lanes),
+            RowOrder::Linear => (places(spec.rows), 0, vector, local * lanes),
+            RowOrder::Gate => (places(spec.rows), source as u32 * lanes, PackSpec::vector(spec.rows), local * lanes),
             RowOrder::Rope { head_dim } => (self.halves(head_dim, local, width), 0, vector, local * PANEL as u32),
-            RowOrder::Taps { .. } => (vec![], 0, vector, local * spec.item_slots() as u32),
+            RowOrder::Taps { taps } => (places(spec.rows / taps), 0, vector, local * spec.item_slots() as u32),
         };
         let count = match spec.order {
             RowOrder::Taps { taps } => taps as u32 * lanes / width,
             _ => places.len() as u32,
         };
         let vecs = (0..count).map(|v| tile.at(offset + width * v).load(width as u16)).collect();
-        Fragment { vecs, domain: Domain { lanes: places, width: width as u16, vector, first } }
+        Fragment { vecs, domain: Domain { lanes: places, width: width as u16, vector, first, step: width } }
     }
 
     /// Places of the vectors of a rope item: 8 columns of the low half of a head, then those of the high half.

@@ -75,7 +75,7 @@ pub(crate) fn rope(cx: &Context<'_, '_>, id: Id, head_dim: usize) -> Shape {
             let base = cx.value::<F32>(x).at(row * n);
             let vecs = lanes.iter().map(|l| base.at(l.col).load(width)).collect();
             let vector = PackSpec { order: RowOrder::Rope { head_dim }, ..PackSpec::vector(n as usize) };
-            let held = Fragment { vecs, domain: Domain { lanes, width, vector, first: c } };
+            let held = Fragment { vecs, domain: Domain { lanes, width, vector, first: c, step: width.into() } };
             let leaf = |node: Id| (node == x).then(|| held.clone());
             let at = Row { cx, row, leaf: &leaf };
             at.write(id, at.eval(id));
@@ -94,7 +94,7 @@ pub(crate) fn map(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> {
         let widths: &[u32] = if matches!(cx.graph.op(id), Some(Op::DynamicConv(_))) { &[1] } else { &[8, 1] };
         spans(cx.k, n as u32, widths, |col, width| {
             let lanes = vec![Lanes { col, left: None }];
-            let domain = Domain { lanes, width, vector: PackSpec::vector(n), first: col };
+            let domain = Domain { lanes, width, vector: PackSpec::vector(n), first: col, step: width.into() };
             let load = |x: Id| cx.value::<F32>(x).at(row * cx.cols(x) as u32 + col).load(width);
             let leaf = |x: Id| (x == first).then(|| Fragment { vecs: vec![load(x)], domain: domain.clone() });
             let at = Row { cx, row, leaf: &leaf };

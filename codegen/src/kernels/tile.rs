@@ -40,7 +40,7 @@ pub fn cover<'k>(k: &'k Builder, rows: V<'k, Index>, most: usize, emit: impl Fn(
 }
 
 /// Whether a register holds half a panel or more.
-fn is_wide(target: &Target) -> bool {
+pub fn is_wide(target: &Target) -> bool {
     matches!(target.lanes, 8 | 16)
 }
 

@@ -2,7 +2,7 @@
 //! specialises.
 
 use super::value::{Element, Index, Pred, Stored, V};
-use super::{Block, Carry, Inst, Items, Kernel, Op, Operand, Param, Ptr, Scalar, Space, Type, Value};
+use super::{Block, Carry, Inst, Items, Kernel, Launch, Op, Operand, Param, Ptr, Scalar, Space, Type, Value};
 use crate::targets::Target;
 use std::{cell::RefCell, collections::HashMap};
 
@@ -34,7 +34,8 @@ impl Builder {
     /// Builds one kernel.
     pub fn build(name: &str, target: &Target, body: impl for<'k> FnOnce(&'k Builder)) -> Kernel {
         let (params, types, body_block) = (vec![], vec![], Block::default());
-        let kernel = Kernel { name: name.into(), params, types, body: body_block, items: Items::default() };
+        let (items, launch) = (Items::default(), None);
+        let kernel = Kernel { name: name.into(), params, types, body: body_block, items, launch };
         let k = Builder::resume(kernel, target);
         body(&k);
         k.finish()
@@ -69,6 +70,49 @@ impl Builder {
     pub fn item_range(&self, fixed: u32, per_row: bool) -> (V<'_, Index>, V<'_, Index>) {
         self.state.borrow_mut().kernel.items = Items { fixed, per_row };
         (self.count("begin"), self.count("end"))
+    }
+
+    /// Declares the items of work, one for each CTA of `launch`, and gives the number of the item of this CTA.
+    pub fn launch(&self, items: Items, launch: Launch) -> V<'_, Index> {
+        {
+            let kernel = &mut self.state.borrow_mut().kernel;
+            (kernel.items, kernel.launch) = (items, Some(launch));
+        }
+        self.special(Op::CtaId)
+    }
+
+    /// How threads share the work of this kernel.
+    ///
+    /// # Panics
+    /// Before [`Self::launch`].
+    pub(super) fn launched(&self) -> Launch {
+        self.state.borrow().kernel.launch.expect("launch data comes before threads")
+    }
+
+    /// An index that the machine gives.
+    pub(super) fn special(&self, op: Op) -> V<'_, Index> {
+        V::wrap(self, self.push1(op, &[], Type::Vec(super::Elem::Index, 1)))
+    }
+
+    /// `n` elements of memory that the threads of a CTA share.
+    pub fn shared<E: Stored>(&self, n: u32) -> Ptr<'_, E> {
+        let bytes = n * E::BYTES;
+        Ptr::new(self, self.push1(Op::Shared { bytes }, &[], Type::Ptr(Space::Scratch)), false)
+    }
+
+    /// Waits for all threads of the CTA.
+    pub fn barrier(&self) {
+        self.push(Op::Barrier, &[], &[]);
+    }
+
+    /// Makes the copies since the last call a group.
+    pub fn copy_commit(&self) {
+        self.push(Op::CopyCommit, &[], &[]);
+    }
+
+    /// Waits until at most `groups` groups of this thread's copies are unfinished.
+    pub fn copy_wait(&self, groups: u8) {
+        self.push(Op::CopyWait(groups), &[], &[]);
     }
 
     pub(super) fn ty(&self, v: Value) -> Type {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 pub enum Elem {
     /// A truth value; never in memory.
     Pred,
-    /// Counts, subscripts and strides: 64 bits on a CPU. Enters as a parameter, never through memory.
+    /// Counts, subscripts and strides: 64 bits on a CPU, 32 on a GPU. Enters as a parameter, never through memory.
     Index,
     /// 32 bits: token ids, slots, positions, and the bits of an f32.
     I32,
@@ -23,7 +23,7 @@ pub enum Elem {
 pub enum Space {
     /// Visible to everybody: weights, activations, states.
     Global,
-    /// This worker's own: a slice of the arena per thread on a CPU.
+    /// This worker's own: a slice of the arena per thread on a CPU, memory that the threads of a CTA share on a GPU.
     Scratch,
 }
 
@@ -71,6 +71,14 @@ pub enum Cap {
     Bf16Round,
     /// Products of pairs of bf16 summed in f32 in one instruction.
     Bf16Dot,
+    /// Threads in CTAs: their numbers, barriers, shuffles and shared memory.
+    Threads,
+    /// Tile products of a warp.
+    Mma,
+    /// Copies to shared memory that go on beside the thread.
+    AsyncCopy,
+    /// Dot products of four bytes in one instruction.
+    Int8Dot,
 }
 
 /// What an instruction does.
@@ -109,6 +117,11 @@ pub enum Op {
     /// `(a, b, sum)`, 2n lanes of bf16 twice and n of f32: `sum[i] + a[2i] b[2i] + a[2i+1] b[2i+1]` in f32, in either order
     /// and with or without rounding in between. A target with [`Cap::Bf16Dot`] takes denormal operands and results for zero.
     DotPairs,
+    /// `(sum, a, b)`, of i32: to each lane of `sum` the products of the four bytes of `a`, without sign, and of `b`, with sign;
+    /// wrapping. 4, 8 or 16 lanes.
+    DotBytes,
+    /// i32 to f32, to nearest even.
+    ToF32,
     /// i32 to Index, with its sign.
     ToIndex,
     /// The low 32 bits of an Index.
@@ -118,6 +131,8 @@ pub enum Op {
         /// Bytes per step of the index.
         scale: u32,
     },
+    /// `(ptr, index, bytes)`: `ptr + index * bytes`, both read without sign, the product exact on every target.
+    Stride,
     /// `(ptr)`.
     Load(Mem),
     /// `(value, ptr)`.
@@ -129,6 +144,35 @@ pub enum Op {
     },
     /// `(pred)`, two blocks without parameters.
     If,
+    /// Number of this thread in its CTA.
+    ThreadId,
+    /// Number of this CTA in the grid.
+    CtaId,
+    /// So many bytes of shared memory, a region of their own.
+    Shared {
+        /// The size.
+        bytes: u32,
+    },
+    /// Waits until all threads of the CTA are here; what they wrote to shared memory is seen by all from here on.
+    Barrier,
+    /// The value that the lane of this warp holds whose number differs in these bits.
+    ShuffleXor(u8),
+    /// `(value, lane)`: the value that a lane of this warp holds.
+    Shuffle,
+    /// `(a: bf16x8, b: bf16x4, c: f32x4)`: `A B + C` of 16 by 16 by 8, spread over a warp as PTX lays out the fragments of
+    /// `mma.m16n8k16`; every product exact, sums in f32.
+    Mma,
+    /// `(shared, global)`: starts to copy 16 bytes.
+    CopyAsync {
+        /// Bytes added to the address in shared memory.
+        to: i32,
+        /// Bytes added to the address in global memory.
+        from: i32,
+    },
+    /// Makes the copies that this thread started since the last one a group.
+    CopyCommit,
+    /// Waits until at most so many groups of this thread are unfinished.
+    CopyWait(u8),
 }
 
 /// One instruction.
@@ -173,7 +217,18 @@ pub struct Items {
     pub per_row: bool,
 }
 
-/// One function. Its only argument at run time is an array of 8-byte words, one per parameter.
+/// How the threads of a GPU share the items of a kernel: one CTA for each item.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Launch {
+    /// Threads of a CTA: whole warps.
+    pub threads: u32,
+    /// CTAs that a multiprocessor must be able to hold at once, which bounds registers and shared memory.
+    pub ctas: u32,
+    /// Rows that one item covers where items are counted by rows.
+    pub rows: u32,
+}
+
+/// One function. At run time it gets an array of 8-byte words, one per parameter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kernel {
     /// The symbol.
@@ -186,6 +241,8 @@ pub struct Kernel {
     pub body: Block,
     /// How the work divides.
     pub items: Items,
+    /// How threads share it; none for a kernel that one thread runs.
+    pub launch: Option<Launch>,
 }
 
 impl Elem {
@@ -229,17 +286,38 @@ impl Op {
             Op::Scalar(Scalar::Fma) => Some(Cap::Fma),
             Op::Round => Some(Cap::Bf16Round),
             Op::DotPairs => Some(Cap::Bf16Dot),
+            Op::ThreadId | Op::CtaId | Op::Shared { .. } | Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle => {
+                Some(Cap::Threads)
+            }
+            Op::Mma => Some(Cap::Mma),
+            Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
+            Op::DotBytes => Some(Cap::Int8Dot),
             _ => None,
         }
     }
 
     /// Whether equal operands always give equal results and nothing else happens.
     pub fn is_pure(&self) -> bool {
-        !matches!(self, Op::Load(_) | Op::Store(_) | Op::For { .. } | Op::If)
+        let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::Shared { .. });
+        let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma);
+        let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
+        !(memory || threads || copies || matches!(self, Op::For { .. } | Op::If))
     }
 }
 
 impl Kernel {
+    /// Bytes of shared memory of a CTA, each region at a multiple of 16.
+    pub fn shared_bytes(&self) -> u32 {
+        fn count(block: &Block) -> u32 {
+            let inst = |i: &Inst| match i.op {
+                Op::Shared { bytes } => bytes.next_multiple_of(16),
+                _ => i.blocks.iter().map(count).fold(0, u32::saturating_add),
+            };
+            block.insts.iter().map(inst).fold(0, u32::saturating_add)
+        }
+        count(&self.body)
+    }
+
     /// The type of `v`.
     pub fn ty(&self, v: Value) -> Type {
         self.types[v.0 as usize]

@@ -1,6 +1,6 @@
 //! Rewrites what a target cannot spell into what it can, in the IR itself, so that each rewrite is written once.
 
-use super::value::{Bf16, F32, V};
+use super::value::{Bf16, F32, I32, V};
 use super::{Block, Builder, Inst, Kernel, Op, Operand, Scalar, Value};
 use crate::targets::Target;
 use std::collections::HashMap;
@@ -50,7 +50,9 @@ fn expand(k: &Builder, op: &Op, args: &[Value]) -> Option<Value> {
         Op::Scalar(Scalar::Max) => f(1).lt(f(0)).select(f(0), f(1)).id,
         Op::Scalar(Scalar::Rcp) => one().div(f(0)).id,
         Op::Scalar(Scalar::Rsqrt) => one().div(f(0).sqrt()).id,
+        Op::Scalar(Scalar::Exp) if k.target.is_native(&Op::Scalar(Scalar::Exp2)) => exp_by_exp2(f(0)).id,
         Op::Scalar(Scalar::Exp) => exp(f(0)).id,
+        Op::Scalar(Scalar::Exp2) => (f(0) * std::f32::consts::LN_2).exp().id,
         Op::Scalar(Scalar::Log) => log(f(0)).id,
         Op::Round => round_bf16(f(0)).id,
         Op::DotPairs => {
@@ -58,8 +60,16 @@ fn expand(k: &Builder, op: &Op, args: &[Value]) -> Option<Value> {
             let ((a0, a1), (b0, b1)) = (halves(0), halves(1));
             a1.fma(b1, a0.fma(b0, f(2))).id
         }
+        Op::DotBytes => dot_bytes([0, 1, 2].map(|i| V::wrap(k, args[i]))).id,
         _ => return None,
     })
+}
+
+/// Byte by byte: `x ^ 0x80` is `x + 128` of a byte with a sign.
+fn dot_bytes<'k>([sum, a, b]: [V<'k, I32>; 3]) -> V<'k, I32> {
+    let byte = |v: V<'k, I32>, i: u8| v.shift_right(8 * i).and(0xff);
+    let signed = |i: u8| byte(b, i).xor(0x80).isub(0x80);
+    (0..4).fold(sum, |sum, i| sum.iadd(byte(a, i).imul(signed(i))))
 }
 
 /// The bits of 1.
@@ -67,6 +77,8 @@ const ONE_BITS: i32 = 0x3f80_0000;
 /// ln 2 in two parts; the first has so few bits that its products with exponents are exact.
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
+/// What rounding took from `LOG2_E`.
+const LOG2_E_LOW: f32 = 1.925_963e-8;
 /// Where `e^x` stays a normal, finite number.
 const EXP_MIN: f32 = -87.33;
 const EXP_MAX: f32 = 88.37;
@@ -90,6 +102,16 @@ fn exp(x: V<F32>) -> V<F32> {
     let r = n.fma(-LN2_LOW, n.fma(-LN2_HIGH, x));
     let scale = shifted.as_i32().shift_left(23).iadd(ONE_BITS).as_f32();
     horner(r, &POLY) * scale
+}
+
+/// `e^x = 2^high (1 + low ln 2)`, where `high + low` is `x / ln 2` to more digits than an f32 has.
+fn exp_by_exp2(x: V<F32>) -> V<F32> {
+    let bound = |c: f32| c.on(x.k).splat(x.lanes());
+    let x = bound(EXP_MAX).min(bound(EXP_MIN).max(x));
+    let high = x * std::f32::consts::LOG2_E;
+    let low = x.fma(LOG2_E_LOW, x.fma(std::f32::consts::LOG2_E, -high));
+    let power = high.exp2();
+    power.fma(low * std::f32::consts::LN_2, power)
 }
 
 /// `ln x` of a positive normal number: `e ln 2 + ln m` with `m` in [sqrt(1/2), sqrt(2)), by `ln(1 + f) = f + f^2 q(f)`, fitted

@@ -8,29 +8,30 @@
 macro_rules! scalar_ops {
     ($then:ident) => {
         $then! {
-        //  variant name operands domain Cranelift MLIR    meaning
-            Add   add   (a, b)    Float [fadd] ["arith.addf"]  "`a + b`";
-            Sub   sub   (a, b)    Float [fsub] ["arith.subf"]  "`a - b`";
-            Mul   mul   (a, b)    Float [fmul] ["arith.mulf"]  "`a * b`";
-            Div   div   (a, b)    Float [fdiv] ["arith.divf"]  "`a / b`, correctly rounded";
-            Min   min   (a, b)    Float []     []              "`a < b ? a : b`";
-            Max   max   (a, b)    Float []     []              "`b < a ? a : b`";
-            Neg   neg   (a)       Float [fneg] ["arith.negf"]  "`-a`";
-            Abs   abs   (a)       Float [fabs] ["math.absf"]   "`|a|`";
-            Fma   fma   (a, b, c) Float [fma]  ["math.fma"]    "`a * b + c`, rounded once";
-            Sqrt  sqrt  (a)       Float [sqrt] ["math.sqrt"]   "The square root, correctly rounded";
-            Rcp   rcp   (a)       Float []     []              "`1 / a`";
-            Rsqrt rsqrt (a)       Float []     []              "`1 / sqrt(a)`";
-            Exp   exp   (a)       Float []     []              "`e^a`; beyond [-87.33, 88.37] the value at the bound";
-            Log   log   (a)       Float []     []              "The natural logarithm of a positive normal number";
-            IAdd  iadd  (a, b)    Int   [iadd] ["arith.addi"]  "`a + b`, wrapping";
-            ISub  isub  (a, b)    Int   [isub] ["arith.subi"]  "`a - b`, wrapping";
-            IMul  imul  (a, b)    Int   [imul] ["arith.muli"]  "`a * b`, wrapping";
-            UDiv  udiv  (a, b)    Int   [udiv] ["arith.divui"] "The quotient of `a` by a positive `b`, both read without sign";
-            URem  urem  (a, b)    Int   [urem] ["arith.remui"] "The remainder of `a` by a positive `b`, both read without sign";
-            And   and   (a, b)    Bits  [band] ["arith.andi"]  "Bitwise (or, of predicates, logical) and";
-            Or    or    (a, b)    Bits  [bor]  ["arith.ori"]   "Bitwise (or, of predicates, logical) or";
-            Xor   xor   (a, b)    Bits  [bxor] ["arith.xori"]  "Bitwise (or, of predicates, logical) exclusive or";
+        //  variant name operands domain Cranelift MLIR     PTX (bits: without type) meaning
+            Add   add   (a, b)    Float [fadd] ["arith.addf"] ["add.rn.f32"]           "`a + b`";
+            Sub   sub   (a, b)    Float [fsub] ["arith.subf"] ["sub.rn.f32"]           "`a - b`";
+            Mul   mul   (a, b)    Float [fmul] ["arith.mulf"] ["mul.rn.f32"]           "`a * b`";
+            Div   div   (a, b)    Float [fdiv] ["arith.divf"] ["div.full.f32"]         "`a / b`, correctly rounded (within 2 ulp on a GPU)";
+            Min   min   (a, b)    Float []     []         []                       "`a < b ? a : b`";
+            Max   max   (a, b)    Float []     []         []                       "`b < a ? a : b`";
+            Neg   neg   (a)       Float [fneg] ["arith.negf"] ["neg.f32"]              "`-a`";
+            Abs   abs   (a)       Float [fabs] ["math.absf"] ["abs.f32"]              "`|a|`";
+            Fma   fma   (a, b, c) Float [fma]  ["math.fma"] ["fma.rn.f32"]           "`a * b + c`, rounded once";
+            Sqrt  sqrt  (a)       Float [sqrt] ["math.sqrt"] ["sqrt.approx.f32"]      "The square root, correctly rounded (within 1 ulp on a GPU)";
+            Rcp   rcp   (a)       Float []     []         ["rcp.approx.ftz.f32"]   "`1 / a` (within 1 ulp on a GPU)";
+            Rsqrt rsqrt (a)       Float []     []         ["rsqrt.approx.ftz.f32"] "`1 / sqrt(a)` (within 2 ulp on a GPU)";
+            Exp   exp   (a)       Float []     []         []                       "`e^a`; beyond [-87.33, 88.37] the value at the bound";
+            Exp2  exp2  (a)       Float []     []         ["ex2.approx.ftz.f32"]   "`2^a` (within 2 ulp on a GPU)";
+            Log   log   (a)       Float []     []         []                       "The natural logarithm of a positive normal number";
+            IAdd  iadd  (a, b)    Int   [iadd] ["arith.addi"] ["add.s32"]              "`a + b`, wrapping";
+            ISub  isub  (a, b)    Int   [isub] ["arith.subi"] ["sub.s32"]              "`a - b`, wrapping";
+            IMul  imul  (a, b)    Int   [imul] ["arith.muli"] ["mul.lo.s32"]           "`a * b`, wrapping";
+            UDiv  udiv  (a, b)    Int   [udiv] ["arith.divui"] ["div.u32"]              "The quotient of `a` by a positive `b`, both read without sign";
+            URem  urem  (a, b)    Int   [urem] ["arith.remui"] ["rem.u32"]              "The remainder of `a` by a positive `b`, both read without sign";
+            And   and   (a, b)    Bits  [band] ["arith.andi"] ["and"]                  "Bitwise (or, of predicates, logical) and";
+            Or    or    (a, b)    Bits  [bor]  ["arith.ori"] ["or"]                   "Bitwise (or, of predicates, logical) or";
+            Xor   xor   (a, b)    Bits  [bxor] ["arith.xori"] ["xor"]                  "Bitwise (or, of predicates, logical) exclusive or";
         }
     };
 }
@@ -48,7 +49,7 @@ pub enum Domain {
 }
 
 macro_rules! declare {
-    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] [$($mlir:literal)?] $doc:literal;)+) => {
+    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] [$($mlir:literal)?] [$($ptx:literal)?] $doc:literal;)+) => {
         /// An elementwise operation; one row of the table.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
         pub enum Scalar { $(#[doc = $doc] $variant),+ }
@@ -75,6 +76,11 @@ macro_rules! declare {
             /// Whether Cranelift has an instruction for it.
             pub fn in_cranelift(self) -> bool {
                 match self { $(Self::$variant => !<[&str]>::is_empty(&[$(stringify!($clif))?])),+ }
+            }
+
+            /// The instruction of PTX that it is, if there is one; of a row of [`Domain::Bits`] without the type.
+            pub fn ptx(self) -> Option<&'static str> {
+                match self { $(Self::$variant => <[&str]>::first(&[$($ptx)?]).copied()),+ }
             }
 
             /// The operation of MLIR that it is, if there is one.

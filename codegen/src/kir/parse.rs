@@ -2,7 +2,7 @@
 
 mod lexer;
 
-use super::{Block, Elem, Inst, Items, Kernel, Op, Param, Space, Type, Value};
+use super::{Block, Elem, Inst, Items, Kernel, Launch, Op, Param, Space, Type, Value};
 use lexer::{Lexer, Token};
 use std::collections::HashMap;
 
@@ -36,6 +36,7 @@ pub fn parse(text: &str) -> Result<(Kernel, Vec<Place>), ParseError> {
         types: vec![],
         body: Block::default(),
         items: Items { fixed: 0, per_row: false },
+        launch: None,
     };
     let mut p = Parser { lexer: Lexer::new(text)?, kernel, names: HashMap::new(), places: vec![], depth: 0 };
     p.kernel()?;
@@ -55,7 +56,7 @@ struct Parser<'t> {
 const MAX_DEPTH: usize = 64;
 
 impl<'t> Parser<'t> {
-    /// `kernel name(%0 x: type, ...) items 8 per_row { ... }`
+    /// `kernel name(%0 x: type, ...) items 8 per_row threads 256 ctas 2 rows 1 { ... }`
     fn kernel(&mut self) -> Result<(), ParseError> {
         self.lexer.keyword("kernel")?;
         self.kernel.name = self.lexer.word()?.to_string();
@@ -68,12 +69,23 @@ impl<'t> Parser<'t> {
             self.comma_before(')')?;
         }
         self.lexer.keyword("items")?;
-        let place = self.lexer.place();
-        let fixed = self.lexer.number()?;
-        let fixed = u32::try_from(fixed).map_err(|_| error(place, format!("found {fixed} items")))?;
+        let fixed = self.count("items")?;
         self.kernel.items = Items { fixed, per_row: self.lexer.accept(Token::Word("per_row")) };
+        if self.lexer.accept(Token::Word("threads")) {
+            let threads = self.count("threads")?;
+            self.lexer.keyword("ctas")?;
+            let ctas = self.count("ctas")?;
+            self.lexer.keyword("rows")?;
+            self.kernel.launch = Some(Launch { threads, ctas, rows: self.count("rows")? });
+        }
         self.kernel.body = self.block(vec![])?;
         Ok(())
+    }
+
+    fn count(&mut self, what: &str) -> Result<u32, ParseError> {
+        let place = self.lexer.place();
+        let n = self.lexer.number()?;
+        u32::try_from(n).map_err(|_| error(place, format!("found {n} {what}")))
     }
 
     fn comma_before(&mut self, end: char) -> Result<(), ParseError> {

@@ -37,6 +37,17 @@ impl<'k, E: Stored> Ptr<'k, E> {
         self.step(bytes.on(self.k), 1)
     }
 
+    /// The address `i * bytes` further on, where the product may be beyond an index.
+    pub fn strided(self, i: V<'k, Index>, bytes: V<'k, Index>) -> Self {
+        let id = self.k.push1(Op::Stride, &[self.id, i.id, bytes.id], self.k.ty(self.id));
+        Ptr { id, ..self }
+    }
+
+    /// Starts to copy the 16 bytes at `from` to here, which is shared memory.
+    pub fn copy_async(self, from: Ptr<'k, E>) {
+        self.k.push(Op::CopyAsync { to: self.offset, from: from.offset }, &[self.id, from.id], &[]);
+    }
+
     fn step(self, i: V<'k, Index>, scale: u32) -> Self {
         let (base, add) = self.k.affine(i.id);
         let moved = add.checked_mul(i64::from(scale)).and_then(|b| i32::try_from(b + i64::from(self.offset)).ok());

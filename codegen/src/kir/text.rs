@@ -46,6 +46,8 @@ const NAMES: &[(&str, Op)] = &[
     ("bf16_bits", Op::Bf16Bits),
     ("bitcast", Op::Bitcast),
     ("dot_pairs", Op::DotPairs),
+    ("dot_bytes", Op::DotBytes),
+    ("to_f32", Op::ToF32),
     ("to_index", Op::ToIndex),
     ("to_i32", Op::ToI32),
     ("offset", Op::Offset { scale: 0 }),
@@ -54,6 +56,17 @@ const NAMES: &[(&str, Op)] = &[
     ("store", Op::Store(Mem { offset: 0, align: 0, constant: false })),
     ("for", Op::For { step: 0 }),
     ("if", Op::If),
+    ("stride", Op::Stride),
+    ("thread_id", Op::ThreadId),
+    ("cta_id", Op::CtaId),
+    ("shared", Op::Shared { bytes: 0 }),
+    ("barrier", Op::Barrier),
+    ("shuffle_xor", Op::ShuffleXor(0)),
+    ("shuffle", Op::Shuffle),
+    ("mma", Op::Mma),
+    ("copy_async", Op::CopyAsync { to: 0, from: 0 }),
+    ("copy_commit", Op::CopyCommit),
+    ("copy_wait", Op::CopyWait(0)),
 ];
 
 /// The numbers of an operation, in the order of the text, each with the word before it.
@@ -74,6 +87,9 @@ impl Op {
             Op::Offset { scale } => vec![("", i64::from(*scale))],
             Op::Load(m) | Op::Store(m) => vec![("", i64::from(m.offset)), ("align", i64::from(m.align))],
             Op::For { step } => vec![("step", i64::from(*step))],
+            Op::Shared { bytes } => vec![("", i64::from(*bytes))],
+            Op::ShuffleXor(n) | Op::CopyWait(n) => vec![("", i64::from(*n))],
+            Op::CopyAsync { to, from } => vec![("to", i64::from(*to)), ("from", i64::from(*from))],
             _ => vec![],
         }
     }
@@ -91,6 +107,12 @@ impl Op {
             Op::Extract(_) => Op::Extract(numbers[0].try_into().ok()?),
             Op::Offset { .. } => Op::Offset { scale: numbers[0].try_into().ok()? },
             Op::For { .. } => Op::For { step: numbers[0].try_into().ok()? },
+            Op::Shared { .. } => Op::Shared { bytes: numbers[0].try_into().ok()? },
+            Op::ShuffleXor(_) => Op::ShuffleXor(numbers[0].try_into().ok()?),
+            Op::CopyWait(_) => Op::CopyWait(numbers[0].try_into().ok()?),
+            Op::CopyAsync { .. } => {
+                Op::CopyAsync { to: numbers[0].try_into().ok()?, from: numbers[1].try_into().ok()? }
+            }
             Op::Load(m) => Op::Load(mem(m)?),
             Op::Store(m) => Op::Store(mem(m)?),
             other => other.clone(),
@@ -177,7 +199,9 @@ impl Display for Kernel {
         let param = |p: &super::Param| format!("{} {}: {}", names.value(p.value), p.name, self.ty(p.value));
         let params: Vec<_> = self.params.iter().map(param).collect();
         let per_row = if self.items.per_row { " per_row" } else { "" };
-        writeln!(f, "kernel {}({}) items {}{per_row} {{", self.name, params.join(", "), self.items.fixed)?;
+        let threads = |l: super::Launch| format!(" threads {} ctas {} rows {}", l.threads, l.ctas, l.rows);
+        let launch = self.launch.map_or(String::new(), threads);
+        writeln!(f, "kernel {}({}) items {}{per_row}{launch} {{", self.name, params.join(", "), self.items.fixed)?;
         let mut text = String::new();
         print_block(self, &names, &self.body, 1, &mut text)?;
         writeln!(f, "{text}}}")

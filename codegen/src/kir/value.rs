@@ -9,6 +9,9 @@ pub trait Element: Copy {
     const ELEM: Elem;
 }
 
+/// Elements of 32 bits, which lanes of a warp can exchange.
+pub trait Shuffled: Element {}
+
 /// Elements with integer arithmetic.
 pub trait Integer: Element {}
 
@@ -35,6 +38,9 @@ elements! {
     F32 "Single precision."
     Bf16 "The high half of an f32."
 }
+impl Shuffled for Index {}
+impl Shuffled for I32 {}
+impl Shuffled for F32 {}
 impl Integer for Index {}
 impl Integer for I32 {}
 impl Stored for I32 {
@@ -126,6 +132,18 @@ impl<'k, E: Element> V<'k, E> {
     }
 }
 
+impl<'k, E: Shuffled> V<'k, E> {
+    /// What the lane of this warp holds whose number differs in the bits of `bits`.
+    pub fn shuffle_xor(self, bits: u8) -> Self {
+        self.op(Op::ShuffleXor(bits), &[], self.lanes())
+    }
+
+    /// What lane `lane` of this warp holds.
+    pub fn shuffle(self, lane: impl Operand<'k, Index>) -> Self {
+        self.op(Op::Shuffle, &[lane.on(self.k).id], self.lanes())
+    }
+}
+
 impl<'k> V<'k, Pred> {
     /// `self ? a : b`, lanewise; a scalar predicate chooses between whole vectors.
     pub fn select<E: Element>(self, a: impl Operand<'k, E>, b: impl Operand<'k, E>) -> V<'k, E> {
@@ -180,6 +198,16 @@ impl<'k> V<'k, I32> {
         self.op(Op::Bitcast, &[], 2 * self.lanes())
     }
 
+    /// The sum with the products of four bytes of `a`, without sign, and of `b`, with sign, in each lane.
+    pub fn dot_bytes(self, a: Self, b: Self) -> Self {
+        self.op(Op::DotBytes, &[a.id, b.id], self.lanes())
+    }
+
+    /// To nearest even.
+    pub fn to_f32(self) -> V<'k, F32> {
+        self.op(Op::ToF32, &[], self.lanes())
+    }
+
     /// As a subscript, with its sign.
     pub fn to_index(self) -> V<'k, Index> {
         self.op(Op::ToIndex, &[], 1)
@@ -226,6 +254,11 @@ impl<'k> V<'k, Bf16> {
         self.op(Op::DotPairs, &[b.id, sum.id], self.lanes() / 2)
     }
 
+    /// `self b + c` by the warp: `self` is its part of 16 by 16, `b` of 16 by 8, `c` of 16 by 8.
+    pub fn mma(self, b: V<'k, Bf16>, c: V<'k, F32>) -> V<'k, F32> {
+        self.op(Op::Mma, &[b.id, c.id], 4)
+    }
+
     /// `(even lanes, odd lanes)`, for the price of a shift and a mask.
     pub fn widen_pairs(self) -> (V<'k, F32>, V<'k, F32>) {
         let ty = Type::Vec(Elem::F32, self.lanes() / 2);
@@ -235,7 +268,7 @@ impl<'k> V<'k, Bf16> {
 }
 
 macro_rules! methods {
-    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident $clif:tt $mlir:tt $doc:literal;)+) => {
+    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident $clif:tt $mlir:tt $ptx:tt $doc:literal;)+) => {
         $( methods!(@ $domain $variant $name $doc $($a)+); )+
     };
     (@ Float $variant:ident $name:ident $doc:literal $a:ident $($rest:ident)*) => {

@@ -1,7 +1,7 @@
 //! Says what is wrong with a kernel: scopes, types, accesses, and (for a target) what it cannot do.
 
 use super::text::Names;
-use super::{Block, Domain, Elem, Inst, Kernel, Mem, Op, Scalar, Type, Value};
+use super::{Block, Cap, Domain, Elem, Inst, Kernel, Mem, Op, Scalar, Space, Type, Value, WARP};
 use crate::targets::Target;
 use std::collections::HashSet;
 use std::fmt;
@@ -47,6 +47,7 @@ pub fn verify(kernel: &Kernel, target: Option<&Target>) -> Result<(), Vec<Fault>
         }
         v.define(p.value, None);
     }
+    v.launch();
     v.block(&kernel.body, &[], None);
     if v.faults.is_empty() { Ok(()) } else { Err(v.faults) }
 }
@@ -62,6 +63,9 @@ fn block_is_typed(kernel: &Kernel, block: &Block) -> bool {
     block.params.iter().chain(&block.yields).all(|v| typed(kernel, *v)) && block.insts.iter().all(inst)
 }
 
+/// Bytes of shared memory that a kernel gets without asking the driver for more.
+pub const MOST_SHARED: u32 = 48 << 10;
+
 struct Verifier<'a> {
     k: &'a Kernel,
     target: Option<&'a Target>,
@@ -76,6 +80,24 @@ struct Verifier<'a> {
 type At<'a> = Option<(usize, &'a Inst)>;
 
 impl Verifier<'_> {
+    /// How threads share the work.
+    fn launch(&mut self) {
+        let Some(launch) = self.k.launch else { return };
+        if !launch.threads.is_multiple_of(WARP) || !(WARP..=1024).contains(&launch.threads) {
+            self.fault(None, format!("found {} threads, expected a multiple of {WARP} up to 1024", launch.threads));
+        }
+        if launch.ctas == 0 || launch.rows == 0 {
+            self.fault(None, "found no CTAs or no rows of an item, expected at least one".into());
+        }
+        let shared = self.k.shared_bytes();
+        if shared > MOST_SHARED {
+            self.fault(None, format!("found {shared} bytes of shared memory, expected at most {MOST_SHARED}"));
+        }
+        for p in self.k.params.iter().filter(|p| self.k.ty(p.value) == Type::Ptr(Space::Scratch)) {
+            self.fault(None, format!("parameter {} is scratch memory, which a GPU has only as `shared`", p.name));
+        }
+    }
+
     fn fault(&mut self, at: At, message: String) {
         let head = at.map_or(String::new(), |(_, inst)| self.names.head(self.k, inst));
         self.faults.push(Fault { kernel: self.k.name.clone(), inst: at.map(|(n, _)| n), head, message });
@@ -126,6 +148,9 @@ impl Verifier<'_> {
     fn inst(&mut self, inst: &Inst, at: At) -> Result<(), String> {
         if let Some(t) = self.target.filter(|t| !t.is_native(&inst.op)) {
             return Err(format!("{} cannot do this", t.name));
+        }
+        if self.k.launch.is_none() && matches!(inst.op.needs(), Some(Cap::Threads | Cap::Mma | Cap::AsyncCopy)) {
+            return Err("the kernel does not say how many threads it has".into());
         }
         let (args, results) = (self.types(&inst.args), self.types(&inst.results));
         let blocks = match inst.op {
@@ -186,7 +211,13 @@ fn expectation(op: &Op) -> &'static str {
         Op::Extract(_) => "a vector that has this lane and a scalar of its element",
         Op::Pack => "as many scalars as the result has lanes",
         Op::Select => "a predicate of one or as many lanes, and two values of one type",
+        Op::DotBytes => "three operands and a result of 4, 8 or 16 lanes of i32",
         Op::Offset { .. } => "a pointer and an index",
+        Op::Stride => "a pointer and two indices",
+        Op::Shared { .. } => "at least one byte and a pointer to scratch memory",
+        Op::ShuffleXor(_) | Op::Shuffle => "lanes of 32 bits, a lane of a warp, and a result of the same type",
+        Op::Mma => "bf16x8, bf16x4, f32x4 and a result f32x4",
+        Op::CopyAsync { .. } => "scratch memory, global memory, and offsets that are multiples of 16",
         _ => "operands that suit the operation",
     }
 }
@@ -215,8 +246,20 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::Bitcast, [Vec(F32, n)], [Vec(I32, m)]) | (Op::Bitcast, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
         (Op::Bitcast, [Vec(I32, n)], [Vec(Bf16, m)]) => *m == 2 * n,
         (Op::DotPairs, [a @ Vec(Bf16, n), b, c @ Vec(F32, m @ (4 | 8 | 16))], [r]) => a == b && c == r && *n == 2 * m,
+        (Op::DotBytes, [a @ Vec(I32, 4 | 8 | 16), b, c], [r]) => a == b && a == c && a == r,
+        (Op::ToF32, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
         (Op::ToIndex, [Vec(I32, 1)], [Vec(Index, 1)]) | (Op::ToI32, [Vec(Index, 1)], [Vec(I32, 1)]) => true,
         (Op::Offset { scale }, [Ptr(s), Vec(Index, 1)], [Ptr(t)]) => s == t && *scale > 0,
+        (Op::Stride, [Ptr(s), Vec(Index, 1), Vec(Index, 1)], [Ptr(t)]) => s == t,
+        (Op::ThreadId | Op::CtaId, [], [Vec(Index, 1)]) => true,
+        (Op::Shared { bytes }, [], [Ptr(Space::Scratch)]) => *bytes > 0,
+        (Op::Barrier | Op::CopyCommit | Op::CopyWait(_), [], []) => true,
+        (Op::ShuffleXor(bits), [a @ Vec(F32 | I32 | Index, _)], [r]) => a == r && u32::from(*bits) < WARP,
+        (Op::Shuffle, [a @ Vec(F32 | I32 | Index, _), Vec(Index, 1)], [r]) => a == r,
+        (Op::Mma, [Vec(Bf16, 8), Vec(Bf16, 4), c @ Vec(F32, 4)], [r]) => c == r,
+        (Op::CopyAsync { to, from }, [Ptr(Space::Scratch), Ptr(Space::Global)], []) => {
+            to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0
+        }
         _ => false,
     }
 }

@@ -9,6 +9,8 @@ cases! {
     bf16_rounds_to_nearest_even_and_is_stored,
     bf16_widens_in_order_and_in_pairs,
     pairs_of_bf16_are_multiplied_and_summed,
+    bytes_are_multiplied_and_summed_in_fours,
+    integers_become_floats,
     nothing_compares_with_nan,
     a_scalar_predicate_chooses_between_vectors,
     the_largest_lane_is_found_anywhere,
@@ -107,6 +109,42 @@ fn pairs_of_bf16_are_multiplied_and_summed(e: &Engine) {
             );
         }
     }
+}
+
+fn bytes_are_multiplied_and_summed_in_fours(e: &Engine) {
+    for lanes in [4usize, 8, 16] {
+        // every pair of extremes: 0 and 255 without sign, -128 and 127 with sign
+        let words = |seed: u32| (0..lanes as u32).map(move |i| (i + seed).wrapping_mul(0x9e37_79b9) as i32);
+        let (mut a, mut b): (Vec<i32>, Vec<i32>) = (words(1).collect(), words(77).collect());
+        (a[0], b[0]) = (-1, 0x7f80_7f80);
+        (a[1], b[1]) = (0x00ff_00ff, -1);
+        let sums: Vec<i32> = (0..lanes as i32).map(|i| i32::MAX - 40_000 + 1000 * i).collect();
+        let k = kernel(|k| {
+            let x = k.input::<I32>("x");
+            let of = |i: usize| x.at(i * lanes).load(lanes as u16);
+            k.output::<I32>("y").store(of(0).dot_bytes(of(1), of(2)));
+        });
+        let y: Vec<i32> = e.run(&[&sums[..], &a[..], &b[..]].concat(), lanes, &[], k);
+        let dot = |a: i32, b: i32| {
+            let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
+            products.map(|(a, b)| i32::from(a) * i32::from(b as i8)).sum::<i32>()
+        };
+        let want: Vec<i32> = (0..lanes).map(|i| sums[i].wrapping_add(dot(a[i], b[i]))).collect();
+        assert_eq!(y, want, "{lanes}");
+    }
+}
+
+fn integers_become_floats(e: &Engine) {
+    // the last three lie between two floats: ties to even, and beyond a tie
+    let x = [0, -1, 255, i32::MIN, i32::MAX, 0x0100_0001, 0x0100_0003, -0x0200_0003];
+    let k = kernel(|k| {
+        let (x, y) = (k.input::<I32>("x"), k.output::<F32>("y"));
+        y.store(x.load(8).to_f32());
+        y.at(8).store(x.at(6).load(1).to_f32());
+    });
+    let y: Vec<f32> = e.run(&x, 9, &[], k);
+    assert_eq!(y[..8], x.map(|x| x as f32));
+    assert_eq!(y[8], 0x0100_0003 as f32);
 }
 
 fn nothing_compares_with_nan(e: &Engine) {

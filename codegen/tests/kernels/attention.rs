@@ -31,7 +31,16 @@ fn over_everything() {
         let (prefill, decode) = (compile(&g, Phase::Prefill), compile(&g, Phase::Decode));
         let case = |phase, past: Vec<usize>, tokens| {
             let slots = (0..past.len()).rev().collect();
-            Case { graph: &g, phase, past, slots, tokens, capacity: 200, tolerance: ATTENTION }
+            Case {
+                graph: &g,
+                phase,
+                past,
+                slots,
+                tokens,
+                capacity: 200,
+                tolerance: ATTENTION,
+                tolerance_of_bytes: ATTENTION,
+            }
         };
         case(Phase::Decode, vec![0, 1, 5, 31, 32, 33, 100, 199], 1).check(&decode);
         for (past, tokens) in [(0, 1), (0, 2), (3, 5), (0, 64), (70, 130), (31, 33)] {
@@ -56,6 +65,7 @@ fn over_a_window_in_a_ring() {
                 tokens,
                 capacity,
                 tolerance: ATTENTION,
+                tolerance_of_bytes: ATTENTION,
             };
             case(Phase::Prefill, vec![past], vec![1], tokens).check(&prefill);
             case(Phase::Decode, vec![past, past + 3, past * 2, 0], vec![3, 0, 5, 2], 1).check(&decode);

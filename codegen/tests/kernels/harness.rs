@@ -8,6 +8,7 @@ use crate::loader::Code;
 use jet_codegen::targets::{Target, runnable};
 use jet_codegen::{Activations, Binding, Built, PackSpec, select};
 use jet_ir::eval::{Bindings, Named, eval};
+use jet_ir::quant::{Format, quantise, round_trip};
 use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, OutputKind, Rows, Type, Value, group_kernels};
 use jetbin::Phase;
 use std::collections::BTreeMap;
@@ -32,6 +33,8 @@ pub struct Case<'a> {
     pub capacity: usize,
     /// Largest relative L2 error of an output.
     pub tolerance: f64,
+    /// The same on targets that quantise the activations of this graph.
+    pub tolerance_of_bytes: f64,
 }
 
 /// A number in [-1, 1) from a name in two parts and an index.
@@ -58,6 +61,14 @@ fn leaf_value(name: &str, tag: &str, row: usize, c: usize, ty: Type) -> f32 {
         (Some(Elem::I32), _) => ((x + 1.0) * 16.0).floor(),
         (Some(Elem::Bf16), _) => round_bf16(x * (3.0 / ty.cols() as f32).sqrt()),
         (_, true) if ty.rows() != Some(Rows::Fixed(1)) => x * (3.0 / ty.cols() as f32).sqrt(),
+        // integers, the largest in every group of 64: quantising them loses nothing
+        _ if name.starts_with("whole") => {
+            if c % 64 == 0 {
+                127.0
+            } else {
+                (x * 127.0).round()
+            }
+        }
         _ if name.starts_with("decay") => (x * 0.5 + 0.5).powi(8),
         _ if name.starts_with("beta") => x * 0.5 + 0.5,
         // what a product rounds to bf16 is as it was
@@ -66,9 +77,19 @@ fn leaf_value(name: &str, tag: &str, row: usize, c: usize, ty: Type) -> f32 {
     }
 }
 
-fn weight(name: &str, ty: Type) -> Mat<f64> {
+/// A weight before it is quantised.
+fn source(name: &str, ty: Type) -> Mat<f32> {
     let Some(Rows::Fixed(rows)) = ty.rows() else { panic!("weight {name} of {ty}") };
-    Mat::new(rows, ty.cols(), |r, c| f64::from(leaf_value(name, "", r, c, ty)))
+    Mat::new(rows, ty.cols(), |r, c| leaf_value(name, "", r, c, ty))
+}
+
+fn weight(name: &str, ty: Type) -> Mat<f64> {
+    let mat = source(name, ty);
+    let mat = match ty.elem().and_then(Format::of) {
+        Some(format) => round_trip(format, mat).unwrap_or_else(|e| panic!("{name}: {e}")),
+        None => mat,
+    };
+    Mat { rows: mat.rows, cols: mat.cols, data: mat.data.iter().map(|x| f64::from(*x)).collect() }
 }
 
 /// A constant expression, in f32 as it is packed.
@@ -113,10 +134,19 @@ impl Area {
 }
 
 fn pack(graph: &Graph, spec: &PackSpec, sources: &[Id]) -> Vec<u8> {
-    let mats: Vec<Mat<f32>> = sources.iter().map(|s| constant(graph, *s)).collect();
+    let quantised = Format::of(spec.elem);
+    let whole = |id: &Id| match (quantised, graph.leaf(*id)) {
+        (Some(_), Some((_, name))) => source(name, graph.ty(*id)),
+        _ => constant(graph, *id),
+    };
+    let mats: Vec<Mat<f32>> = sources.iter().map(whole).collect();
     let mut out = vec![0; spec.bytes()];
-    let size = spec.elem.bytes();
+    let size = spec.elem.row_bytes(1);
     let fill = |source: usize, row: usize, to: &mut [u8]| {
+        if let Some(format) = quantised {
+            quantise(format, mats[source].row(row), to).unwrap_or_else(|e| panic!("{e}"));
+            return Ok(());
+        }
         for (k, bytes) in to.chunks_exact_mut(size).enumerate() {
             // a vector [1, n] is packed as [n, 1]
             let m: &Mat<f32> = &mats[source];
@@ -137,6 +167,13 @@ struct Variant {
     target: &'static Target,
     built: Vec<Built>,
     code: Code,
+}
+
+impl Variant {
+    /// Whether products work on bytes.
+    fn quantises(&self) -> bool {
+        self.built.iter().any(|b| b.name.contains("int8_product"))
+    }
 }
 
 pub fn compile(graph: &Graph, phase: Phase) -> Compiled {
@@ -342,7 +379,7 @@ impl Case<'_> {
     fn check_on(&self, compiled: &Variant) {
         let rows = self.rows();
         let whole = self.run(compiled, 0..rows, 1);
-        self.compare(&whole);
+        self.compare(&whole, if compiled.quantises() { self.tolerance_of_bytes } else { self.tolerance });
         let split = self.run(compiled, 0..rows, 3);
         self.same_bits(&whole, &split, 0..rows, true, "split over three threads");
         if rows > 1 {
@@ -366,7 +403,7 @@ impl Case<'_> {
     }
 
     /// Against the reference, sequence by sequence.
-    fn compare(&self, out: &Outcome) {
+    fn compare(&self, out: &Outcome, tolerance: f64) {
         let sequences = if self.phase == Phase::Decode { self.past.len() } else { 1 };
         let (offsets, stride) = self.layout();
         for s in 0..sequences {
@@ -380,7 +417,8 @@ impl Case<'_> {
                     OutputKind::Update => {
                         let id = *offsets.keys().find(|id| self.graph.leaf(**id).unwrap().1 == output.name).unwrap();
                         let at = self.slots[s] * stride + offsets[&id];
-                        self.compare_state(&out.states.words[at..], id, &want.states[&output.name], s);
+                        let what = format!("state {} of sequence {s}", output.name);
+                        self.compare_state(&out.states.words[at..], id, &want.states[&output.name], (&what, tolerance));
                     }
                     _ => {
                         let words = &out.values[&output.value].words[s * cols..][..self.new_tokens() * cols];
@@ -388,7 +426,7 @@ impl Case<'_> {
                         let found = words
                             .iter()
                             .map(|w| if integer { f64::from(*w as i32) } else { f64::from(f32::from_bits(*w)) });
-                        self.close(found, &want.returns[&output.name].data, &output.name);
+                        close(found, &want.returns[&output.name].data, &output.name, tolerance);
                     }
                 }
             }
@@ -396,28 +434,28 @@ impl Case<'_> {
     }
 
     /// A cache keeps the newest rows it has room for.
-    fn compare_state(&self, words: &[u32], id: Id, want: &Mat<f64>, s: usize) {
+    fn compare_state(&self, words: &[u32], id: Id, want: &Mat<f64>, (what, tolerance): (&str, f64)) {
         let rows = self.state_rows(id);
         let fixed = matches!(self.graph.ty(id).rows(), Some(Rows::Fixed(_)));
         let first = if fixed { 0 } else { want.rows.saturating_sub(rows) };
         let place = |r: usize| if fixed { r } else { r % rows };
         let found = (first..want.rows).flat_map(|r| &words[place(r) * want.cols..][..want.cols]);
         let found: Vec<f64> = found.map(|w| f64::from(f32::from_bits(*w))).collect();
-        self.close(found.into_iter(), &want.data[first * want.cols..], &format!("state %{} of sequence {s}", id.0));
+        close(found.into_iter(), &want.data[first * want.cols..], what, tolerance);
     }
+}
 
-    fn close(&self, found: impl Iterator<Item = f64>, want: &[f64], what: &str) {
-        let (mut error, mut norm, mut n) = (0.0, 0.0f64, 0u32);
-        for (f, w) in found.zip(want) {
-            error += (f - w) * (f - w);
-            norm += w * w;
-            n += 1;
-        }
-        assert_eq!(n as usize, want.len(), "{what}");
-        // sums of random signs cancel: below a root mean square of 0.1 the error counts as absolute, except for moved
-        // bits
-        let floor = 0.01 * f64::from(n);
-        let relative = (error / norm.max(floor)).sqrt();
-        assert!(relative <= self.tolerance, "{what}: relative error {relative:e} > {:e}", self.tolerance);
+fn close(found: impl Iterator<Item = f64>, want: &[f64], what: &str, tolerance: f64) {
+    let (mut error, mut norm, mut n) = (0.0, 0.0f64, 0u32);
+    for (f, w) in found.zip(want) {
+        error += (f - w) * (f - w);
+        norm += w * w;
+        n += 1;
     }
+    assert_eq!(n as usize, want.len(), "{what}");
+    // sums of random signs cancel: below a root mean square of 0.1 the error counts as absolute, except for moved
+    // bits
+    let floor = 0.01 * f64::from(n);
+    let relative = (error / norm.max(floor)).sqrt();
+    assert!(relative <= tolerance, "{what}: relative error {relative:e} > {:e}", tolerance);
 }

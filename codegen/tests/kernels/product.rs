@@ -37,10 +37,15 @@ pub fn give(g: &mut Graph, name: &str, r: Id) {
 
 /// Runs `graph` as a prefill of `tokens` and as a decode of as many sequences.
 pub fn both(graph: &Graph, rows: &[usize], tolerance: f64) {
-    both_with(graph, rows, Activations::F32, tolerance);
+    both_within(graph, rows, Activations::F32, tolerance, tolerance);
 }
 
 fn both_with(graph: &Graph, rows: &[usize], activations: Activations, tolerance: f64) {
+    both_within(graph, rows, activations, tolerance, tolerance);
+}
+
+/// The same with another tolerance where activations are quantised.
+pub fn both_within(graph: &Graph, rows: &[usize], activations: Activations, tolerance: f64, tolerance_of_bytes: f64) {
     let [prefill, decode] = [Phase::Prefill, Phase::Decode].map(|phase| compile_with(graph, phase, activations));
     for &n in rows {
         let past: Vec<usize> = (0..n).map(|i| (i * 7) % 11).collect();
@@ -53,6 +58,7 @@ fn both_with(graph: &Graph, rows: &[usize], activations: Activations, tolerance:
             tokens: n,
             capacity: 160,
             tolerance,
+            tolerance_of_bytes,
         };
         case(Phase::Decode).check(&decode);
         case(Phase::Prefill).check(&prefill);

@@ -91,7 +91,7 @@ fn what_no_kernel_does_is_refused_by_name() {
             }),
         ),
         (
-            "bf16 or f32",
+            "one of f32, bf16, q8, q4",
             refusal(|g| {
                 let grid = swept(g);
                 let r = acc(g, grid, "w", 8, Elem::F16);

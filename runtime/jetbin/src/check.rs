@@ -109,6 +109,10 @@ fn check_weights(reader: &Reader<'_>) -> Result<(), ReadError> {
         require(w.offset >= end && within(w.offset, w.length, length), &format!("weight {}", w.name), || {
             format!("{} bytes at {}, expected between {end} and {length}", w.length, w.offset)
         })?;
+        let block = w.dtype.block_bytes();
+        require(w.length.is_multiple_of(block), &format!("weight {}", w.name), || {
+            format!("{} bytes of {}, expected a multiple of {block}", w.length, w.dtype)
+        })?;
         end = w.offset + w.length;
     }
     Ok(())

@@ -65,6 +65,10 @@ codes! {
         F32 = 0 "f32",
         /// The upper half of an IEEE single.
         Bf16 = 1 "bf16",
+        /// 8-bit codes, with an f32 scale for 64 columns of a row.
+        Q8 = 2 "q8",
+        /// 4-bit codes, with a bf16 scale and a bf16 summand for 64 columns of a row.
+        Q4 = 3 "q4",
     }
     /// What kind of machine a target is.
     DeviceKind {
@@ -331,6 +335,18 @@ impl<S> StateDesc<S> {
     /// Size in bytes.
     pub fn bytes(&self) -> u64 {
         u64::from(self.rows) * u64::from(self.cols) * 4
+    }
+}
+
+impl DType {
+    /// Bytes of the smallest piece of a packed weight: one element, or the block of 16 rows and 64 columns of a quantised one.
+    pub fn block_bytes(self) -> u64 {
+        match self {
+            DType::F32 => 4,
+            DType::Bf16 => 2,
+            DType::Q8 => 16 * (4 + 64),
+            DType::Q4 => 16 * (4 + 32),
+        }
     }
 }
 

@@ -52,9 +52,9 @@ fn other_versions_are_refused_by_name() {
     let mut file = bytes();
     file[8] = 2;
     let error = Reader::open(&file).unwrap_err().to_string();
-    assert_eq!(error, "format version 2.0 found, this build reads 1.0 to 1.0");
-    (file[8], file[10]) = (1, 1);
-    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 1 })));
+    assert_eq!(error, "format version 2.1 found, this build reads 1.0 to 1.1");
+    (file[8], file[10]) = (1, 2);
+    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 2 })));
     file[0] = b'P';
     assert!(matches!(Reader::open(&file), Err(ReadError::NotAnArtifact(_))));
 }
@@ -79,6 +79,9 @@ const SIGNED: &[(SectionKind, usize, u32, &str)] = &[
     (SectionKind::States, 16 + 44, 1, "reserved is 1"),
     (SectionKind::States, 64 + 16, 64, "1024 bytes at 64, expected between 128"),
     (SectionKind::Weights, 24, 5, "dtype 5 is unknown"),
+    (SectionKind::Weights, 24, 2, "weight embed: 100 bytes of q8, expected a multiple of 1088"),
+    (SectionKind::Weights, 24, 3, "weight embed: 100 bytes of q4, expected a multiple of 576"),
+    (SectionKind::Weights, 48 + 40, 59, "weight head: 59 bytes of f32, expected a multiple of 4"),
     (SectionKind::Weights, 40, 189, "189 bytes at 0, expected between 0 and 188"),
     (SectionKind::Weights, 48 + 36, 1, "bytes at 4294967424, expected between 100 and 188"),
     (SectionKind::Targets, 24, 7, "device 7 is unknown"),

@@ -115,7 +115,7 @@ fn weights_larger_than_a_block_keep_their_bytes_and_hash() {
     let path = folder.0.join("a.jetbin");
     let mut w = Writer::create(&path, WriterOptions::default()).unwrap();
     let desc = WeightDesc { name: "w".into(), dtype: DType::F32, layout: String::new(), sources: vec![] };
-    let large: Vec<u8> = (0..3_000_001u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let large: Vec<u8> = (0..3_000_004u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     w.weight(&desc, |out| large.chunks(777).try_for_each(|part| out.write_all(part))).unwrap();
     w.weight(&desc, |out| out.write_all(&large)).unwrap();
     let facts = Facts { vocab_size: 1, max_context: 1, max_batch: 1, prefill_chunk: 1, ..Facts::default() };

@@ -142,6 +142,8 @@ impl Emitter<'_> {
             Op::Bitcast if n != first.lanes() => self.halves(&a[0], first.lanes()),
             Op::DotPairs => self.dot_pairs(a, n),
             Op::Bitcast => format!("arith.bitcast {} : {from} to {out}", a[0]),
+            Op::DotBytes => self.dot_bytes(a, n),
+            Op::ToF32 => format!("arith.sitofp {} : {from} to {out}", a[0]),
             Op::ToIndex => format!("arith.extsi {} : {from} to {out}", a[0]),
             Op::Offset { scale } => {
                 let pointer = "(!llvm.ptr, i64) -> !llvm.ptr";
@@ -151,7 +153,11 @@ impl Emitter<'_> {
                 let p = self.address(&a[0], m.offset);
                 format!("llvm.load {p} {{alignment = {} : i64}} : !llvm.ptr -> {out}", m.align)
             }
-            Op::For { .. } | Op::If | Op::WidenPairs | Op::Store(_) => {
+            Op::Stride => {
+                let bytes = self.temp(&format!("arith.muli {}, {} : i64", a[1], a[2]));
+                format!("llvm.getelementptr {}[{bytes}] : (!llvm.ptr, i64) -> !llvm.ptr, i8", a[0])
+            }
+            _ => {
                 unreachable!("{op} is not a straight-line operation with one result")
             }
         }
@@ -167,6 +173,14 @@ impl Emitter<'_> {
     fn shift(&mut self, op: &str, a: &str, by: u8, t: Type) -> String {
         let by = self.temp(&literal(by.into(), t));
         format!("{op} {a}, {by} : {}", ty(t))
+    }
+
+    /// The instruction of AVX-512 VNNI, which takes the bytes without sign first.
+    fn dot_bytes(&mut self, a: &[String], n: u16) -> String {
+        let (sums, bytes, bits) = (lanes("i32", n), lanes("i8", 4 * n), 32 * n);
+        let [x, y] = [1, 2].map(|i| self.temp(&format!("vector.bitcast {} : {sums} to {bytes}", a[i])));
+        let name = format!("llvm.x86.avx512.vpdpbusd.{bits}");
+        format!("llvm.call_intrinsic \"{name}\"({}, {x}, {y}) : ({sums}, {bytes}, {bytes}) -> {sums}", a[0])
     }
 
     /// The bits of a bf16 are the high half of the f32.

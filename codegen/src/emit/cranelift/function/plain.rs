@@ -9,7 +9,7 @@ use cranelift_codegen::ir::types::{F32, F32X4, I16, I32, I32X4, I64};
 use cranelift_codegen::ir::{self as clif, InstBuilder};
 
 macro_rules! scalar_emitter {
-    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] $mlir:tt $doc:literal;)+) => {
+    ($($variant:ident $name:ident ($($a:ident),+) $domain:ident [$($clif:ident)?] $mlir:tt $ptx:tt $doc:literal;)+) => {
         fn scalar(b: &mut FunctionBuilder, op: Scalar, args: &[clif::Value]) -> clif::Value {
             match op { $(Scalar::$variant => scalar_emitter!(@ b args [$($clif)?] $($a)+)),+ }
         }
@@ -72,6 +72,7 @@ impl Emitter<'_, '_> {
             // a lone i32 is a scalar, its halves are scalars too
             Op::Bitcast if n > args[0].len() => self.halves(&args[0]),
             Op::Bitcast => self.each(args, |b, a| b.ins().bitcast(ty, little(), a[0])),
+            Op::ToF32 => self.each(args, |b, a| b.ins().fcvt_from_sint(ty, a[0])),
             Op::ToIndex => self.each(args, |b, a| b.ins().sextend(I64, a[0])),
             Op::ToI32 => self.each(args, |b, a| b.ins().ireduce(I32, a[0])),
             Op::Offset { scale } => vec![self.offset(args[0][0], args[1][0], *scale)],
@@ -86,7 +87,11 @@ impl Emitter<'_, '_> {
                 });
                 vec![]
             }
-            Op::Round | Op::DotPairs | Op::For { .. } | Op::If | Op::WidenPairs => {
+            Op::Stride => {
+                let bytes = self.b.ins().imul(args[1][0], args[2][0]);
+                vec![self.b.ins().iadd(args[0][0], bytes)]
+            }
+            _ => {
                 unreachable!("{op} is not a straight-line operation of Cranelift")
             }
         }

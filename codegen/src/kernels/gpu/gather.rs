@@ -1,0 +1,118 @@
+//! Kernels that move rows: the embedding, states that are appended to, and the search for the largest logit.
+
+use super::super::context::{Context, Scratch, Shape, Unsupported};
+use super::super::epilogue::{Domain, Fragment, Lanes, Row};
+use super::{each_row, threads_for};
+use crate::kir::{Bf16, F32, I32, Index, Items, Launch, Operand, V, WARP};
+use crate::pack::{FRAGMENT_BLOCK, Form, PANEL, PackSpec, RowOrder};
+use jet_ir::{Elem, Id, Rows, Type};
+use jetbin::{Cost, Phase};
+
+/// Columns of an item of `ring_push`.
+const RING_COLS: u32 = 128;
+
+fn shape(name: &'static str, cost: Cost) -> Shape {
+    Shape { name, scratch: Scratch::default(), cost }
+}
+
+/// Rows of the embedding table out of the fragments of a product, so that a tied table is stored once.
+pub fn embed(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> {
+    let args = &cx.graph.node(id).args;
+    let Type::Tensor { rows: Rows::Fixed(rows), cols, elem: elem @ Elem::Bf16, .. } = cx.graph.ty(args[0]) else {
+        let reason = format!("a table must be bf16, found {}; `--weights bf16` rounds it", cx.graph.ty(args[0]));
+        return Err(Unsupported::new(cx.graph, id, reason));
+    };
+    let spec = PackSpec { form: Form::Fragment, order: RowOrder::Linear, elem, rows, cols };
+    let (n, k) = (cols as u32, cx.k);
+    let (row, _) = each_row(cx, 1, threads_for(n, 256));
+    let table = cx.weight::<F32>(spec, &[args[0]]);
+    let token = cx.value::<I32>(args[1]).at(row).load(1).to_index();
+    let slot = token % PANEL as u32;
+    let panel = table.byte_offset((token / PANEL as u32) * spec.item_bytes() as u32).cast::<Bf16>();
+    let out = cx.value::<F32>(id).at(row * n);
+    // `PackSpec::fragment`, in parts: what depends on the slot, on the block and step, and on the lane
+    let of_slot = (slot % 8u32) * 32u32 + (slot / 8u32) * 2u32;
+    k.cta().each(n, |i| {
+        let of_step = (i / FRAGMENT_BLOCK as u32) * 512u32 + (i % 8u32) / 4u32 * 256u32;
+        let of_lane = (i % FRAGMENT_BLOCK as u32) / 8u32 * 8u32;
+        let place = of_slot + of_step + of_lane + (i % 4u32) / 2u32 * 4u32 + i % 2u32;
+        out.at(i).store(panel.at(place).load(1).widen());
+    });
+    Ok(shape("embed", Cost { act_bytes: 36 * cols as u64, ..Cost::default() }))
+}
+
+/// The largest element so far, and its index.
+type Best<'k> = (V<'k, F32>, V<'k, Index>);
+
+/// The larger of two; of equals, the one with the smaller index.
+fn better<'k>(a: Best<'k>, b: Best<'k>) -> Best<'k> {
+    let second = a.0.lt(b.0).or(a.0.equals(b.0).and(b.1.lt(a.1)));
+    (second.select(b.0, a.0), second.select(b.1, a.1))
+}
+
+/// The first index of the largest element of each row.
+pub fn argmax<'k>(cx: &Context<'k, '_>, id: Id) -> Result<Shape, Unsupported> {
+    let x = cx.graph.node(id).args[0];
+    let n = cx.cols(x);
+    if n >= 1 << 31 || n == 0 {
+        return Err(Unsupported::new(cx.graph, id, format!("a row has {n} columns, expected 1 to 2^31 - 1")));
+    }
+    let (n, k) = (n as u32, cx.k);
+    let (row, _) = each_row(cx, 1, threads_for(n, 1024));
+    let from = cx.value::<F32>(x).at(row * n);
+    let best = k.cta().fold(n, (from.load(1), 0u32.on(k)), |i, best| better(best, (from.at(i).load(1), i)));
+    let other = |b: Best<'k>, bits: u8| better(b, (b.0.shuffle_xor(bits), b.1.shuffle_xor(bits)));
+    let (value, index) = [16, 8, 4, 2, 1].into_iter().fold(best, other);
+    let (values, indices) = (k.shared::<F32>(WARP), k.shared::<I32>(WARP));
+    k.warp().leader(|| {
+        values.at(k.warp_id()).store(value);
+        indices.at(k.warp_id()).store(index.to_i32());
+    });
+    k.barrier();
+    k.cta().leader(|| {
+        let at = |w: u32| (values.at(w).load(1), indices.at(w).load(1).to_index());
+        let (_, index) = (1..k.warps()).fold(at(0), |best, w| better(best, at(w)));
+        cx.value::<I32>(id).at(row).store(index.to_i32());
+    });
+    Ok(shape("argmax", Cost { act_bytes: 4 * u64::from(n), ..Cost::default() }))
+}
+
+/// The last rows of the ring and the new values together, in place; a thread has a column.
+pub fn ring_push(cx: &Context<'_, '_>, id: Id, taps: usize) -> Result<Shape, Unsupported> {
+    let args = &cx.graph.node(id).args;
+    let (leaf, k, cols, taps) = (cx.state_leaf(args[0])?, cx.k, cx.cols(id) as u32, taps as u32);
+    let blocks = cols.div_ceil(RING_COLS);
+    let items = Items { fixed: blocks, per_row: cx.phase == Phase::Decode };
+    let item = k.launch(items, Launch { threads: RING_COLS, ctas: 1, rows: 1 });
+    let (row, c) = (item / blocks, item % blocks * RING_COLS + k.thread());
+    k.when(c.lt(cols), || {
+        let (ring, values) = (cx.state(leaf, row).at(c), cx.value::<F32>(args[1]).at(c));
+        let (new, base) = match cx.phase {
+            Phase::Decode => (1u32.on(k), values.at(row * cols)),
+            Phase::Prefill => (cx.rows(), values),
+        };
+        // ascending, so that a row of the ring is read before it is overwritten
+        k.range(0u32, taps, 1, (), |t, ()| {
+            let from = t + new;
+            let old = || ring.at(from * cols).load(1);
+            let fresh = || base.at((from - taps) * cols).load(1);
+            ring.at(t * cols).store(k.choose(from.lt(taps), old, fresh));
+        });
+    });
+    let state_bytes = 8 * u64::from(taps * cols);
+    Ok(shape("ring_push", Cost { state_bytes, act_bytes: 4 * u64::from(cols), ..Cost::default() }))
+}
+
+/// Rows copied to the cache.
+pub fn kv_append(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> {
+    let (rows, cols) = (cx.graph.node(id).args[1], cx.cols(id));
+    let (row, _) = each_row(cx, 1, threads_for(cols as u32, 256));
+    cx.k.cta().each(cols as u32, |col| {
+        let v = cx.value::<F32>(rows).at(row * cols as u32 + col).load(1);
+        let lanes = vec![Lanes { col, left: None }];
+        let domain = Domain { lanes, width: 1, vector: PackSpec::vector(cols), first: col, step: 1 };
+        let leaf = |_: Id| Some(Fragment { vecs: vec![v], domain: domain.clone() });
+        Row { cx, row, leaf: &leaf }.store(id);
+    });
+    Ok(shape("kv_append", Cost { state_bytes: 4 * cols as u64, act_bytes: 4 * cols as u64, ..Cost::default() }))
+}

@@ -1,0 +1,53 @@
+//! GPU kernels. One item of work is one CTA; nothing passes between CTAs, no value is added to atomically, so that results
+//! are the same every time.
+//!
+//! Products go through `mma` with bf16 operands and sums in f32; everything else is f32. Epilogues are those of the CPU
+//! kernels with one column for each thread. Memory between the threads of a CTA is `shared`; scratch memory in the sense
+//! of a CPU kernel does not exist.
+
+mod attention;
+mod delta;
+mod gather;
+mod operand;
+mod product;
+mod rowwise;
+
+use super::context::{Context, Shape, Unsupported};
+use crate::kir::{Index, Items, Launch, V};
+use jet_ir::ops::Sort;
+use jet_ir::{Id, Op};
+
+/// The kernel of a group whose grid or first op is `head`.
+pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
+    let refuse = |reason: &str| Err(Unsupported::new(cx.graph, head, reason));
+    match cx.graph.op(head) {
+        Some(Op::Sweep(_) | Op::SweepNorm(_) | Op::SweepFold(_) | Op::SweepFoldMs(_)) => {
+            product::product(cx, head, stores)
+        }
+        Some(Op::Matmul(_)) => product::product(cx, head, &[head]),
+        Some(Op::GatedDeltaRule(_) | Op::DeltaL2(_) | Op::DeltaConv(_)) => delta::delta(cx, head, stores),
+        Some(Op::Attention(_)) => attention::attention(cx, head, stores),
+        Some(Op::Embed(_)) => gather::embed(cx, head),
+        Some(Op::Argmax(_)) => gather::argmax(cx, head),
+        Some(Op::RingPush(op)) => gather::ring_push(cx, head, op.taps),
+        Some(Op::KvAppend(_)) => gather::kv_append(cx, head),
+        Some(Op::RmsNorm(op)) => Ok(rowwise::rms_norm(cx, head, op.eps.get())),
+        Some(Op::RowMs(_)) => Ok(rowwise::row_ms(cx, head)),
+        Some(Op::L2Norm(op)) => Ok(rowwise::l2_norm(cx, head, op.head_dim, op.eps.get())),
+        Some(Op::GatedNorm(op)) => rowwise::gated_norm(cx, head, op.head_dim),
+        Some(Op::Rope(op)) => Ok(rowwise::rope(cx, head, op.head_dim)),
+        Some(op) if op.sort() == Sort::Map => rowwise::map(cx, head),
+        _ => refuse("neither a grid nor an op in memory"),
+    }
+}
+
+/// A CTA of `threads` for each of `parts` pieces of each row: the row, and the piece.
+fn each_row<'k>(cx: &Context<'k, '_>, parts: u32, threads: u32) -> (V<'k, Index>, V<'k, Index>) {
+    let item = cx.k.launch(Items { fixed: parts, per_row: true }, Launch { threads, ctas: 1, rows: 1 });
+    (item / parts, item % parts)
+}
+
+/// Threads for `n` independent elements: whole warps, at most `most`.
+fn threads_for(n: u32, most: u32) -> u32 {
+    n.next_multiple_of(crate::kir::WARP).min(most)
+}

@@ -1,0 +1,426 @@
+//! Products of one input with any number of weights, each with its epilogue: one kernel for a whole grid.
+//!
+//! A CTA has a few panels of one weight and a tile of rows. A lane's 16-byte load of the weights is its fragment; the
+//! fragments of activations come straight from memory in decode, where the warps of a CTA share out `k`, and through
+//! shared memory in prefill, where they share out the panels. Sums go through shared memory to the epilogue.
+
+use super::super::context::{Context, Scratch, Shape, Unsupported};
+use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
+use super::super::product::{Segment, cost, segments};
+use super::operand::Activation;
+use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, MOST_SHARED, Operand, Ptr, V, WARP};
+use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
+use jet_ir::{Id, Op};
+use jetbin::Phase;
+
+/// Columns of `k` that one block of fragments covers.
+const BLOCK: u32 = FRAGMENT_BLOCK as u32;
+/// Output columns of a panel.
+const SLOTS: u32 = PANEL as u32;
+/// Bytes of one panel's fragments of one block.
+const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
+/// Rows of one tile product.
+const ROWS: u32 = 8;
+/// Blocks of a chunk of activations in shared memory.
+const CHUNK: u32 = 2;
+/// Elements from one row of a chunk to the next: 64 more bytes than there are, so that no two lanes that load at once
+/// meet in a bank.
+const CHUNK_STRIDE: u32 = CHUNK * BLOCK + 32;
+
+/// How a CTA divides its work.
+#[derive(Clone, Copy)]
+struct Plan {
+    /// Warps that share out `k`.
+    split: u32,
+    /// Warps that share out panels.
+    across: u32,
+    /// Panels of a warp.
+    per_warp: u32,
+    /// Groups of 8 rows.
+    groups: u32,
+    /// Blocks of `k` of a warp, and how many it loads at a time.
+    blocks: (u32, u32),
+}
+
+impl Plan {
+    fn new(phase: Phase, k_len: u32, segments: &[Segment]) -> Plan {
+        let blocks = k_len.div_ceil(BLOCK);
+        let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
+        match phase {
+            Phase::Decode => {
+                let split = [8, 4, 2].into_iter().find(|s| blocks >= 4 * s).unwrap_or(1);
+                let (across, mine) = (8 / split, blocks.div_ceil(split));
+                // as many at a time as leave the least to do for nothing; the most of those
+                let batch = (1..=mine.min(6)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
+                let batch = if mine > 6 { batch.max(4) } else { batch };
+                Plan { split, across, per_warp: panels.div_ceil(across), groups: 1, blocks: (mine, batch) }
+            }
+            Phase::Prefill => {
+                Plan { split: 1, across: 4, per_warp: 2.max(panels.div_ceil(4)), groups: 8, blocks: (blocks, CHUNK) }
+            }
+        }
+    }
+
+    fn threads(&self) -> u32 {
+        self.split * self.across * WARP
+    }
+
+    fn panels(&self) -> u32 {
+        self.across * self.per_warp
+    }
+
+    fn rows(&self) -> u32 {
+        self.groups * ROWS
+    }
+
+    /// Items of a segment in a CTA.
+    fn items(&self, spec: &PackSpec) -> u32 {
+        self.panels() / spec.item_panels() as u32
+    }
+
+    /// CTAs of a segment for each tile of rows.
+    fn ctas(&self, spec: &PackSpec) -> u32 {
+        (spec.items() as u32).div_ceil(self.items(spec))
+    }
+
+    /// Elements from one row of sums to the next; odd multiples of 4, so that lanes do not meet in a bank.
+    fn stride(&self) -> u32 {
+        self.panels() * SLOTS + 4
+    }
+
+    /// Elements of the sums of one warp group.
+    fn sums(&self) -> u32 {
+        self.rows() * self.stride()
+    }
+
+    /// Bytes of shared memory that sums and chunks take turns in.
+    fn shared(&self, phase: Phase) -> u32 {
+        let chunks = if phase == Phase::Prefill { 2 * 2 * self.rows() * CHUNK_STRIDE } else { 0 };
+        (4 * self.split * self.sums()).max(chunks)
+    }
+}
+
+/// The kernel of a product grid with its stores, or of a product in memory, which is its own store.
+pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
+    let refuse = |reason: String| Err(Unsupported::new(cx.graph, grid, reason));
+    let segments = segments(cx, stores)?;
+    let k_len = match cx.graph.op(grid) {
+        Some(Op::Matmul(_)) => cx.cols(cx.graph.node(grid).args[0]),
+        _ => cx.cols(grid),
+    };
+    if let Some(s) = segments.iter().find(|s| s.spec.bytes() >= 1 << 31) {
+        return refuse(format!("a weight takes {} bytes, expected less than 2^31", s.spec.bytes()));
+    }
+    let plan = Plan::new(cx.phase, k_len as u32, &segments);
+    if plan.shared(cx.phase) + 4 * plan.rows() + 16 > MOST_SHARED {
+        return refuse("the taps of a convolution need more shared memory than there is".into());
+    }
+    let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
+    let launch = Launch { threads: plan.threads(), ctas: 2, rows: plan.rows() };
+    let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
+    let (group, first) = (item % ctas, item / ctas * plan.rows());
+    let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
+    let shared = cx.k.shared::<F32>(plan.shared(cx.phase) / 4);
+    let Some(norm) = kernel.run(grid, shared) else {
+        return refuse("expected `sweep` or `sweep_norm`: norms are not folded".into());
+    };
+    let name = match (cx.phase, norm) {
+        (Phase::Decode, true) => "norm_product_decode",
+        (Phase::Decode, false) => "product_decode",
+        (Phase::Prefill, true) => "norm_product_prefill",
+        (Phase::Prefill, false) => "product_prefill",
+    };
+    Ok(Shape { name, scratch: Scratch::default(), cost: cost(cx, &segments, k_len) })
+}
+
+struct Kernel<'a, 'k, 'g> {
+    cx: &'a Context<'k, 'g>,
+    segments: &'a [Segment],
+    k_len: u32,
+    plan: Plan,
+    /// Which panels are this CTA's.
+    group: V<'k, Index>,
+    /// Its first row.
+    first: V<'k, Index>,
+}
+
+/// Sums: panels of a warp, groups of rows.
+type Sums<'k> = Vec<Vec<V<'k, F32>>>;
+/// Fragments of weights: blocks, panels, the two steps of a block.
+type Weights<'k> = Vec<V<'k, Bf16>>;
+
+impl<'k> Kernel<'_, 'k, '_> {
+    /// The whole kernel; says whether the input was normalised.
+    fn run(&self, grid: Id, shared: Ptr<'k, F32>) -> Option<bool> {
+        let panels = self.panels();
+        let normed;
+        let sums = match self.cx.phase {
+            Phase::Decode => {
+                // asked for before anything waits
+                let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
+                let x = Activation::new(self.cx, grid, self.first, self.plan.rows())?;
+                normed = x.norm.is_some();
+                self.streamed(&panels, &x, ahead)
+            }
+            Phase::Prefill => {
+                let x = Activation::new(self.cx, grid, self.first, self.plan.rows())?;
+                normed = x.norm.is_some();
+                self.staged(&panels, &x, shared)
+            }
+        };
+        self.write(&sums, shared);
+        self.finish(shared);
+        Some(normed)
+    }
+
+    /// The value of `f` for the segment of this CTA; `f` also gets the first of its items.
+    fn pick<C: Carry<'k>>(&self, f: &dyn Fn(&Segment, V<'k, Index>) -> C) -> C {
+        fn from<'k, C: Carry<'k>>(
+            me: &Kernel<'_, 'k, '_>,
+            segments: &[Segment],
+            before: u32,
+            f: &dyn Fn(&Segment, V<'k, Index>) -> C,
+        ) -> C {
+            let (spec, end) = (&segments[0].spec, before + me.plan.ctas(&segments[0].spec));
+            let here = || f(&segments[0], (me.group - before) * me.plan.items(spec));
+            match segments.len() {
+                1 => here(),
+                _ => me.cx.k.choose(me.group.lt(end), here, || from(me, &segments[1..], end, f)),
+            }
+        }
+        from(self, self.segments, 0, f)
+    }
+
+    /// Where this lane's fragments of each of its warp's panels start; panels beyond the last are that one.
+    fn panels(&self) -> Vec<Ptr<'k, F32>> {
+        let (k, plan) = (self.cx.k, self.plan);
+        let (mine, lane) = ((k.warp_id() / plan.split) * plan.per_warp, k.warp().rank);
+        self.pick(&|segment, item| {
+            let sources: Vec<Id> = segment.accs.iter().map(|a| self.cx.graph.node(*a).args[1]).collect();
+            let base = self.cx.weight::<F32>(segment.spec, &sources);
+            let (per_item, all) =
+                (segment.spec.item_panels() as u32, segment.spec.items() * segment.spec.item_panels());
+            let panel = |i: u32| {
+                let panel = (item * per_item + mine + i).imin(all as u32 - 1);
+                base.byte_offset(panel * (segment.spec.item_bytes() as u32 / per_item)).at(lane * 4u32)
+            };
+            (0..plan.per_warp).map(panel).collect::<Vec<_>>()
+        })
+    }
+
+    /// The first block of this warp.
+    fn first_block(&self) -> V<'k, Index> {
+        let k = self.cx.k;
+        (k.warp_id() % self.plan.split) * self.plan.blocks.0
+    }
+
+    /// Whether some blocks of a warp, or some columns of a block, do not exist.
+    fn is_ragged(&self) -> bool {
+        let (mine, batch) = self.plan.blocks;
+        self.plan.split * mine.next_multiple_of(batch) * BLOCK != self.k_len
+    }
+
+    /// `n` blocks of fragments from block `from` on; blocks beyond the last are that one.
+    fn load(&self, panels: &[Ptr<'k, F32>], from: V<'k, Index>, n: u32) -> Weights<'k> {
+        let last = self.k_len.div_ceil(BLOCK) - 1;
+        let mut all = vec![];
+        for b in 0..n {
+            let block = if self.is_ragged() { (from + b).imin(last) } else { from + b };
+            for panel in panels {
+                let at = panel.byte_offset(block * BLOCK_BYTES).cast::<Bf16>();
+                all.extend([at.load(8), at.at(SLOTS * BLOCK / 2).load(8)]);
+            }
+        }
+        all
+    }
+
+    /// `sums + weights x`, where `x(block, step, group)` are fragments of activations.
+    fn multiply(&self, weights: &Weights<'k>, sums: Sums<'k>, x: impl Fn(u32, u32, u32) -> V<'k, Bf16>) -> Sums<'k> {
+        let mut sums = sums;
+        let per_block = 2 * self.plan.per_warp as usize;
+        for (b, of_block) in weights.chunks(per_block).enumerate() {
+            for group in 0..self.plan.groups {
+                for step in 0..2 {
+                    let x = x(b as u32, step, group);
+                    for (p, of_panel) in of_block.chunks(2).enumerate() {
+                        let sum = &mut sums[p][group as usize];
+                        *sum = of_panel[step as usize].mma(x, *sum);
+                    }
+                }
+            }
+        }
+        sums
+    }
+
+    fn zeros(&self) -> Sums<'k> {
+        vec![vec![self.cx.k.splat(0.0, 4); self.plan.groups as usize]; self.plan.per_warp as usize]
+    }
+
+    /// Row of the fragment of activations that this lane holds, and its first column in a block.
+    fn place(&self) -> (V<'k, Index>, V<'k, Index>) {
+        let lane = self.cx.k.warp().rank;
+        (lane / 4u32, (lane % 4u32) * 8u32)
+    }
+
+    /// Sums over this warp's share of `k`: weights are asked for one batch ahead.
+    fn streamed(&self, panels: &[Ptr<'k, F32>], x: &Activation<'_, 'k, '_>, ahead: Weights<'k>) -> Sums<'k> {
+        let (k, (mine, batch)) = (self.cx.k, self.plan.blocks);
+        let (token, col) = self.place();
+        let (first, ragged) = (self.first_block(), self.is_ragged());
+        let step = |from: V<'k, Index>, weights: &Weights<'k>, sums: Sums<'k>| {
+            self.multiply(weights, sums, |b, step, _| {
+                x.four(token, (from + b) * BLOCK + col + 4 * step, ragged).round_bf16()
+            })
+        };
+        let whole = (mine.div_ceil(batch) - 1) * batch;
+        let (sums, last) = match whole {
+            0 => (self.zeros(), ahead),
+            _ => k.range(0u32, whole, batch, (self.zeros(), ahead), |b, (sums, weights)| {
+                let next = self.load(panels, first + b + batch, batch);
+                (step(first + b, &weights, sums), next)
+            }),
+        };
+        step(first + whole, &last, sums)
+    }
+
+    /// Sums over all of `k`, activations through two chunks of shared memory in turn.
+    fn staged(&self, panels: &[Ptr<'k, F32>], x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) -> Sums<'k> {
+        let (k, plan) = (self.cx.k, self.plan);
+        let chunks = plan.blocks.0.div_ceil(CHUNK);
+        let chunk = |c: V<'k, Index>| shared.cast::<Bf16>().at((c % 2u32) * (plan.rows() * CHUNK_STRIDE));
+        let fours = CHUNK * BLOCK / 4;
+        // the fours of a chunk that are this thread's: token and column
+        let turns = plan.rows() * fours / plan.threads();
+        let mine = |i: u32| {
+            let e = k.thread() + i * plan.threads();
+            (e / fours, (e % fours) * 4u32)
+        };
+        let read = |c: V<'k, Index>| {
+            let one = |i: u32| {
+                let (token, col) = mine(i);
+                x.four(token, c * (CHUNK * BLOCK) + col, self.is_ragged())
+            };
+            (0..turns).map(one).collect::<Vec<_>>()
+        };
+        let write = |c: V<'k, Index>, values: &[V<'k, F32>]| {
+            for (i, v) in (0..).zip(values) {
+                let (token, col) = mine(i);
+                chunk(c).at(token * CHUNK_STRIDE + col).store(v.round_bf16());
+            }
+        };
+        let (row, col) = self.place();
+        let compute = |c: V<'k, Index>, sums: Sums<'k>| {
+            let weights = self.load(panels, c * CHUNK, CHUNK);
+            let lane = chunk(c).at(row * CHUNK_STRIDE + col);
+            let at = |b: u32, step: u32, group: u32| lane.at(group * (ROWS * CHUNK_STRIDE) + b * BLOCK + 4 * step);
+            self.multiply(&weights, sums, |b, step, group| at(b, step, group).load(4))
+        };
+        write(0u32.on(k), &read(0u32.on(k)));
+        k.barrier();
+        let sums = match chunks {
+            1 => self.zeros(),
+            _ => k.range(0u32, chunks - 1, 1, self.zeros(), |c, sums| {
+                let next = read(c + 1u32);
+                let sums = compute(c, sums);
+                write(c + 1u32, &next);
+                k.barrier();
+                sums
+            }),
+        };
+        let sums = compute((chunks - 1).on(k), sums);
+        k.barrier();
+        sums
+    }
+
+    /// Sums to shared memory: `[split][row][panel][slot]`.
+    fn write(&self, sums: &Sums<'k>, shared: Ptr<'k, F32>) {
+        let (k, plan) = (self.cx.k, self.plan);
+        let (lane, warp) = (k.warp().rank, k.warp_id());
+        let to = shared.at((warp % plan.split) * plan.sums() + (warp / plan.split) * (plan.per_warp * SLOTS));
+        let to = to.at((lane % 4u32) * (2 * plan.stride()) + lane / 4u32);
+        for (panel, groups) in (0..).zip(sums) {
+            for (group, sum) in (0..).zip(groups) {
+                for i in 0..4u16 {
+                    let (row, slot) = (u32::from(i) % 2, u32::from(i) / 2 * 8);
+                    to.at((group * ROWS + row) * plan.stride() + panel * SLOTS + slot).store(sum.lane(i));
+                }
+            }
+        }
+        k.barrier();
+    }
+
+    /// The epilogue: one column (two of a rotation) of one row for each thread and turn.
+    fn finish(&self, shared: Ptr<'k, F32>) {
+        let (k, plan) = (self.cx.k, self.plan);
+        self.pick(&|segment, first| {
+            let (spec, items) = (&segment.spec, plan.items(&segment.spec));
+            let lanes = spec.lanes() as u32;
+            k.cta().each(plan.rows() * items * lanes, |e| {
+                let (lane, rest) = (e % lanes, e / lanes);
+                let (local, token) = (rest % items, rest / items);
+                let (item, row) = (first + local, self.first + token);
+                let places = places(segment, item, lane);
+                let exists = item.lt(spec.items() as u32).and(row.lt(self.cx.rows()));
+                let exists = places.iter().fold(exists, |all, (_, exists)| exists.map_or(all, |e| all.and(e)));
+                let sums = shared.at(token * plan.stride() + local * spec.item_slots() as u32 + lane);
+                k.when(exists, || {
+                    let leaf = |id: Id| {
+                        let source = segment.accs.iter().position(|a| *a == id)? as u32;
+                        Some(self.accumulators(segment, source, (item, lane), sums))
+                    };
+                    let row = Row { cx: self.cx, row, leaf: &leaf };
+                    segment.stores.iter().for_each(|s| row.store(*s));
+                });
+            });
+        });
+    }
+
+    /// What accumulator `source` of a segment holds at lane `lane` of an item; `sums` is where its lane is.
+    fn accumulators(
+        &self,
+        segment: &Segment,
+        source: u32,
+        (item, lane): (V<'k, Index>, V<'k, Index>),
+        sums: Ptr<'k, F32>,
+    ) -> Fragment<'k> {
+        let (spec, lanes) = (&segment.spec, segment.spec.lanes() as u32);
+        let all = |slot: u32| {
+            let part = |w: u32| sums.at(w * self.plan.sums() + slot).load(1);
+            (1..self.plan.split).fold(part(0), |sum, w| sum + part(w))
+        };
+        let first = item * spec.item_slots() as u32 + lane;
+        let (slots, vector, first, step): (Vec<u32>, _, _, _) = match spec.order {
+            RowOrder::Linear => (vec![0], vector_like(spec), first, 1),
+            RowOrder::Gate => (vec![source * lanes], PackSpec::vector(spec.rows), item * lanes + lane, 1),
+            RowOrder::Rope { .. } => (vec![0, lanes], vector_like(spec), first, lanes),
+            RowOrder::Taps { taps } => ((0..taps as u32).map(|t| t * lanes).collect(), vector_like(spec), first, lanes),
+        };
+        let lanes = places(segment, item, lane).into_iter().map(|(col, _)| Lanes { col, left: None }).collect();
+        Fragment { vecs: slots.into_iter().map(all).collect(), domain: Domain { lanes, width: 1, vector, first, step } }
+    }
+}
+
+/// Columns of the output at lane `lane` of an item, each with whether it exists where that is not sure.
+fn places<'k>(
+    segment: &Segment,
+    item: V<'k, Index>,
+    lane: V<'k, Index>,
+) -> Vec<(V<'k, Index>, Option<V<'k, crate::kir::Pred>>)> {
+    let (spec, lanes) = (&segment.spec, segment.spec.lanes() as u32);
+    let linear = |cols: usize| {
+        let col = item * lanes + lane;
+        vec![(col, (!cols.is_multiple_of(lanes as usize)).then(|| col.lt(cols as u32)))]
+    };
+    match spec.order {
+        RowOrder::Linear | RowOrder::Gate => linear(spec.rows),
+        RowOrder::Taps { taps } => linear(spec.rows / taps),
+        RowOrder::Rope { head_dim } => {
+            let half = (head_dim / 2) as u32;
+            let blocks = half.div_ceil(lanes);
+            let i = (item % blocks) * lanes + lane;
+            let low = (item / blocks) * head_dim as u32 + i;
+            let exists = (!half.is_multiple_of(lanes)).then(|| i.lt(half));
+            vec![(low, exists), (low + half, None)]
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! A warp: its registers, its lanes' program counters, and one step of it.
+
+mod alu;
+mod copy;
+mod float;
+mod memory;
+mod sync;
+mod tile;
+mod warp;
+
+use crate::counters::Counters;
+use crate::error::{Exec, TrapKind, fault};
+use crate::inst::{Address, Base, Inst, Op};
+use crate::launch::{Block, Context};
+use crate::memory::clock::{Actor, Clocks, Who};
+use crate::types::{R32, R64, RP, Reg};
+pub(crate) use copy::Copies;
+pub(crate) use sync::{BARRIERS, Barrier, Waiting};
+
+pub(crate) const FULL: u32 = u32::MAX;
+
+/// Lanes that are at the same instruction.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    pc: usize,
+    mask: u32,
+}
+
+/// Registers of a warp: 32 lanes of each, and which lanes were written.
+#[derive(Debug)]
+pub(crate) struct Registers {
+    pub short: Vec<[u32; 32]>,
+    pub long: Vec<[u64; 32]>,
+    pub pred: Vec<u32>,
+    pub short_set: Vec<u32>,
+    pub long_set: Vec<u32>,
+    pub pred_set: Vec<u32>,
+}
+
+/// A warp.
+#[derive(Debug)]
+pub(crate) struct Warp {
+    pub regs: Registers,
+    /// Lanes that have not exited, by program counter, the lowest first.
+    groups: Vec<Group>,
+    /// Lanes that have not exited.
+    pub live: u32,
+    /// Index in the block, and among all warps of the cluster.
+    pub index: u32,
+    pub actor: Actor,
+    /// Index of the block in the cluster.
+    pub block: usize,
+    pub waiting: Option<Waiting>,
+    pub copies: Copies,
+    /// Lanes that have executed `griddepcontrol.wait`.
+    pub dependencies_met: u32,
+    pub counters: Counters,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// Went on.
+    Done,
+    /// Stands at the same instruction until another warp or a copy helps.
+    Blocked,
+    /// All lanes have exited.
+    Exited,
+}
+
+/// What an operation leaves to do.
+enum Flow {
+    Next,
+    Jump(usize),
+    Exit,
+    Blocked,
+    /// Waited, and has gone on already.
+    Resumed,
+}
+
+/// What a warp needs of its surroundings while it runs.
+pub(crate) struct Machine<'m, 'l> {
+    pub context: &'m Context<'l>,
+    pub blocks: &'m mut [Block<'l>],
+    pub clocks: &'m mut Clocks,
+}
+
+/// The lanes in a mask.
+pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+    (0..32).filter(move |lane| mask >> lane & 1 == 1)
+}
+
+impl Registers {
+    /// The lanes of a register; those in `mask` must have been written.
+    #[inline(always)]
+    pub fn short(&self, r: R32, mask: u32) -> Exec<&[u32; 32]> {
+        let n = r.0 as usize;
+        if self.short_set[n] & mask != mask {
+            return unset(mask & !self.short_set[n]);
+        }
+        Ok(&self.short[n])
+    }
+
+    #[inline(always)]
+    pub fn long(&self, r: R64, mask: u32) -> Exec<&[u64; 32]> {
+        let n = r.0 as usize;
+        if self.long_set[n] & mask != mask {
+            return unset(mask & !self.long_set[n]);
+        }
+        Ok(&self.long[n])
+    }
+
+    #[inline(always)]
+    pub fn pred(&self, r: RP, mask: u32) -> Exec<u32> {
+        let n = r.0 as usize;
+        if self.pred_set[n] & mask != mask {
+            return unset(mask & !self.pred_set[n]);
+        }
+        Ok(self.pred[n])
+    }
+
+    #[inline(always)]
+    pub fn set_short(&mut self, r: R32, mask: u32, value: &[u32; 32]) {
+        let n = r.0 as usize;
+        blend(&mut self.short[n], mask, value);
+        self.short_set[n] |= mask;
+    }
+
+    #[inline(always)]
+    pub fn set_long(&mut self, r: R64, mask: u32, value: &[u64; 32]) {
+        let n = r.0 as usize;
+        blend(&mut self.long[n], mask, value);
+        self.long_set[n] |= mask;
+    }
+
+    #[inline(always)]
+    pub fn set_pred(&mut self, r: RP, mask: u32, value: u32) {
+        let n = r.0 as usize;
+        self.pred[n] = self.pred[n] & !mask | value & mask;
+        self.pred_set[n] |= mask;
+    }
+
+    /// Lane values of a register of any file, widened.
+    pub fn any(&self, r: Reg, mask: u32) -> Exec<[u64; 32]> {
+        Ok(match r {
+            Reg::W(r) => self.short(r, mask)?.map(u64::from),
+            Reg::D(r) => *self.long(r, mask)?,
+            Reg::P(r) => {
+                let bits = self.pred(r, mask)?;
+                std::array::from_fn(|lane| u64::from(bits >> lane & 1))
+            }
+        })
+    }
+
+    pub fn set_any(&mut self, r: Reg, mask: u32, value: &[u64; 32]) {
+        match r {
+            Reg::W(r) => self.set_short(r, mask, &value.map(|v| v as u32)),
+            Reg::D(r) => self.set_long(r, mask, value),
+            Reg::P(r) => {
+                let bits = (0..32).fold(0, |bits, lane| bits | u32::from(value[lane] & 1 == 1) << lane);
+                self.set_pred(r, mask, bits);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn blend<T: Copy>(to: &mut [T; 32], mask: u32, value: &[T; 32]) {
+    if mask == FULL {
+        *to = *value;
+    } else {
+        lanes(mask).for_each(|lane| to[lane] = value[lane]);
+    }
+}
+
+#[cold]
+fn unset<T>(missing: u32) -> Exec<T> {
+    let lane = missing.trailing_zeros() as usize;
+    crate::error::lane_fault(TrapKind::UninitialisedRegister, lane, "a register that was never written is read")
+}
+
+impl Warp {
+    pub fn new(regs: Registers, live: u32, index: u32, actor: Actor, block: usize, dependencies_met: bool) -> Self {
+        Warp {
+            regs,
+            groups: vec![Group { pc: 0, mask: live }],
+            live,
+            index,
+            actor,
+            block,
+            waiting: None,
+            copies: Copies::default(),
+            dependencies_met: if dependencies_met { FULL } else { 0 },
+            counters: Counters::default(),
+        }
+    }
+
+    /// Index of the instruction that the warp is at.
+    pub fn pc(&self) -> usize {
+        self.groups.first().map_or(0, |g| g.pc)
+    }
+
+    /// The warp as it accesses memory, in one lane.
+    fn who(&self, lane: usize) -> Who {
+        Who { actor: self.actor, lane: lane as u8 }
+    }
+
+    /// Executes up to `budget` instructions; returns why it stopped and how many are left.
+    pub fn run(&mut self, m: &mut Machine, mut budget: u32) -> Exec<(Step, u32)> {
+        if !self.resume(m)? {
+            return Ok((Step::Blocked, budget));
+        }
+        while budget > 0 {
+            match self.step(m)? {
+                Step::Done => budget -= 1,
+                stopped => return Ok((stopped, budget)),
+            }
+        }
+        Ok((Step::Done, budget))
+    }
+
+    fn step(&mut self, m: &mut Machine) -> Exec<Step> {
+        let Some(&Group { pc, mask }) = self.groups.first() else { return Ok(Step::Exited) };
+        let code: &[Inst] = &m.context.kernel.code;
+        let inst = &code[pc];
+        let on = match inst.guard {
+            None => mask,
+            Some((p, wanted)) => {
+                let bits = self.regs.pred(p, mask)?;
+                mask & if wanted { bits } else { !bits }
+            }
+        };
+        self.counters.warp_instructions += 1;
+        self.counters.lane_instructions += u64::from(on.count_ones());
+        let flow = if on == 0 { Flow::Next } else { self.execute(&inst.op, on, m)? };
+        match flow {
+            Flow::Next => self.go(pc + 1),
+            Flow::Jump(target) if on == mask => self.go(target),
+            Flow::Jump(target) => self.split(on, target, pc + 1),
+            Flow::Exit => {
+                self.live &= !on;
+                self.groups[0].mask &= !on;
+                if self.groups[0].mask == 0 {
+                    self.groups.remove(0);
+                } else {
+                    self.go(pc + 1);
+                }
+                if self.live == 0 {
+                    return Ok(Step::Exited);
+                }
+            }
+            Flow::Resumed => {}
+            Flow::Blocked => return Ok(Step::Blocked),
+        }
+        Ok(Step::Done)
+    }
+
+    /// The current lanes go on at `pc`.
+    #[inline(always)]
+    fn go(&mut self, pc: usize) {
+        self.groups[0].pc = pc;
+        if self.groups.len() > 1 {
+            self.merge();
+        }
+    }
+
+    /// Of the current lanes, those in `taken` go to `target`, the others to `next`.
+    fn split(&mut self, taken: u32, target: usize, next: usize) {
+        self.groups[0].mask &= !taken;
+        self.groups[0].pc = next;
+        self.groups.push(Group { pc: target, mask: taken });
+        self.merge();
+    }
+
+    /// Lanes at the same instruction go on together; the lowest instruction comes first.
+    fn merge(&mut self) {
+        self.groups.sort_unstable_by_key(|g| g.pc);
+        self.groups.dedup_by(|b, a| {
+            let same = a.pc == b.pc;
+            if same {
+                a.mask |= b.mask;
+            }
+            same
+        });
+    }
+
+    fn execute(&mut self, op: &Op, on: u32, m: &mut Machine) -> Exec<Flow> {
+        match op {
+            Op::Branch { target } => return Ok(Flow::Jump(*target)),
+            Op::Exit => return Ok(Flow::Exit),
+            Op::Trap => return fault(TrapKind::Trapped, "the kernel gave up"),
+            Op::Nothing => {}
+            Op::Clock { d } => {
+                let now = self.counters.warp_instructions;
+                self.regs.set_any(*d, on, &[now; 32]);
+            }
+            Op::Touch { address } => {
+                let at = self.addresses(address, on)?;
+                lanes(on).try_for_each(|lane| m.context.global.locate(lane, at[lane], 1).map(|_| ()))?;
+            }
+            Op::Memory(op) => self.memory(op, on, m)?,
+            Op::Warp(op) => self.exchange(op, on, m)?,
+            Op::Tile(op) => self.tile(op, on, m)?,
+            Op::Sync(op) => return self.sync(op, on, m),
+            Op::Copy(op) => self.copy(op, on, m)?,
+            scalar => self.scalar(scalar, on)?,
+        }
+        Ok(Flow::Next)
+    }
+
+    /// The address of each lane.
+    fn addresses(&self, address: &Address, on: u32) -> Exec<[u64; 32]> {
+        Ok(match address.base {
+            Base::None => [address.offset as u64; 32],
+            Base::Short(r) => self.regs.short(r, on)?.map(|v| u64::from(v.wrapping_add(address.offset as u32))),
+            Base::Long(r) => self.regs.long(r, on)?.map(|v| v.wrapping_add_signed(address.offset)),
+        })
+    }
+
+    /// A `.aligned` instruction needs all lanes of the warp that have not exited.
+    fn aligned(&self, on: u32) -> Exec {
+        if on == self.live {
+            return Ok(());
+        }
+        let message =
+            format!("lanes {on:#010x} of the warp's {:#010x} execute a .aligned instruction, expected all", self.live);
+        fault(TrapKind::Divergent, message)
+    }
+
+    /// A tile operation needs all 32 lanes.
+    fn whole(&self, on: u32) -> Exec {
+        if on == FULL {
+            return Ok(());
+        }
+        fault(TrapKind::Divergent, format!("lanes {on:#010x} execute an instruction of a whole warp, expected all 32"))
+    }
+}
