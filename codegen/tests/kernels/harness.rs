@@ -63,7 +63,7 @@ fn leaf_value(name: &str, tag: &str, row: usize, c: usize, ty: Type) -> f32 {
         (_, true) if ty.rows() != Some(Rows::Fixed(1)) => x * (3.0 / ty.cols() as f32).sqrt(),
         // integers, the largest in every group of 64: quantising them loses nothing
         _ if name.starts_with("whole") => {
-            if c % 64 == 0 {
+            if c.is_multiple_of(64) {
                 127.0
             } else {
                 (x * 127.0).round()
