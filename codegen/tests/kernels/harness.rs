@@ -7,7 +7,7 @@
 use crate::machine::{Machine, Word};
 use crate::tolerance;
 use jet_codegen::targets::{TARGETS, Target, runnable};
-use jet_codegen::{Binding, Built, PackSpec, select};
+use jet_codegen::{Activations, Binding, Built, PackSpec, select};
 use jet_ir::eval::{Bindings, Named, eval};
 use jet_ir::quant::{Format, quantise, round_trip};
 use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, OutputKind, Rows, Type, Value, group_kernels};
@@ -75,6 +75,8 @@ fn leaf_value(name: &str, tag: &str, row: usize, c: usize, ty: Type) -> f32 {
         }
         _ if name.starts_with("decay") => (x * 0.5 + 0.5).powi(8),
         _ if name.starts_with("beta") => x * 0.5 + 0.5,
+        // what a product rounds to bf16 is as it was
+        _ if name == "x" => round_bf16(x),
         _ => x,
     }
 }
@@ -179,8 +181,14 @@ impl Variant {
 }
 
 pub fn compile(graph: &Graph, phase: Phase) -> Compiled {
+    compile_with(graph, phase, Activations::F32)
+}
+
+/// The same for rounded activations, or not.
+pub fn compile_with(graph: &Graph, phase: Phase, activations: Activations) -> Compiled {
     let gpus = TARGETS.iter().filter(|t| t.is_gpu());
-    Compiled(runnable().chain(gpus).filter_map(|target| compile_for(target, graph, phase)).collect())
+    let all = runnable().chain(gpus);
+    Compiled(all.filter_map(|target| compile_for(target, graph, phase, activations)).collect())
 }
 
 /// The graph with its weights packed for `target`: every other node keeps its number.
@@ -193,12 +201,12 @@ fn packed_for(target: &Target, graph: &Graph) -> Graph {
 }
 
 /// Nothing for a GPU whose products do not take these weights.
-fn compile_for(target: &'static Target, graph: &Graph, phase: Phase) -> Option<Variant> {
+fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations: Activations) -> Option<Variant> {
     let graph = &packed_for(target, graph);
     let groups = group_kernels(graph).unwrap_or_else(|e| panic!("{e}"));
     let mut built: Vec<Built> = vec![];
     for group in &groups {
-        match select(graph, group, target, phase) {
+        match select(graph, group, target, phase, activations) {
             Ok(b) => built.push(b),
             Err(e) if target.is_gpu() && e.reason.contains("must be bf16") => return None,
             Err(e) => panic!("{}: {e}", target.name),
