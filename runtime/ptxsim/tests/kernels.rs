@@ -93,7 +93,9 @@ fn delta_rule_step() {
         [&state, &q, &k, &v, &gate, &norm, &decay, &beta].iter().map(|data| upload(&mut gpu, &bytes32(data))).collect();
     params.push(gpu.alloc((2 * DV * 2) as u64).unwrap());
     let module = Module::parse(include_str!("kernels/gdn_step.ptx")).unwrap();
-    gpu.launch(&module, "gdn_step", Launch::new(2, DV as u32), &params).unwrap();
+    let counters = gpu.launch(&module, "gdn_step", Launch::new(2, DV as u32), &params).unwrap();
+    // all rows of the state, decay and beta are asked for before anything waits for one
+    assert_eq!(counters.loads_in_flight, DK as u64 / 4 + 2);
     let new_state = floats(&gpu.read(params[0], (2 * DK * DV * 4) as u64).unwrap());
     let out = gpu.read(params[8], (2 * DV * 2) as u64).unwrap();
     for head in 0..2 {
