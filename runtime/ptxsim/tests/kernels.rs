@@ -164,9 +164,9 @@ fn pipelined_product() {
         let launch = Launch::new(1, 384).shared(bytes);
         gpu.launch(&module, "wgmma_gemm", launch, &[pa, pb, pd, K as u64 / 64]).unwrap();
         let d = gpu.read(pd, (128 * N * 2) as u64).unwrap();
-        for row in 0..128 {
-            for col in 0..N {
-                let want: i32 = (0..K).map(|k| a[row][k] * b[col][k]).sum();
+        for (row, a) in a.iter().enumerate() {
+            for (col, b) in b.iter().enumerate() {
+                let want: i32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
                 // to bf16, to nearest even
                 let bits = (want as f32).to_bits();
                 let want = ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16;
