@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` is the map of the whole.
 
+pub mod balance;
 pub mod bench;
 pub mod ceilings;
 pub mod cmd;

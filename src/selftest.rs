@@ -4,6 +4,7 @@ use crate::compare::feed::{Rows, Runner, Wanted, calls, collect};
 use crate::compare::judge::{Report, judge};
 use crate::compare::reference::{Sequence, sequences};
 use crate::compare::tensors::{Array, Tensors};
+use crate::compare::tolerance::Tolerance;
 use jet_frontend::synth::token_ids;
 use jet_runtime::{Session, StateTensor};
 
@@ -48,7 +49,7 @@ pub fn request(session: &Session) -> anyhow::Result<(Tensors, Vec<Sequence>)> {
 pub fn against(
     session: &mut Session,
     other: &mut dyn Runner,
-    tolerance: f64,
+    tolerance: Tolerance,
     step: &dyn Fn(),
 ) -> anyhow::Result<Report> {
     let (wanted, found) = request(session)?;
@@ -61,7 +62,7 @@ pub fn against(
 ///
 /// # Errors
 /// If one of them fails.
-pub fn against_itself(session: &mut Session, tolerance: f64, step: &dyn Fn()) -> anyhow::Result<Report> {
+pub fn against_itself(session: &mut Session, tolerance: Tolerance, step: &dyn Fn()) -> anyhow::Result<Report> {
     let (wanted, whole) = request(session)?;
     let expected = collect(session, &wanted, &whole, false, step)?;
     let mut decoded = OneByOne(session);

@@ -5,6 +5,7 @@
 //! Needs `ptxas`: the variable `JETC_PTXAS` (`scripts/install-ptxas.sh` prints it) or one on the path; without it every test is
 //! reported as ignored.
 
+use jet_codegen::Activations;
 use jet_codegen::kir::Kernel;
 use jet_codegen::targets::{TARGETS, Target};
 use jet_frontend::{ModelConfig, WeightFormat};
@@ -53,7 +54,7 @@ fn kernels(config: &Path, target: &Target) -> Result<Vec<Kernel>, Failed> {
     let limits = Limits { max_context: 4096, max_batch: 8, prefill_chunk: 512 };
     let mut all = BTreeMap::new();
     for phase in [Phase::Prefill, Phase::Decode] {
-        for built in select_phase(&graph, limits, target, phase)?.built {
+        for built in select_phase(&graph, limits, target, (phase, Activations::F32))?.built {
             all.insert(built.name, built.kernel);
         }
     }

@@ -2,12 +2,14 @@
 //! do: reading of memory by all threads, and the peak of 128-bit multiply-adds of one.
 //!
 //!     cargo bench -p jet-codegen --bench kernels [-- name]
+//!
+//! `ACTIVATIONS=bf16` compiles them for rounded activations.
 
 #[path = "../tests/loader/mod.rs"]
 #[allow(dead_code, reason = "shared with tests")]
 mod loader;
 
-use jet_codegen::{Binding, Built, compile, select, targets, targets::Target};
+use jet_codegen::{Activations, Binding, Built, compile, select, targets, targets::Target};
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Id, Leaf, Rows, Type, group_kernels};
 use jetbin::Phase;
@@ -16,6 +18,11 @@ use std::collections::BTreeMap;
 use std::sync::Barrier;
 
 const THREADS: usize = 2;
+
+/// f32, or bf16 where the environment says `ACTIVATIONS=bf16`.
+fn activations() -> Activations {
+    if std::env::var("ACTIVATIONS").is_ok_and(|a| a == "bf16") { Activations::Bf16 } else { Activations::F32 }
+}
 
 /// Seconds that this thread has been running: what other processes take from its core does not count (what they take
 /// from caches and memory does).
@@ -236,7 +243,7 @@ fn run(target: &'static Target, only: &str, peak: f64, bandwidth: f64) {
     for (name, g) in graphs().iter().filter(|(name, _)| name.contains(only)) {
         for (phase, counts) in [(Phase::Decode, &[1usize, 2, 3, 4, 8][..]), (Phase::Prefill, &[32, 128, 512])] {
             for group in group_kernels(g).unwrap().iter().filter(|k| k.grid.is_some()) {
-                let built = select(g, group, target, phase).unwrap();
+                let built = select(g, group, target, phase, activations()).unwrap();
                 let blob = compile(std::slice::from_ref(&built.kernel), target).unwrap();
                 if let Ok(folder) = std::env::var("JETC_DUMP") {
                     std::fs::write(format!("{folder}/{}.bin", built.name), &blob.bytes).unwrap();

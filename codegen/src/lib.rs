@@ -10,7 +10,7 @@ mod select;
 pub mod targets;
 
 pub use compile::{Error, compile, legal};
-pub use kernels::{Binding, Built, Scratch, Unsupported, multiplies_bytes};
+pub use kernels::{Activations, Binding, Built, Scratch, Unsupported, multiplies_bytes};
 pub use link::CodeBlob;
 pub use pack::{Form, PackSpec, RowOrder};
 pub use select::select;

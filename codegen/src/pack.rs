@@ -1,10 +1,10 @@
-//! Weights in the layout of the CPU kernels: panels of 16 output columns, `[panel][k][16]`, zero where no row is.
+//! Weights in the layout of the CPU kernels: panels of 16 output columns, zero where no row is.
 //!
 //! A product's epilogue decides which rows meet in one panel ([`RowOrder`]), so that a register holds what the epilogue
-//! needs together. The same layout serves decode and prefill. In bf16 panels every group of 8 slots is stored in the
-//! order 0, 4, 1, 5, 2, 6, 3, 7: as pairs, whose even halves are the first four columns and whose odd halves the last
-//! four, so that widening costs one shift and one mask. Quantised panels have blocks instead, see [`quantised`]. A vector
-//! (bias, scale, norm weight) is a matrix of one column.
+//! needs together. The same layout serves decode and prefill. A panel of f32 is `[k][16]`. One of bf16 is `[k / 2][16][2]`:
+//! a column holds two steps side by side, as instructions for dot products take them; where there are none, widening
+//! costs one shift or one mask and the columns stay in order. Quantised panels have blocks instead, see [`quantised`]. A
+//! vector (bias, scale, norm weight) is a matrix of one column.
 //!
 //! GPU kernels have the same items of the same rows, but a panel is stored as fragments of `mma.m16n8k16`, see [`Form`].
 
@@ -38,7 +38,8 @@ pub enum RowOrder {
         /// Rows of a head, even.
         head_dim: usize,
     },
-    /// Row `d * taps + t` belongs to tap `t` of channel `d`: a group of neighbouring channels for each tap.
+    /// Row `d * taps + t` belongs to tap `t` of channel `d`: a group of neighbouring channels for each tap, on a CPU 16, a
+    /// panel.
     Taps {
         /// Taps of a channel.
         taps: usize,
@@ -87,11 +88,12 @@ impl PackSpec {
         match self.order {
             RowOrder::Linear => PANEL,
             RowOrder::Gate | RowOrder::Rope { .. } => PANEL / 2,
+            RowOrder::Taps { .. } if self.form == Form::Panel => PANEL,
             RowOrder::Taps { taps } => (PANEL / taps.max(1) / 4 * 4).max(4),
         }
     }
 
-    /// Panels that one item of work needs together: more than one only for more than four taps.
+    /// Panels that one item of work needs together: more than one only for taps.
     pub fn item_panels(&self) -> usize {
         match self.order {
             RowOrder::Taps { taps } => (taps * self.lanes()).div_ceil(PANEL),
@@ -113,11 +115,12 @@ impl PackSpec {
         self.item_panels() * PANEL
     }
 
-    /// Columns as they are stored.
+    /// Columns as they are stored: a last step of bf16 without a partner has zeros for one.
     pub fn stored_cols(&self) -> usize {
-        match self.form {
-            Form::Panel => self.cols,
-            Form::Fragment => self.cols.next_multiple_of(FRAGMENT_BLOCK),
+        match (self.form, self.elem) {
+            (Form::Panel, Elem::Bf16) => self.cols.next_multiple_of(2),
+            (Form::Panel, _) => self.cols,
+            (Form::Fragment, _) => self.cols.next_multiple_of(FRAGMENT_BLOCK),
         }
     }
 
@@ -160,12 +163,11 @@ impl PackSpec {
         (exists && row < self.rows).then_some((source, row))
     }
 
-    /// Where slot `slot` of a panel is stored, in elements of `[16]`.
-    pub fn position(&self, slot: usize) -> usize {
-        let (group, j) = (slot / 8 * 8, slot % 8);
+    /// Where step `k` of slot `slot` is stored, in elements of its panel.
+    pub fn position(&self, slot: usize, k: usize) -> usize {
         match self.elem {
-            Elem::Bf16 => group + j % 4 * 2 + j / 4,
-            _ => slot,
+            Elem::Bf16 => place::<2>(slot, k),
+            _ => place::<1>(slot, k),
         }
     }
 
@@ -205,8 +207,9 @@ impl PackSpec {
             match (Format::of(self.elem), self.elem) {
                 (Some(format), _) => quantised::interleave(format, &rows, panel),
                 (None, Elem::Bf16) if self.form == Form::Fragment => self.scatter(&rows, panel),
-                (None, Elem::Bf16 | Elem::F16) => self.transpose::<2>(&rows, panel),
-                (None, _) => self.transpose::<4>(&rows, panel),
+                (None, Elem::Bf16) => self.transpose::<2, 2>(&rows, panel),
+                (None, Elem::F16) => self.transpose::<2, 1>(&rows, panel),
+                (None, _) => self.transpose::<4, 1>(&rows, panel),
             }
         }
         Ok(())
@@ -221,16 +224,23 @@ impl PackSpec {
         }
     }
 
-    /// `[16][cols]` to `[cols][16]`, slots at their positions.
-    fn transpose<const SIZE: usize>(&self, rows: &[u8], panel: &mut [u8]) {
+    /// `[16][cols]` to the order of a panel.
+    fn transpose<const SIZE: usize, const STEPS: usize>(&self, rows: &[u8], panel: &mut [u8]) {
         let (rows, panel) = (rows.as_chunks::<SIZE>().0, panel.as_chunks_mut::<SIZE>().0);
+        // the partners of a last step that has none
+        let whole = PANEL * (self.cols / STEPS * STEPS);
+        panel[whole..].fill([0; SIZE]);
         for (slot, row) in rows.chunks_exact(self.cols).enumerate() {
-            let at = self.position(slot);
             for (k, x) in row.iter().enumerate() {
-                panel[k * PANEL + at] = *x;
+                panel[place::<STEPS>(slot, k)] = *x;
             }
         }
     }
+}
+
+/// The place of step `k` of a slot where `STEPS` steps lie side by side.
+fn place<const STEPS: usize>(slot: usize, k: usize) -> usize {
+    (k / STEPS * PANEL + slot) * STEPS + k % STEPS
 }
 
 impl fmt::Display for PackSpec {
@@ -344,10 +354,10 @@ mod tests {
                     for k in 0..spec.cols {
                         let panel = item * spec.item_panels() + slot / PANEL;
                         let inside = match spec.form {
-                            Form::Panel => k * PANEL + spec.position(slot % PANEL),
+                            Form::Panel => spec.position(slot % PANEL, k),
                             Form::Fragment => PackSpec::fragment(slot % PANEL, k),
                         };
-                        let at = (panel * spec.stored_cols() * PANEL + inside) * size;
+                        let at = panel * spec.panel_bytes() + inside * size;
                         let mut word = [0; 4];
                         word[..size].copy_from_slice(&bytes[at..at + size]);
                         let expected = spec.row(item, slot).map_or(0, |(s, row)| element(&spec, s, row, k));
@@ -400,9 +410,11 @@ mod tests {
     }
 
     #[test]
-    fn pairs_put_the_first_four_columns_in_even_halfwords() {
-        let spec = PackSpec { form: Form::Panel, order: RowOrder::Linear, elem: Elem::Bf16, rows: 16, cols: 1 };
-        assert_eq!([0, 1, 2, 3].map(|s| spec.position(s)), [0, 2, 4, 6]);
-        assert_eq!([4, 5, 6, 7, 8, 12].map(|s| spec.position(s)), [1, 3, 5, 7, 8, 9]);
+    fn bf16_columns_hold_two_steps_side_by_side_and_zero_where_there_is_none() {
+        let spec = PackSpec { form: Form::Panel, order: RowOrder::Linear, elem: Elem::Bf16, rows: 16, cols: 3 };
+        assert_eq!([(0, 0), (0, 1), (1, 0), (15, 1), (0, 2)].map(|(s, k)| spec.position(s, k)), [0, 1, 2, 31, 32]);
+        let bytes = pack(&spec, 0..1);
+        assert_eq!(bytes.len(), 16 * 4 * 2);
+        assert!(bytes[64..].as_chunks::<4>().0.iter().all(|pair| pair[2..] == [0, 0]));
     }
 }

@@ -3,7 +3,7 @@
 //! The choice is short because a group says what it is by its grid or op; which strategy serves is decided by phase.
 //! What no kernel can do is refused with the node and the reason.
 
-use crate::kernels::{self, Built, Context, Shape, Unsupported};
+use crate::kernels::{self, Activations, Built, Context, Shape, Unsupported};
 use crate::kir::Cap;
 use crate::targets::Target;
 use jet_ir::ops::Sort;
@@ -15,10 +15,17 @@ use std::fmt::Write;
 ///
 /// # Errors
 /// No kernel does what the group asks for; the message names the op and the limit.
-pub fn select(graph: &Graph, group: &Group, target: &Target, phase: Phase) -> Result<Built, Unsupported> {
-    let key = key(graph, group, target, phase);
+pub fn select(
+    graph: &Graph,
+    group: &Group,
+    target: &Target,
+    phase: Phase,
+    activations: Activations,
+) -> Result<Built, Unsupported> {
+    let how = (phase, activations);
+    let key = key(graph, group, target, how);
     let digest = digest(&key);
-    let (mut kernel, params, shape) = kernels::build(graph, target, phase, "kernel", |cx| one(cx, group))?;
+    let (mut kernel, params, shape) = kernels::build(graph, target, how, "kernel", |cx| one(cx, group))?;
     let name = format!("{}_{digest:016x}", shape.name);
     kernel.name.clone_from(&name);
     Ok(Built { name, key, items: kernel.items, kernel, params, scratch: shape.scratch, cost: shape.cost })
@@ -58,9 +65,9 @@ fn ends_work(graph: &Graph, id: Id) -> bool {
 }
 
 /// The group with values named by their order of appearance: what shapes the code, and nothing else.
-fn key(graph: &Graph, group: &Group, target: &Target, phase: Phase) -> String {
+fn key(graph: &Graph, group: &Group, target: &Target, how: (Phase, Activations)) -> String {
     let mut known: Vec<Id> = vec![];
-    let mut text = format!("{} {phase:?}", target.name);
+    let mut text = format!("{} {how:?}", target.name);
     let mut number = |id: Id| {
         known.iter().position(|k| *k == id).unwrap_or_else(|| {
             known.push(id);

@@ -201,7 +201,7 @@ pub const TARGETS: &[Target] = &[
         lanes: 16,
         accumulators: 8,
         registers: 32,
-        caps: &[Cap::Fma, Cap::Bf16Round, Cap::Int8Dot],
+        caps: &[Cap::Fma, Cap::Bf16Round, Cap::Bf16Dot, Cap::Int8Dot],
         cache: X86_CACHE,
         cost: Cost { dram_gbps: 27.0, cache_gbps: 100.0, gflops: 220.0, launch_us: 2.0 },
     },

@@ -1,13 +1,11 @@
 //! `jetc compare`: an artifact's values against those of a reference file.
 
 use super::{Outcome, output};
+use crate::compare::tolerance::Tolerance;
 use crate::compare::{feed, judge, reference, tensors};
 use anyhow::Context;
 use jet_runtime::{Model, Options, Session};
 use std::path::PathBuf;
-
-/// The tolerance without `--tolerance`: ten times what f32 rounding makes of the official 2B model.
-const DEFAULT_TOLERANCE: f64 = 1e-4;
 
 const HELP: &str = "\
 Keys that are compared where REFERENCE holds them, for each sequence seq0, seq1, ..: logits, decode_logits, last_hidden,
@@ -26,9 +24,9 @@ pub struct Args {
     artifact: PathBuf,
     /// Token ids and expected values
     reference: PathBuf,
-    /// Largest allowed relative L2 difference of a key
-    #[arg(long, value_name = "REL_L2", default_value_t = DEFAULT_TOLERANCE)]
-    tolerance: f64,
+    /// Largest allowed relative L2 difference of a key (default: what the arithmetic of the artifact allows)
+    #[arg(long, value_name = "REL_L2")]
+    tolerance: Option<f64>,
     /// Write our values under the same keys, and the full logits
     #[arg(long, value_name = "OUT.safetensors")]
     save: Option<PathBuf>,
@@ -51,9 +49,9 @@ pub struct Args {
 /// # Errors
 /// If a file cannot be used, or the sequences do not fit the artifact.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    anyhow::ensure!(args.tolerance >= 0.0, "--tolerance: found {}, expected 0 or more", args.tolerance);
     let file = tensors::read(&args.reference)?;
     let model = super::open(&args.artifact)?;
+    let tolerance = Tolerance::of(&model, args.tolerance)?;
     let vocab = model.facts().vocab_size as usize;
     let sequences = reference::sequences(&file, vocab, args.chunks.as_deref())
         .with_context(|| args.reference.display().to_string())?;
@@ -67,7 +65,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     if let Some(path) = &args.save {
         tensors::write(path, &ours)?;
     }
-    let report = judge::judge(&file, &ours, args.tolerance);
+    let report = judge::judge(&file, &ours, tolerance);
     if args.json {
         output::json(&report)?;
     } else {
@@ -102,6 +100,7 @@ fn print_text(report: &judge::Report) {
             k.top1.map(|share| format!("{:.2} %", share * 100.0)).unwrap_or_default(),
             match &k.problem {
                 Some(problem) => problem.clone(),
+                None if !k.judged => "not judged".into(),
                 None if k.passed => "ok".into(),
                 None => "past the tolerance".into(),
             },

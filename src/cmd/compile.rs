@@ -55,7 +55,7 @@ pub struct CompileArgs {
     /// Most tokens of a prompt that are processed at once (default: 512)
     #[arg(long, value_name = "N")]
     prefill_chunk: Option<usize>,
-    /// Type of activations: f32
+    /// What products multiply the weights with: f32, or bf16, rounded where a product reads it (default: f32)
     #[arg(long, value_name = "TYPE")]
     activations: Option<String>,
     /// Stored type of matrices (default: the checkpoint's)

@@ -1,6 +1,7 @@
 //! `jetc inspect`: what an artifact holds.
 
 use super::{Outcome, output};
+use crate::balance::{Balance, balance};
 use anyhow::Context;
 use jet_runtime::{Model, OpenOptions};
 use jetbin::{Phase, ProgramView, Reader, SectionKind, hex, print};
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 
 /// Show what an artifact holds: sections, recipe, targets, kernels, states, schedule and memory plan
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less")]
+#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64")]
 pub struct Args {
     /// The artifact
     artifact: PathBuf,
@@ -29,6 +30,9 @@ pub struct Args {
     /// The recipe: compiler, options, hashes of the inputs
     #[arg(long)]
     recipe: bool,
+    /// How evenly the steps divide among these numbers of threads
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
+    threads: Vec<u32>,
     /// Everything as JSON
     #[arg(long)]
     json: bool,
@@ -44,7 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let model = Model::read(&args.artifact, &OpenOptions::default())?;
     let reader = model.reader();
     if args.json {
-        output::json(&everything(&reader)?)?;
+        output::json(&everything(&reader, &args.threads)?)?;
         return Ok(Outcome::Done);
     }
     overview(&reader)?;
@@ -65,9 +69,26 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             if args.memory {
                 print!("\n{phase} on {}: {}", target.name, print::memory_plan(&program));
             }
+            for &threads in &args.threads {
+                print_balance(&target.name, &balance(phase, &program, threads));
+            }
         }
     }
     Ok(Outcome::Done)
+}
+
+fn print_balance(target: &str, b: &Balance) {
+    println!(
+        "\n{} of {} rows on {target}, {} threads: {:.1} % of their time is work",
+        b.phase,
+        b.rows,
+        b.threads,
+        b.efficiency * 100.0
+    );
+    for k in &b.worst {
+        let (share, work) = (k.share * 100.0, k.efficiency * 100.0);
+        println!("  {share:>5.1} % of the work in {} items, {work:.0} % busy: {}", k.items, k.label);
+    }
 }
 
 /// A section that holds JSON; `null` if there is none.
@@ -118,7 +139,7 @@ fn by_type(reader: &Reader<'_>) -> String {
     if texts.len() > 1 { format!(": {}", texts.join(", ")) } else { String::new() }
 }
 
-fn everything(reader: &Reader<'_>) -> anyhow::Result<Value> {
+fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
     let (facts, (major, minor)) = (reader.facts(), reader.version());
     let sections: Vec<_> = reader
         .sections()
@@ -142,7 +163,7 @@ fn everything(reader: &Reader<'_>) -> anyhow::Result<Value> {
                 "sources": w.sources.lines().collect::<Vec<_>>() })
         })
         .collect();
-    let targets: Vec<_> = (0..).zip(reader.targets().iter()).map(|(i, t)| target_json(reader, i, &t)).collect();
+    let targets: Vec<_> = (0..).zip(reader.targets().iter()).map(|(i, t)| target_json(reader, (i, &t), threads)).collect();
     Ok(json!({
         "identity": hex(&reader.identity()),
         "format": [major, minor],
@@ -165,15 +186,17 @@ fn everything(reader: &Reader<'_>) -> anyhow::Result<Value> {
     }))
 }
 
-fn target_json(reader: &Reader<'_>, index: u32, target: &jetbin::TargetDesc) -> Value {
+fn target_json(reader: &Reader<'_>, (index, target): (u32, &jetbin::TargetDesc), threads: &[u32]) -> Value {
     let kernels: Vec<_> = reader
         .kernels(index)
         .iter()
         .map(|k| json!({ "name": k.name, "key": k.key, "offset": k.offset, "bytes": k.length }))
         .collect();
-    let programs: Vec<_> = programs(reader, index).map(|(phase, program)| program_json(phase, &program)).collect();
-    json!({ "name": target.name, "device": target.device.to_string(), "arch": target.arch, "features": target.features,
-        "rank": target.rank, "code_bytes": reader.code(index).len(), "kernels": kernels, "programs": programs })
+    let program_list: Vec<_> = programs(reader, index).map(|(phase, program)| program_json(phase, &program)).collect();
+    let each = |&n: &u32| programs(reader, index).map(move |(phase, program)| balance(phase, &program, n));
+    let balances: Vec<_> = threads.iter().flat_map(each).collect();
+    json!({ "name": target.name, "balance": balances, "device": target.device.to_string(), "arch": target.arch, "features": target.features,
+        "rank": target.rank, "code_bytes": reader.code(index).len(), "kernels": kernels, "programs": program_list })
 }
 
 fn program_json(phase: Phase, program: &ProgramView<'_>) -> Value {

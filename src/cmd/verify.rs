@@ -3,20 +3,14 @@
 use super::{Outcome, output};
 use crate::compare::evaluated::Evaluated;
 use crate::compare::judge::Report;
+use crate::compare::tolerance::{self, Tolerance};
 use crate::selftest;
 use anyhow::Context;
-use crate::compile::BYTES;
 use jet_frontend::{ModelSpec, WeightFormat};
 use jet_frontend::graph::model_graph;
-use jet_runtime::{Model, Options, Session};
-use jetbin::SectionKind;
+use jet_runtime::{Options, Session};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-
-/// Twice the tolerance of the official 4B model's golden values, which is the larger: two sides round here.
-const DEFAULT_TOLERANCE: f64 = 2e-4;
-/// Where activations are quantised to bytes, each step of 1/127 is an error of 0.4 % of a product; layers add theirs.
-const TOLERANCE_OF_BYTES: f64 = 5e-2;
 
 const HELP: &str = "\
 Checks the hashes of header, tables, code and packed weights; then the artifact's code computes on this machine: the prompt
@@ -36,7 +30,7 @@ pub struct Args {
     /// The model.toml or directory that it was compiled from: compare with the reference evaluation
     #[arg(long, value_name = "SRC")]
     source: Option<PathBuf>,
-    /// Largest allowed relative L2 difference of a value (default: 2e-4, or 5e-2 where the target's products are of bytes)
+    /// Largest allowed relative L2 difference of a value (default: what the arithmetic of the artifact allows)
     #[arg(long, value_name = "REL_L2")]
     tolerance: Option<f64>,
     /// Threads; 0 means one for each core
@@ -67,9 +61,9 @@ struct Verdict {
 /// If the artifact or the source cannot be used at all.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let model = super::open(&args.artifact)?;
-    let recipe = recipe(&model)?;
-    let tolerance = args.tolerance.unwrap_or_else(|| default_tolerance(&model, &recipe));
+    let recipe = tolerance::recipe(&model)?;
     let weights_problem = model.verify_weights().err().map(|e| e.to_string());
+    let tolerance = Tolerance::of_two_sides(&model, args.tolerance)?;
     let mut session = Session::new(&model, Options { threads: args.threads, sequences: 1 })?;
     let bar = output::progress(2 * selftest::steps(&session)? as u64, output::Unit::Items).with_message("self-test");
     let prefill_against_decode = selftest::against_itself(&mut session, tolerance, &|| bar.inc(1))?;
@@ -96,21 +90,6 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         Verdict { identity, weights_problem, source_problem, prefill_against_decode, against_reference, passed };
     if args.json { output::json(&verdict)? } else { print_text(&verdict) }
     Ok(if passed { Outcome::Done } else { Outcome::CheckFailed })
-}
-
-fn recipe(model: &Model) -> anyhow::Result<serde_json::Value> {
-    match model.reader().text(SectionKind::Recipe)? {
-        Some(text) => serde_json::from_str(text).context("section recipe: not valid JSON"),
-        None => Ok(serde_json::Value::Null),
-    }
-}
-
-/// What the products of the target in use allow.
-fn default_tolerance(model: &Model, recipe: &serde_json::Value) -> f64 {
-    match recipe["compile"]["targets"][model.target() as usize]["quantised_products"] == BYTES {
-        true => TOLERANCE_OF_BYTES,
-        false => DEFAULT_TOLERANCE,
-    }
 }
 
 /// Why a configuration is not the one that the recipe names.

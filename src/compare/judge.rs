@@ -1,6 +1,7 @@
 //! Compares our values with a reference, key by key: largest absolute difference, relative L2 norm, best token, equality of ids.
 
 use super::tensors::{Array, Tensors};
+use super::tolerance::Tolerance;
 use serde::Serialize;
 
 /// How far our values of one key are from the reference's.
@@ -16,7 +17,9 @@ pub struct KeyReport {
     pub reference_max: f64,
     /// Share of the rows whose largest value has the same index, for logits; share of equal ids.
     pub top1: Option<f64>,
-    /// Whether it is within the tolerance.
+    /// Whether it counts; ids that bf16 activations chose do not.
+    pub judged: bool,
+    /// Whether it is within the tolerance, or does not count.
     pub passed: bool,
     /// Why it could not be compared.
     pub problem: Option<String>,
@@ -77,15 +80,17 @@ pub fn argmax(row: &[f32]) -> usize {
 /// Compares every measured key of `reference` with ours. Inputs (`input_ids`, `chunks`, ..) are not compared.
 ///
 /// Where the reference keeps only the `k` largest logits (`topk_values`, `topk_indices`), our full logits are gathered at its indices.
-pub fn judge(reference: &Tensors, ours: &Tensors, tolerance: f64) -> Report {
+pub fn judge(reference: &Tensors, ours: &Tensors, tolerance: impl Into<Tolerance>) -> Report {
+    let tolerance = tolerance.into();
     let keys: Vec<_> = reference
         .iter()
         .filter(|(key, _)| is_measured(key))
         .map(|(key, array)| one_key(key, array, reference, ours, tolerance))
         .collect();
-    let worst = |f: fn(&KeyReport) -> f64| keys.iter().map(f).fold(0.0, |a, b| if b <= a { a } else { b });
+    let judged = || keys.iter().filter(|k| k.judged);
+    let worst = |f: fn(&KeyReport) -> f64| judged().map(f).fold(0.0, |a, b| if b <= a { a } else { b });
     Report {
-        tolerance,
+        tolerance: tolerance.relative_l2,
         worst_relative_l2: worst(|k| k.relative_l2),
         worst_max_abs: worst(|k| k.max_abs),
         worst_top1: keys.iter().filter_map(|k| k.top1).fold(1.0, f64::min),
@@ -101,7 +106,8 @@ fn is_measured(key: &str) -> bool {
     !inputs.contains(&last) && !last.ends_with("_indices")
 }
 
-fn one_key(key: &str, array: &Array, reference: &Tensors, ours: &Tensors, tolerance: f64) -> KeyReport {
+fn one_key(key: &str, array: &Array, reference: &Tensors, ours: &Tensors, tolerance: Tolerance) -> KeyReport {
+    let judged = tolerance.equal_ids || array.integers().is_none();
     let compared = match key.strip_suffix("_values") {
         Some(stem) => gathered(key, stem, reference, ours),
         None => direct(key, array, ours),
@@ -109,9 +115,9 @@ fn one_key(key: &str, array: &Array, reference: &Tensors, ours: &Tensors, tolera
     match compared {
         Ok((d, top1)) => {
             let ids_differ = array.integers().is_some() && d.relative_l2 > 0.0;
-            let passed = !ids_differ && d.relative_l2 <= tolerance;
+            let passed = !judged || (!ids_differ && d.relative_l2 <= tolerance.relative_l2);
             let Distance { max_abs, relative_l2, reference_max } = d;
-            KeyReport { key: key.into(), max_abs, relative_l2, reference_max, top1, passed, problem: None }
+            KeyReport { key: key.into(), max_abs, relative_l2, reference_max, top1, judged, passed, problem: None }
         }
         Err(problem) => KeyReport {
             key: key.into(),
@@ -119,6 +125,7 @@ fn one_key(key: &str, array: &Array, reference: &Tensors, ours: &Tensors, tolera
             relative_l2: f64::INFINITY,
             reference_max: 0.0,
             top1: None,
+            judged: true,
             passed: false,
             problem: Some(problem),
         },

@@ -1,6 +1,7 @@
 //! What the compiler is asked for, and what it reports.
 
 use super::states::Limits;
+use jet_codegen::Activations;
 use jet_codegen::targets::{Backend, TARGETS, Target};
 use jet_frontend::{CompileOptions, ModelConfig, ModelSpec, WeightFormat, WeightsFile};
 use jetbin::Phase;
@@ -76,6 +77,8 @@ pub struct Settings {
     pub targets: Vec<String>,
     /// Limits of a sequence and a call.
     pub limits: Limits,
+    /// What products multiply.
+    pub activations: Activations,
     /// The stored type of matrices.
     pub weights: WeightFormat,
     /// Where the weights are kept.
@@ -107,7 +110,7 @@ pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) 
     };
     let backend = asked.backend.as_ref();
     expect("backend", backend, &Backend::names());
-    expect("activations", asked.activations.as_ref(), &["f32"]);
+    expect("activations", asked.activations.as_ref(), &["f32", "bf16"]);
     let mut targets = asked.targets.unwrap_or_default();
     problems.extend(backend.and_then(|b| absent(b)));
     if targets.is_empty() && problems.is_empty() {
@@ -123,6 +126,10 @@ pub fn settle(request: &CompileRequest, spec: &ModelSpec, config: &ModelConfig) 
     Ok(Settings {
         targets,
         limits: Limits { max_context, max_batch, prefill_chunk: prefill_chunk.min(max_context) },
+        activations: match asked.activations.as_deref() {
+            Some("bf16") => Activations::Bf16,
+            _ => Activations::F32,
+        },
         weights: asked.weights.unwrap_or(WeightFormat::Bf16),
         weights_file: asked.weights_file.unwrap_or(WeightsFile::Embed),
     })

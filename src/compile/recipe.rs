@@ -3,6 +3,7 @@
 
 use super::{Limits, Model};
 use anyhow::{Context, Result};
+use jet_codegen::Activations;
 use jet_codegen::targets::Target;
 use jet_frontend::tensors::{EMBEDDING, layer_tensor};
 use jet_frontend::{WeightFormat, WeightsAt, WeightsFile};
@@ -41,7 +42,7 @@ pub fn recipe(model: &Model) -> Result<String> {
             "max_context": max_context,
             "max_batch": max_batch,
             "prefill_chunk": prefill_chunk,
-            "activations": "f32",
+            "activations": match settings.activations { Activations::F32 => "f32", Activations::Bf16 => "bf16" },
             "weights": settings.weights.name(),
             "quantisation": quantised.then(|| quantisation(settings.weights)),
             "weights_file": match settings.weights_file { WeightsFile::Embed => "embed", WeightsFile::External => "external" },

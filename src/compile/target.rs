@@ -8,8 +8,8 @@ use super::states::SlotPlan;
 use super::weights::WeightTable;
 use super::{Limits, Model};
 use anyhow::{Context, Result};
-use jet_codegen::Built;
 use jet_codegen::targets::Target;
+use jet_codegen::{Activations, Built};
 use jet_ir::{Graph, Group};
 use jet_passes::{MemoryPlan, RowLimits};
 use jetbin::{DeviceKind, KernelDesc, Phase, Program, TargetDesc};
@@ -57,7 +57,8 @@ pub fn compile_target(
     let target = Target::named(name).with_context(|| format!("no target `{name}`"))?;
     let mut phases = vec![];
     for phase in [Phase::Prefill, Phase::Decode] {
-        let selected = select_phase(&model.graph, model.settings.limits, target, phase)
+        let how = (phase, model.settings.activations);
+        let selected = select_phase(&model.graph, model.settings.limits, target, how)
             .with_context(|| format!("{name}, {phase}"))?;
         dump.phase(name, phase, (&selected.graph, &selected.groups), &selected.memory)?;
         phases.push(selected);
@@ -113,7 +114,12 @@ fn rows(phase: Phase, limits: Limits) -> (u32, u32) {
 ///
 /// # Errors
 /// A group without a kernel, or a defect of the compiler that a verifier found.
-pub fn select_phase(graph: &Graph, limits: Limits, target: &Target, phase: Phase) -> Result<Selected> {
+pub fn select_phase(
+    graph: &Graph,
+    limits: Limits,
+    target: &Target,
+    (phase, activations): (Phase, Activations),
+) -> Result<Selected> {
     let rows = rows(phase, limits);
     let cost = price::cost_model(target, phase, limits);
     let fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
@@ -123,7 +129,7 @@ pub fn select_phase(graph: &Graph, limits: Limits, target: &Target, phase: Phase
     jet_passes::validate(&fused.graph, &fused.groups, &memory).map_err(|faults| {
         anyhow::anyhow!("the memory plan is wrong, which is a defect of jetc:\n{}", faults.join("\n"))
     })?;
-    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase);
+    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase, activations);
     let built = fused.groups.iter().map(select).collect::<Result<Vec<_>, _>>()?;
     let report = &fused.report;
     let summary = ProgramSummary {

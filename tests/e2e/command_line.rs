@@ -184,7 +184,7 @@ fn sources_that_cannot_be_compiled() {
         &["--max-context", "0", "--max-batch", "99999"],
         "error: max_context: found 0, expected 1 to 16777216\nerror: max_batch: found 99999, expected 1 to 4096",
     );
-    compile(&["--activations", "f16"], "error: activations: found `f16`, expected f32");
+    compile(&["--activations", "f16"], "error: activations: found `f16`, expected f32 or bf16");
     refused(
         &["compile", "/nonexistent", "-o", target],
         "error: /nonexistent: cannot read: No such file or directory (os error 2)",

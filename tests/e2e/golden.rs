@@ -85,6 +85,26 @@ fn tiny_cases_on_every_other_target() {
     }
 }
 
+/// With rounded operands of products the values are those of the official model in bf16, within its own distance from f32.
+#[test]
+fn tiny_cases_with_bf16_activations_on_every_target() {
+    for target in targets::runnable() {
+        for case in ["tiny-a", "tiny-b", "tiny-c-jet", "tiny-c-attn", "tiny-c-mix", "tiny-d-eps"] {
+            let folder = folder();
+            let limits = ["--max-context", "256", "--max-batch", "8", "--prefill-chunk", "64"];
+            let options = ["--target", target.name, "--activations", "bf16"];
+            let artifact = compile(folder.path(), &golden(case), &[&limits[..], &options].concat());
+            let tolerance = meta(case)["tolerance"]["bf16_rel_l2_outputs"].to_string();
+            let reference = golden(case).join("io.safetensors");
+            run(args!["compare", artifact, reference, "--tolerance", tolerance]).ok();
+            run(args!["compare", artifact, reference, "--tolerance", tolerance, "--chunks", "2,3,7", "--together"])
+                .ok();
+            // something is rounded: f32's tolerance is far off
+            assert_eq!(run(args!["compare", artifact, reference, "--tolerance", "1e-4"]).code, Some(1), "{case}");
+        }
+    }
+}
+
 /// One decoder layer at the size of the 2B model: a model of one layer whose embedding table holds the input rows.
 fn block(case: &str) {
     let folder = folder();

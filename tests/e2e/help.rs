@@ -13,12 +13,12 @@ fn commands(help: &str) -> Vec<String> {
 
 #[test]
 fn help_is_as_reviewed() {
-    let help = run(&["--help"]).ok().stdout;
+    let help = run(["--help"]).ok().stdout;
     let commands = commands(&help);
     assert!(commands.len() >= 10, "{commands:?}");
     insta::assert_snapshot!("jetc", help);
     for command in commands {
-        let help = run(&[&command, "--help"]).ok().stdout;
+        let help = run([&command, "--help"]).ok().stdout;
         assert!(help.contains("Example"), "{command} --help shows no example");
         insta::assert_snapshot!(command, help);
     }

@@ -7,6 +7,16 @@ use jet_ir::{Graph, Id, Leaf, NodeKind, Op};
 use jetbin::{Cost, Phase};
 use std::cell::RefCell;
 
+/// What the rows of products are multiplied as. Buffers, states and sums are f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Activations {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16, to nearest even.
+    Bf16,
+}
+
 /// What a parameter of a kernel means. Each is one 8-byte word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Binding {
@@ -97,6 +107,8 @@ pub(crate) struct Context<'k, 'g> {
     pub graph: &'g Graph,
     /// What rows are.
     pub phase: Phase,
+    /// What products multiply.
+    pub activations: Activations,
     params: RefCell<Vec<(Binding, Param<'k>)>>,
     refused: RefCell<Option<Unsupported>>,
 }
@@ -108,13 +120,13 @@ pub(crate) struct Context<'k, 'g> {
 pub(crate) fn build(
     graph: &Graph,
     target: &Target,
-    phase: Phase,
+    (phase, activations): (Phase, Activations),
     name: &str,
     body: impl for<'k> FnOnce(&Context<'k, '_>) -> Result<Shape, Unsupported>,
 ) -> Result<(Kernel, Vec<Binding>, Shape), Unsupported> {
     let mut done = None;
     let kernel = Builder::build(name, target, |k| {
-        let cx = Context { k, graph, phase, params: RefCell::default(), refused: RefCell::default() };
+        let cx = Context { k, graph, phase, activations, params: RefCell::default(), refused: RefCell::default() };
         let shape = body(&cx);
         let params = cx.params.into_inner().into_iter().map(|(b, _)| b).collect::<Vec<_>>();
         done = Some(cx.refused.into_inner().map_or(shape, Err).map(|shape| (params, shape)));

@@ -37,10 +37,10 @@ pub(crate) fn embed<'k>(cx: &Context<'k, '_>, id: Id) -> Result<Shape, Unsupport
             return slots.walk(k, (), &|i, _, number, ()| out.at(i).store(number[0]));
         }
         let one = |i: V<'k, Index>| match elem {
+            // see `PackSpec::position`
             Elem::Bf16 => {
-                // the position of a slot in its group of 8, see `PackSpec::position`
-                let place = (slot / 8u32) * 8u32 + (slot % 4u32) * 2u32 + (slot % 8u32) / 4u32;
-                panel.cast::<Bf16>().at(i * PANEL as u32 + place).load(1).widen()
+                let pair = (i / 2u32) * PANEL as u32 + slot;
+                panel.cast::<Bf16>().at(pair * 2u32 + i % 2u32).load(1).widen()
             }
             _ => panel.at(i * PANEL as u32 + slot).load(1),
         };

@@ -18,6 +18,11 @@ pub fn spans<'k>(k: &'k Builder, n: u32, widths: &[u32], body: impl Fn(V<'k, Ind
     }
 }
 
+/// Widths for [`spans`] that fill registers.
+pub fn widths(k: &Builder) -> &'static [u32] {
+    if k.target.lanes == 16 { &[16, 8, 1] } else { &[8, 1] }
+}
+
 /// Loads `width` elements, of which only `left` exist; the rest is zero.
 pub fn load_lanes<'k>(p: Ptr<'k, F32>, width: u16, left: Option<V<'k, Index>>) -> V<'k, F32> {
     let Some(left) = left else { return p.load(width) };

@@ -7,15 +7,17 @@
 //! numbers, or quantised rows of the input.
 
 use super::context::{Context, Scratch, Shape, Unsupported};
+use super::dot::{self, DotProduct};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
+use super::input::{Input, Rows};
 use super::int8;
-use super::lanes::{spans, sum_of_squares};
 use super::quantised::{FEW, Panel};
-use super::tile::{Product, most_rows};
-use crate::kir::{Cap, F32, Index, Items, Operand, Ptr, V};
+use super::tile::{Product, cover, most_rows};
+use crate::kir::{Bf16, Cap, F32, Index, Items, Operand, Ptr, V};
 use crate::pack::{Form, PACKED, PANEL, PackSpec, RowOrder};
+use crate::targets::Target;
 use jet_ir::quant::Format;
-use jet_ir::{Elem, Id, Op, Place, Rows, Type};
+use jet_ir::{Elem, Id, Op, Place, Type};
 use jetbin::{Cost, Phase};
 
 /// The outputs that come from one set of accumulators.
@@ -24,6 +26,13 @@ pub(super) struct Segment {
     pub accs: Vec<Id>,
     pub stores: Vec<Id>,
     pub first_item: u32,
+}
+
+impl Segment {
+    /// Items that `panels` panels hold, one at least.
+    fn group_items(&self, panels: u32) -> u32 {
+        (panels / self.spec.item_panels() as u32).max(1)
+    }
 }
 
 /// The kernel of a product grid with its stores, or of a product in memory, which is its own store.
@@ -36,20 +45,28 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
     let items: usize = segments.iter().map(|s| s.spec.items()).sum();
     let fixed = u32::try_from(items).map_err(|_| Unsupported::new(cx.graph, grid, "more than 2^32 items of work"))?;
     let (begin, end) = cx.item_range(Items { fixed, per_row: false });
-    let (x, staged) = input(cx, grid, begin.lt(end))?;
-    let stride = segments.iter().map(|s| s.spec.item_slots()).max().unwrap_or(PANEL) as u32;
-    let tile = match staged {
-        true => cx.scratch().at(cx.rows() * k_len as u32),
-        false => cx.scratch(),
+    let all_bf16 = segments.iter().all(|s| s.spec.elem == Elem::Bf16);
+    let Input { rows: x, row_bytes } = Input::stage(cx, grid, all_bf16, begin.lt(end))?;
+    let (most, group) = match (x, cx.phase) {
+        (Rows::Floats(_), _) => (most_rows(&cx.k.target), 1),
+        (Rows::Pairs(_), Phase::Decode) => (dot::ROWS, 1),
+        (Rows::Pairs(_), Phase::Prefill) => (dot::ROWS, group_panels(&cx.k.target, k_len)),
     };
-    let tile_elems = stride * most_rows(&cx.k.target) as u32;
-    let mut scratch = Scratch { fixed: 4 * u64::from(tile_elems), per_row: if staged { 4 * k_len as u64 } else { 0 } };
+    let slots = segments.iter().map(|s| s.group_items(group) as usize * s.spec.item_slots());
+    let stride = slots.max().unwrap_or(PANEL) as u32;
+    let tile = cx.scratch().at(cx.rows() * (row_bytes / 4));
+    let tile_elems = stride * most as u32;
+    let mut scratch = Scratch { fixed: 4 * u64::from(tile_elems), per_row: row_bytes.into() };
     let quantised = quantised(cx, &segments, tile.at(tile_elems), k_len, &mut scratch);
-    if let Some(Quantised::Bytes(rows)) = quantised {
+    if let (Some(Quantised::Bytes(rows)), Rows::Floats(x)) = (quantised, x) {
         cx.k.when(begin.lt(end), || rows.fill(cx, x, cx.rows(), k_len as u32));
     }
-    let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, x, tile, stride, quantised };
-    cx.k.range(begin, end, 1, (), |item, ()| kernel.item(item));
+    let (k_len, most) = (k_len as u32, most as u32);
+    let kernel = Kernel { cx, segments: &segments, k_len, x, tile, stride, most, group, quantised };
+    cx.k.range(begin, end, 1, begin, |item, next| {
+        cx.k.choose(item.equals(next), || next + kernel.group(item, end), || next)
+    });
+    let staged = matches!(cx.graph.op(grid), Some(Op::SweepNorm(_)));
     let bytes = matches!(quantised, Some(Quantised::Bytes(_)));
     let name = match (cx.phase, staged, bytes) {
         (Phase::Decode, true, false) => "norm_product_decode",
@@ -61,7 +78,14 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
         (Phase::Prefill, true, true) => "norm_int8_product_prefill",
         (Phase::Prefill, false, true) => "int8_product_prefill",
     };
-    Ok(Shape { name, scratch, cost: cost(cx, &segments, k_len) })
+    Ok(Shape { name, scratch, cost: cost(cx, &segments, k_len as usize) })
+}
+
+/// Panels of bf16 that many rows take turns on, so that a tile of rows is read once for all of them: half of the
+/// second-level cache, an even number of 2 to 8.
+fn group_panels(target: &Target, k_len: usize) -> u32 {
+    let panels = target.cache.l2_bytes / 2 / (2 * PANEL * k_len) as u64;
+    (panels.clamp(2, 8) / 2 * 2) as u32
 }
 
 /// What a kernel with quantised weights keeps in scratch memory.
@@ -97,42 +121,7 @@ pub(super) fn cost(cx: &Context<'_, '_>, segments: &[Segment], k_len: usize) -> 
     Cost { weight_bytes, state_bytes: 0, act_bytes: 4 * (k_len as u64 + out), flops: 2 * slots * k_len as u64 }
 }
 
-/// Rows of the input as the inner loop reads them, and whether they were staged.
-fn input<'k>(
-    cx: &Context<'k, '_>,
-    grid: Id,
-    busy: V<'k, crate::kir::Pred>,
-) -> Result<(Ptr<'k, F32>, bool), Unsupported> {
-    let args = &cx.graph.node(grid).args;
-    match cx.graph.op(grid) {
-        Some(Op::Sweep(_) | Op::Matmul(_)) => Ok((cx.value(args[0]), false)),
-        Some(Op::SweepNorm(op)) => {
-            let n = cx.cols(grid) as u32;
-            let (from, to) = (cx.value::<F32>(args[0]), cx.scratch());
-            let gain = cx.vector(PackSpec::vector(n as usize), args[1]);
-            let rows = cx.rows();
-            cx.k.when(busy, || {
-                cx.k.range(0u32, rows, 1, (), |r, ()| {
-                    normalise(cx, from.at(r * n), gain, to.at(r * n), n, op.eps.get());
-                });
-            });
-            Ok((to, true))
-        }
-        _ => Err(Unsupported::new(cx.graph, grid, "expected `sweep` or `sweep_norm`: norms are not folded on a CPU")),
-    }
-}
-
-/// `to = from * rsqrt(mean(from^2) + eps) * gain` over one row of `n`.
-pub fn normalise<'k>(cx: &Context<'k, '_>, from: Ptr<'k, F32>, gain: Ptr<'k, F32>, to: Ptr<'k, F32>, n: u32, eps: f32) {
-    let k = cx.k;
-    let factor = (sum_of_squares(cx, from, n) * (1.0 / n as f32) + eps).rsqrt();
-    spans(k, n, &[8, 1], |i, lanes| {
-        to.at(i).store(from.at(i).load(lanes) * factor.splat(lanes) * gain.at(i).load(lanes));
-    });
-}
-
-/// Stores of equal accumulators become one segment.
-/// What the stores of a grid need, in their order.
+/// What the stores of a grid need, in their order; stores of equal accumulators become one segment.
 pub(super) fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segment>, Unsupported> {
     let mut all: Vec<Segment> = vec![];
     let mut first_item = 0u32;
@@ -222,7 +211,9 @@ fn layout(cx: &Context<'_, '_>, store: Id, accs: &[Id], order: RowOrder) -> Resu
 /// Rows, columns and elements of a weight that panels can hold.
 pub fn packable(weight: Type) -> Option<(usize, usize, Elem)> {
     match weight {
-        Type::Tensor { rows: Rows::Fixed(rows), cols, elem, .. } if PACKED.contains(&elem) => Some((rows, cols, elem)),
+        Type::Tensor { rows: jet_ir::Rows::Fixed(rows), cols, elem, .. } if PACKED.contains(&elem) => {
+            Some((rows, cols, elem))
+        }
         _ => None,
     }
 }
@@ -231,14 +222,18 @@ struct Kernel<'a, 'k, 'g> {
     cx: &'a Context<'k, 'g>,
     segments: &'a [Segment],
     k_len: u32,
-    x: Ptr<'k, F32>,
+    x: Rows<'k>,
     tile: Ptr<'k, F32>,
     /// Elements between the rows of the tile.
     stride: u32,
+    /// Rows of the tile.
+    most: u32,
+    /// Panels whose sums the tile holds at once, see [`Segment::group_items`].
+    group: u32,
     quantised: Option<Quantised<'k>>,
 }
 
-/// The panels of an item.
+/// The panels of an item, or of several items of one segment.
 #[derive(Clone, Copy)]
 struct Item<'k> {
     weights: Ptr<'k, F32>,
@@ -248,25 +243,37 @@ struct Item<'k> {
 }
 
 impl<'k> Kernel<'_, 'k, '_> {
-    fn item(&self, item: V<'k, Index>) {
+    /// Some items from `item` on, of one segment and before `end`; gives their number.
+    fn group(&self, item: V<'k, Index>, end: V<'k, Index>) -> V<'k, Index> {
         let (k, rows) = (self.cx.k, self.cx.rows());
         let elems = self.elems();
         let number = |s: &Segment| elems.iter().position(|e| *e == s.spec.elem).unwrap_or(0) as u32;
+        let items = self.pick(item, &|s, local| {
+            let left = (s.spec.items() as u32).on(k) - local;
+            left.imin(s.group_items(self.group)).imin(end - item)
+        });
         let panels = Item {
             weights: self.pick(item, &|s, local| self.weights(s).byte_offset(local * s.spec.item_bytes() as u32)),
-            panels: self.pick(item, &|s, _| (s.spec.item_panels() as u32).on(k)),
+            panels: self.pick(item, &|s, _| items * s.spec.item_panels() as u32),
             elem: self.pick(item, &|s, _| number(s).on(k)),
         };
         if let Some(Quantised::Numbers(to)) = self.quantised {
             k.when((FEW as u32).on(k).lt(rows), || self.unpack(panels, to));
         }
-        let most = most_rows(&k.target) as u32;
-        k.range(0u32, rows, most, (), |row, ()| {
-            let left = rows - row;
-            let here = left.imin(most);
-            self.sums(row, here, panels);
-            k.range(0u32, here, 1, (), |r, ()| self.finish(item, row + r, self.tile.at(r * self.stride)));
+        k.range(0u32, rows, self.most, (), |row, ()| {
+            let here = (rows - row).imin(self.most);
+            match self.x {
+                Rows::Floats(x) => self.sums(x, row, here, panels),
+                Rows::Pairs(x) => self.dots(x.at(row * (2 * self.pairs())), here, panels),
+            }
+            self.finish((item, items), row, here);
         });
+        items
+    }
+
+    /// Pairs of steps of a sum.
+    fn pairs(&self) -> u32 {
+        self.k_len.div_ceil(2)
     }
 
     /// The element types of the weights, each once.
@@ -288,7 +295,8 @@ impl<'k> Kernel<'_, 'k, '_> {
 
     /// Panel `p` of an item with weights of type `elem`.
     fn panel(&self, item: Item<'k>, p: V<'k, Index>, elem: Elem) -> Ptr<'k, F32> {
-        item.weights.byte_offset(p * (PANEL * elem.row_bytes(self.k_len as usize)) as u32)
+        let bytes = PackSpec { elem, ..self.segments[0].spec }.panel_bytes();
+        item.weights.byte_offset(p * bytes as u32)
     }
 
     /// The numbers of an item's panels, if they are quantised.
@@ -326,9 +334,9 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// Fills the tile with the sums of `here` rows from `row` on.
-    fn sums(&self, row: V<'k, Index>, here: V<'k, Index>, item: Item<'k>) {
-        let (k, most) = (self.cx.k, most_rows(&self.cx.k.target));
-        let x = self.x.at(row * self.k_len);
+    fn sums(&self, x: Ptr<'k, F32>, row: V<'k, Index>, here: V<'k, Index>, item: Item<'k>) {
+        let (k, most) = (self.cx.k, self.most as usize);
+        let x = x.at(row * self.k_len);
         k.range(0u32, item.panels, 1, (), |p, ()| {
             let out = self.tile.at(p * PANEL as u32);
             let plain = |elem: Elem, panel: Ptr<'k, F32>| {
@@ -356,15 +364,41 @@ impl<'k> Kernel<'_, 'k, '_> {
         });
     }
 
-    /// The epilogue of one row of an item.
-    fn finish(&self, item: V<'k, Index>, row: V<'k, Index>, tile: Ptr<'k, F32>) {
+    /// The same for `here` rows of pairs at `x`, two panels at a time where there may be many rows.
+    fn dots(&self, x: Ptr<'k, Bf16>, here: V<'k, Index>, item: Item<'k>) {
+        let (k, pairs) = (self.cx.k, self.pairs());
+        let panel_bytes = self.segments[0].spec.panel_bytes() as u32;
+        let some = |first: V<'k, Index>, together: usize| {
+            let (panel, out) = (self.panel(item, first, Elem::Bf16).cast(), self.tile.at(first * PANEL as u32));
+            let tile = DotProduct { panel, panel_bytes, x, pairs, out, stride: self.stride };
+            cover(k, here, dot::ROWS, |row, rows| {
+                let (x, out) = (x.at(row * (2 * pairs)), out.at(row * self.stride));
+                DotProduct { x, out, ..tile }.emit(k, rows, together);
+            });
+        };
+        if self.group == 1 {
+            return k.range(0u32, item.panels, 1, (), |p, ()| some(p, 1));
+        }
+        let odd = item.panels % 2u32;
+        k.range(0u32, item.panels - odd, 2, (), |p, ()| some(p, 2));
+        k.when(odd.equals(1u32), || some(item.panels - 1u32, 1));
+    }
+
+    /// The epilogue of `here` rows of some items of one segment.
+    fn finish(&self, (item, items): (V<'k, Index>, V<'k, Index>), row: V<'k, Index>, here: V<'k, Index>) {
+        let k = self.cx.k;
         self.pick(item, &|segment, local| {
-            let leaf = |id: Id| {
-                let source = segment.accs.iter().position(|a| *a == id)?;
-                Some(self.accumulators(segment, source, local, tile))
-            };
-            let row = Row { cx: self.cx, row, leaf: &leaf };
-            segment.stores.iter().for_each(|s| row.store(*s));
+            k.range(0u32, items, 1, (), |i, ()| {
+                let tile = self.tile.at(i * segment.spec.item_slots() as u32);
+                k.range(0u32, here, 1, (), |r, ()| {
+                    let leaf = |id: Id| {
+                        let source = segment.accs.iter().position(|a| *a == id)?;
+                        Some(self.accumulators(segment, source, local + i, tile.at(r * self.stride)))
+                    };
+                    let row = Row { cx: self.cx, row: row + r, leaf: &leaf };
+                    segment.stores.iter().for_each(|s| row.store(*s));
+                });
+            });
         });
     }
 
@@ -373,45 +407,36 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (spec, k) = (segment.spec, self.cx.k);
         let lanes = spec.lanes() as u32;
         let guard = |col: V<'k, Index>, end: V<'k, Index>, needed: bool| Lanes { col, left: needed.then(|| end - col) };
-        let vectors = |n: u32| 0..n / 4;
-        let rows = (spec.rows as u32).on(k);
-        let ragged = spec.rows % lanes as usize != 0;
+        let width = lanes.min(k.target.lanes.into());
+        let places = |end: usize| -> Vec<_> {
+            let (end, ragged) = (end as u32, !end.is_multiple_of(lanes as usize));
+            (0..lanes / width).map(|v| guard(local * lanes + width * v, end.on(k), ragged)).collect()
+        };
         let vector = vector_like(&spec);
         let (places, offset, vector, first): (Vec<_>, _, _, _) = match spec.order {
-            RowOrder::Linear => {
-                let place = |v| guard(local * lanes + 4 * v, rows, ragged);
-                (vectors(lanes).map(place).collect(), 0, vector, local * lanes)
-            }
-            RowOrder::Gate => {
-                let place = |v| guard(local * lanes + 4 * v, rows, ragged);
-                let places = vectors(lanes).map(place).collect();
-                (places, source as u32 * lanes, PackSpec::vector(spec.rows), local * lanes)
-            }
-            RowOrder::Rope { head_dim } => (self.halves(head_dim, local), 0, vector, local * PANEL as u32),
-            RowOrder::Taps { taps } => {
-                let (channels, ragged) = ((spec.rows / taps) as u32, spec.rows / taps % lanes as usize != 0);
-                let place = |v| guard(local * lanes + 4 * v, channels.on(k), ragged);
-                (vectors(lanes).map(place).collect(), 0, vector, local * spec.item_slots() as u32)
-            }
+            RowOrder::Linear => (places(spec.rows), 0, vector, local * lanes),
+            RowOrder::Gate => (places(spec.rows), source as u32 * lanes, PackSpec::vector(spec.rows), local * lanes),
+            RowOrder::Rope { head_dim } => (self.halves(head_dim, local, width), 0, vector, local * PANEL as u32),
+            RowOrder::Taps { taps } => (places(spec.rows / taps), 0, vector, local * spec.item_slots() as u32),
         };
         let count = match spec.order {
-            RowOrder::Taps { taps } => taps as u32 * lanes / 4,
+            RowOrder::Taps { taps } => taps as u32 * lanes / width,
             _ => places.len() as u32,
         };
-        let vecs = (0..count).map(|v| tile.at(offset + 4 * v).load(4)).collect();
-        Fragment { vecs, domain: Domain { lanes: places, width: 4, vector, first, step: 4 } }
+        let vecs = (0..count).map(|v| tile.at(offset + width * v).load(width as u16)).collect();
+        Fragment { vecs, domain: Domain { lanes: places, width: width as u16, vector, first, step: width } }
     }
 
     /// Places of the vectors of a rope item: 8 columns of the low half of a head, then those of the high half.
-    fn halves(&self, head_dim: usize, local: V<'k, Index>) -> Vec<Lanes<'k>> {
+    fn halves(&self, head_dim: usize, local: V<'k, Index>, width: u32) -> Vec<Lanes<'k>> {
         let (half, lanes) = ((head_dim / 2) as u32, (PANEL / 2) as u32);
         let blocks = half.div_ceil(lanes);
         let (head, start) = (local / blocks, (local % blocks) * lanes);
         let place = |v: u32| {
-            let i = start + v % 2 * 4;
+            let i = start + v * width % lanes;
             let left = (half % lanes != 0).then(|| half.on(self.cx.k) - i);
-            Lanes { col: head * head_dim as u32 + i + v / 2 * half, left }
+            Lanes { col: head * head_dim as u32 + i + v * width / lanes * half, left }
         };
-        (0..4).map(place).collect()
+        (0..2 * lanes / width).map(place).collect()
     }
 }

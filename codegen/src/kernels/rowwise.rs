@@ -3,8 +3,8 @@
 use super::context::{Context, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::heads::Heads;
+use super::input::normalise;
 use super::lanes::{spans, sum_of_squares};
-use super::product::normalise;
 use crate::kir::{F32, Index, Items, V};
 use crate::pack::{PackSpec, RowOrder};
 use jet_ir::{Id, Op, Place};

@@ -28,6 +28,17 @@ pub fn most_rows(target: &Target) -> usize {
     if is_wide(target) { wide::rows(target) } else { ROWS }
 }
 
+/// Covers `1..=most` rows, a number known at run time, by one tile of `most` rows or by tiles whose numbers of rows are
+/// powers of two: few sizes, so that there is little code. `emit` gets the first row and the number of rows of a tile.
+pub fn cover<'k>(k: &'k Builder, rows: V<'k, Index>, most: usize, emit: impl Fn(V<'k, Index>, usize)) {
+    let parts = || {
+        for bit in (0..=most.ilog2()).rev().map(|b| 1u32 << b).filter(|bit| (*bit as usize) < most) {
+            k.when(0u32.on(k).lt(rows.and(bit)), || emit(rows - rows.and(2 * bit - 1), bit as usize));
+        }
+    };
+    k.choose(rows.equals(most as u32), || emit(0u32.on(k), most), parts);
+}
+
 /// Whether a register holds half a panel or more.
 pub fn is_wide(target: &Target) -> bool {
     matches!(target.lanes, 8 | 16)
@@ -43,7 +54,7 @@ fn vectors(rows: usize) -> u32 {
 pub struct Product<'k> {
     /// What the panel holds.
     pub elem: Elem,
-    /// `[k][16]`.
+    /// `[k][16]` of f32, or `[k / 2][16][2]` of bf16.
     pub panel: Ptr<'k, F32>,
     /// The rows, `k_len` apart.
     pub x: Ptr<'k, F32>,
@@ -68,6 +79,10 @@ impl<'k> Product<'k> {
     /// [`Self::emit`] for a number of rows in `1..=most` that is known at run time.
     pub fn emit_some(&self, k: &'k Builder, rows: V<'k, Index>, most: usize) {
         match most {
+            _ if is_wide(&k.target) => cover(k, rows, most, |first, rows| {
+                let (x, out) = (self.x.at(first * self.k_len), self.out.at(first * self.stride));
+                Product { x, out, ..*self }.emit(k, rows);
+            }),
             1 => self.emit(k, 1),
             _ => k.choose(rows.equals(most as u32), || self.emit(k, most), || self.emit_some(k, rows, most - 1)),
         }
@@ -88,10 +103,10 @@ impl<'k> Product<'k> {
                 _ => self.rows(k, (from, to), first, (rows, vectors)),
             });
         });
-        for step in whole..self.k_len {
+        for step in 0..self.k_len - whole {
             k.range(0u32, VECTORS, vectors, (), |first, ()| {
                 let (panel, out) = self.part(first);
-                self.write(out, &self.step(panel, step.on(k), 0, 0, self.read(out, rows, vectors)));
+                self.write(out, &self.step(panel, whole.on(k), step, 0, self.read(out, rows, vectors)));
             });
         }
     }
@@ -106,11 +121,10 @@ impl<'k> Product<'k> {
         (rows, vectors): (usize, u32),
     ) {
         let (panel, out) = self.part(first);
-        k.range(0u32, CHAINS, 1, (), |chain, ()| {
-            let turn = |i, sums| (0..STEPS).fold(sums, |sums, u| self.step(panel, i, CHAINS * u, u, sums));
-            let sums = k.range(from + chain, to + chain, CHAINS * STEPS, zeros(k, rows, vectors), turn);
-            self.add(out, &sums);
-        });
+        for chain in 0..CHAINS {
+            let turn = |i, sums| (0..STEPS).fold(sums, |sums, u| self.step(panel, i, CHAINS * u + chain, u, sums));
+            self.add(out, &k.range(from, to, CHAINS * STEPS, zeros(k, rows, vectors), turn));
+        }
     }
 
     /// A block for one row, all chains at once: the four sums of a panel alone would wait for their own multiply-adds.
@@ -125,7 +139,8 @@ impl<'k> Product<'k> {
 
     /// The panel and the sums from vector `first` on.
     fn part(&self, first: V<'k, Index>) -> (Ptr<'k, F32>, Ptr<'k, F32>) {
-        (self.panel.byte_offset(first * (self.elem.row_bytes(4) as u32)), self.out.at(first * 4u32))
+        // a step of a column takes 4 bytes in f32; in bf16 it does together with its partner
+        (self.panel.at(first * 4u32), self.out.at(first * 4u32))
     }
 
     fn add(&self, out: Ptr<'k, F32>, sums: &Tile<'k>) {
@@ -145,17 +160,19 @@ impl<'k> Product<'k> {
         }
     }
 
-    /// Adds step `i + offset` to the sums, walking the tile in the direction of `parity`.
+    /// Adds step `i + offset`, where `i` is even, to the sums, walking the tile in the direction of `parity`.
     fn step(&self, panel: Ptr<'k, F32>, i: V<'k, Index>, offset: u32, parity: u32, sums: Tile<'k>) -> Tile<'k> {
-        let vectors = sums[0].len() as u32;
-        let at = |v: u32| i.shift_left(4) + (offset * PANEL as u32 + 4 * v);
-        let w: Vec<V<F32>> = match self.elem {
-            Elem::Bf16 => (0..vectors / 2)
-                .map(|pair| panel.cast::<Bf16>().at(at(2 * pair)).load(8).widen_pairs())
-                .flat_map(|(even, odd)| [even, odd])
-                .collect(),
-            _ => (0..vectors).map(|v| panel.at(at(v)).load(4)).collect(),
+        let first = i.shift_left(4);
+        let w = |v: u32| match self.elem {
+            // an odd step is the other half of what the even one before it reads
+            Elem::Bf16 => {
+                let pairs = panel.cast::<Bf16>().at(first + (offset / 2 * 2 * PANEL as u32 + 8 * v));
+                let (even, odd) = pairs.load(8).widen_pairs();
+                if offset.is_multiple_of(2) { even } else { odd }
+            }
+            _ => panel.at(first + (offset * PANEL as u32 + 4 * v)).load(4),
         };
+        let w: Vec<V<F32>> = (0..sums[0].len() as u32).map(w).collect();
         let x = |r: usize| self.x.at(i + (r as u32 * self.k_len + offset)).load_splat(4);
         outer_product(parity, x, &w, sums)
     }

@@ -69,6 +69,8 @@ pub enum Cap {
     Fma,
     /// Rounding f32 to bf16 in one instruction.
     Bf16Round,
+    /// Products of pairs of bf16 summed in f32 in one instruction.
+    Bf16Dot,
     /// Threads in CTAs: their numbers, barriers, shuffles and shared memory.
     Threads,
     /// Tile products of a warp.
@@ -110,8 +112,11 @@ pub enum Op {
     Round,
     /// The low 16 bits of an i32, as bf16.
     Bf16Bits,
-    /// f32 to i32 or back, the same bits.
+    /// f32 to i32 or back, or i32 to pairs of bf16 (the low half first): the same bits.
     Bitcast,
+    /// `(a, b, sum)`, 2n lanes of bf16 twice and n of f32: `sum[i] + a[2i] b[2i] + a[2i+1] b[2i+1]` in f32, in either order
+    /// and with or without rounding in between. A target with [`Cap::Bf16Dot`] takes denormal operands and results for zero.
+    DotPairs,
     /// `(sum, a, b)`, of i32: to each lane of `sum` the products of the four bytes of `a`, without sign, and of `b`, with sign;
     /// wrapping. 4, 8 or 16 lanes.
     DotBytes,
@@ -280,6 +285,7 @@ impl Op {
         match self {
             Op::Scalar(Scalar::Fma) => Some(Cap::Fma),
             Op::Round => Some(Cap::Bf16Round),
+            Op::DotPairs => Some(Cap::Bf16Dot),
             Op::ThreadId | Op::CtaId | Op::Shared { .. } | Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle => {
                 Some(Cap::Threads)
             }

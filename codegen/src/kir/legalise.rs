@@ -55,6 +55,11 @@ fn expand(k: &Builder, op: &Op, args: &[Value]) -> Option<Value> {
         Op::Scalar(Scalar::Exp2) => (f(0) * std::f32::consts::LN_2).exp().id,
         Op::Scalar(Scalar::Log) => log(f(0)).id,
         Op::Round => round_bf16(f(0)).id,
+        Op::DotPairs => {
+            let halves = |i: usize| V::<Bf16>::wrap(k, args[i]).widen_pairs();
+            let ((a0, a1), (b0, b1)) = (halves(0), halves(1));
+            a1.fma(b1, a0.fma(b0, f(2))).id
+        }
         Op::DotBytes => dot_bytes([0, 1, 2].map(|i| V::wrap(k, args[i]))).id,
         _ => return None,
     })

@@ -45,6 +45,7 @@ const NAMES: &[(&str, Op)] = &[
     ("round", Op::Round),
     ("bf16_bits", Op::Bf16Bits),
     ("bitcast", Op::Bitcast),
+    ("dot_pairs", Op::DotPairs),
     ("dot_bytes", Op::DotBytes),
     ("to_f32", Op::ToF32),
     ("to_index", Op::ToIndex),

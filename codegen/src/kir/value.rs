@@ -193,6 +193,11 @@ impl<'k> V<'k, I32> {
         self.op(Op::Bitcast, &[], self.lanes())
     }
 
+    /// The same bits as pairs of bf16, the low half first.
+    pub fn as_bf16_pairs(self) -> V<'k, Bf16> {
+        self.op(Op::Bitcast, &[], 2 * self.lanes())
+    }
+
     /// The sum with the products of four bytes of `a`, without sign, and of `b`, with sign, in each lane.
     pub fn dot_bytes(self, a: Self, b: Self) -> Self {
         self.op(Op::DotBytes, &[a.id, b.id], self.lanes())
@@ -242,6 +247,11 @@ impl<'k> V<'k, Bf16> {
     /// In the order of the lanes.
     pub fn widen(self) -> V<'k, F32> {
         self.op(Op::Widen, &[], self.lanes())
+    }
+
+    /// `sum[i] + self[2i] b[2i] + self[2i+1] b[2i+1]` for 4, 8 or 16 sums, see [`Op::DotPairs`].
+    pub fn dot_pairs(self, b: Self, sum: V<'k, F32>) -> V<'k, F32> {
+        self.op(Op::DotPairs, &[b.id, sum.id], self.lanes() / 2)
     }
 
     /// `self b + c` by the warp: `self` is its part of 16 by 16, `b` of 16 by 8, `c` of 16 by 8.

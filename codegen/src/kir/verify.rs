@@ -206,6 +206,7 @@ fn list(types: &[Type]) -> String {
 fn expectation(op: &Op) -> &'static str {
     match op {
         Op::Scalar(_) => "operands and a result of one type of the operation's domain",
+        Op::DotPairs => "twice 2n lanes of bf16, and n lanes of f32 (4, 8 or 16) that the result has too",
         Op::WidenPairs => "2n lanes of bf16 and two results of n lanes of f32",
         Op::Extract(_) => "a vector that has this lane and a scalar of its element",
         Op::Pack => "as many scalars as the result has lanes",
@@ -243,6 +244,8 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::WidenPairs, [Vec(Bf16, n)], [Vec(F32, a), Vec(F32, b)]) => a == b && *n == 2 * a,
         (Op::Bf16Bits, [Vec(I32, n)], [Vec(Bf16, m)]) => n == m,
         (Op::Bitcast, [Vec(F32, n)], [Vec(I32, m)]) | (Op::Bitcast, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
+        (Op::Bitcast, [Vec(I32, n)], [Vec(Bf16, m)]) => *m == 2 * n,
+        (Op::DotPairs, [a @ Vec(Bf16, n), b, c @ Vec(F32, m @ (4 | 8 | 16))], [r]) => a == b && c == r && *n == 2 * m,
         (Op::DotBytes, [a @ Vec(I32, 4 | 8 | 16), b, c], [r]) => a == b && a == c && a == r,
         (Op::ToF32, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
         (Op::ToIndex, [Vec(I32, 1)], [Vec(Index, 1)]) | (Op::ToI32, [Vec(Index, 1)], [Vec(I32, 1)]) => true,

@@ -8,6 +8,7 @@ cases! {
     widths_that_fill_no_register_work_too,
     bf16_rounds_to_nearest_even_and_is_stored,
     bf16_widens_in_order_and_in_pairs,
+    pairs_of_bf16_are_multiplied_and_summed,
     bytes_are_multiplied_and_summed_in_fours,
     integers_become_floats,
     nothing_compares_with_nan,
@@ -79,6 +80,34 @@ fn bf16_widens_in_order_and_in_pairs(e: &Engine) {
         assert_eq!(y[..n], wide, "{lanes}");
         assert!(y[n..n + n / 2].iter().eq(wide.iter().step_by(2)), "{lanes}");
         assert!(y[n + n / 2..].iter().eq(wide.iter().skip(1).step_by(2)), "{lanes}");
+    }
+}
+
+/// Small whole numbers, whose sums of products are exact in any order; each sum has its own.
+fn pairs_of_bf16_are_multiplied_and_summed(e: &Engine) {
+    for n in [4u16, 8, 16] {
+        let lanes = usize::from(n);
+        let whole = |i: usize| ((i * 37 + 5) % 31) as f32 - 15.0;
+        // the first vector, the second one, and a pair of which every sum gets a copy
+        let x: Vec<u16> = (0..4 * lanes + 2).map(|i| bf16_bits(whole(i))).collect();
+        let k = kernel(|k| {
+            let (x, y) = (k.input::<Bf16>("x"), k.output::<F32>("y"));
+            let (a, b) = (x.load(2 * n), x.at(2 * lanes).load(2 * n));
+            let start = k.splat(0.5, n);
+            y.store(a.dot_pairs(b, start));
+            let pair = x.cast::<I32>().at(2 * lanes).load_splat(n).as_bf16_pairs();
+            y.at(lanes).store(pair.dot_pairs(b, start));
+        });
+        let y: Vec<f32> = e.run(&x, 2 * lanes, &[], k);
+        let want = |a: [usize; 2], b: usize| 0.5 + whole(a[0]) * whole(b) + whole(a[1]) * whole(b + 1);
+        for i in 0..lanes {
+            assert_eq!(y[i], want([2 * i, 2 * i + 1], 2 * lanes + 2 * i), "{n} lanes, sum {i}");
+            assert_eq!(
+                y[lanes + i],
+                want([4 * lanes, 4 * lanes + 1], 2 * lanes + 2 * i),
+                "{n} lanes, sum {i} of a copy"
+            );
+        }
     }
 }
 

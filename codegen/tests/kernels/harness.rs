@@ -6,7 +6,7 @@
 
 use crate::loader::Code;
 use jet_codegen::targets::{Target, runnable};
-use jet_codegen::{Binding, Built, PackSpec, select};
+use jet_codegen::{Activations, Binding, Built, PackSpec, select};
 use jet_ir::eval::{Bindings, Named, eval};
 use jet_ir::quant::{Format, quantise, round_trip};
 use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, OutputKind, Rows, Type, Value, group_kernels};
@@ -63,7 +63,7 @@ fn leaf_value(name: &str, tag: &str, row: usize, c: usize, ty: Type) -> f32 {
         (_, true) if ty.rows() != Some(Rows::Fixed(1)) => x * (3.0 / ty.cols() as f32).sqrt(),
         // integers, the largest in every group of 64: quantising them loses nothing
         _ if name.starts_with("whole") => {
-            if c % 64 == 0 {
+            if c.is_multiple_of(64) {
                 127.0
             } else {
                 (x * 127.0).round()
@@ -71,6 +71,8 @@ fn leaf_value(name: &str, tag: &str, row: usize, c: usize, ty: Type) -> f32 {
         }
         _ if name.starts_with("decay") => (x * 0.5 + 0.5).powi(8),
         _ if name.starts_with("beta") => x * 0.5 + 0.5,
+        // what a product rounds to bf16 is as it was
+        _ if name == "x" => round_bf16(x),
         _ => x,
     }
 }
@@ -175,13 +177,18 @@ impl Variant {
 }
 
 pub fn compile(graph: &Graph, phase: Phase) -> Compiled {
-    Compiled(runnable().map(|target| compile_for(target, graph, phase)).collect())
+    compile_with(graph, phase, Activations::F32)
 }
 
-fn compile_for(target: &'static Target, graph: &Graph, phase: Phase) -> Variant {
+/// The same for rounded activations, or not.
+pub fn compile_with(graph: &Graph, phase: Phase, activations: Activations) -> Compiled {
+    Compiled(runnable().map(|target| compile_for(target, graph, phase, activations)).collect())
+}
+
+fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations: Activations) -> Variant {
     let groups = group_kernels(graph).unwrap_or_else(|e| panic!("{e}"));
     let built: Vec<Built> =
-        groups.iter().map(|g| select(graph, g, target, phase).unwrap_or_else(|e| panic!("{e}"))).collect();
+        groups.iter().map(|g| select(graph, g, target, phase, activations).unwrap_or_else(|e| panic!("{e}"))).collect();
     let mut unique: BTreeMap<&str, &Built> = BTreeMap::new();
     for b in &built {
         let first = *unique.entry(&b.name).or_insert(b);

@@ -17,6 +17,8 @@ mod tolerance {
     pub const PRODUCT: f64 = 1e-6;
     /// The same behind functions with errors of a few units in the last place, and a norm.
     pub const FUSED: f64 = 3e-6;
+    /// Operands rounded to bf16: 2^-8 at most of each, and so of sums that do not cancel.
+    pub const ROUNDED: f64 = 1.0 / 256.0;
     /// A recurrence over up to 130 tokens; each reads what the others left.
     pub const DELTA: f64 = 3e-6;
     /// A head of one column is normalised by its own size, which multiplies an error by up to `eps^-0.5 = 316`.

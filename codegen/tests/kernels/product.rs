@@ -1,7 +1,8 @@
 //! Products: segments, epilogues, layouts, tails.
 
-use crate::harness::{Case, compile};
-use crate::tolerance::{FUSED, PRODUCT};
+use crate::harness::{Case, compile_with};
+use crate::tolerance::{FUSED, PRODUCT, ROUNDED};
+use jet_codegen::Activations;
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Id, Leaf, OutputKind, Rows, Type};
 use jetbin::Phase;
@@ -36,12 +37,16 @@ pub fn give(g: &mut Graph, name: &str, r: Id) {
 
 /// Runs `graph` as a prefill of `tokens` and as a decode of as many sequences.
 pub fn both(graph: &Graph, rows: &[usize], tolerance: f64) {
-    both_within(graph, rows, tolerance, tolerance);
+    both_within(graph, rows, Activations::F32, tolerance, tolerance);
+}
+
+fn both_with(graph: &Graph, rows: &[usize], activations: Activations, tolerance: f64) {
+    both_within(graph, rows, activations, tolerance, tolerance);
 }
 
 /// The same with another tolerance where activations are quantised.
-pub fn both_within(graph: &Graph, rows: &[usize], tolerance: f64, tolerance_of_bytes: f64) {
-    let (prefill, decode) = (compile(graph, Phase::Prefill), compile(graph, Phase::Decode));
+pub fn both_within(graph: &Graph, rows: &[usize], activations: Activations, tolerance: f64, tolerance_of_bytes: f64) {
+    let [prefill, decode] = [Phase::Prefill, Phase::Decode].map(|phase| compile_with(graph, phase, activations));
     for &n in rows {
         let past: Vec<usize> = (0..n).map(|i| (i * 7) % 11).collect();
         let slots: Vec<usize> = (0..n).map(|i| (n - i) + i % 2 * n).collect();
@@ -70,6 +75,8 @@ fn plain_products_of_every_shape() {
             let y = acc(&mut g, grid, "w", n, elem);
             give(&mut g, "y", y);
             both(&g, &[1, 2, 3, 4, 5, 8, 9, 64, 130], PRODUCT);
+            // `x` is bf16 as it is
+            both_with(&g, &[1, 2, 4, 11, 12, 13, 130], Activations::Bf16, PRODUCT);
         }
     }
 }
@@ -113,6 +120,7 @@ fn segments_with_epilogues_behind_a_norm() {
         let n = g.add(Scale { c: 0.3.into() }, &[n]).unwrap();
         give(&mut g, "n", n);
         both(&g, &[1, 2, 3, 7, 64], FUSED);
+        both_with(&g, &[1, 3, 13], Activations::Bf16, ROUNDED);
     }
 }
 
@@ -131,6 +139,7 @@ fn gates_and_residuals() {
         let y = g.add(Add {}, &[down, residual]).unwrap();
         give(&mut g, "y", y);
         both(&g, &[1, 2, 5, 33], FUSED);
+        both_with(&g, &[1, 2, 33], Activations::Bf16, FUSED);
     }
 }
 
@@ -160,7 +169,7 @@ fn dynamic_convolution_of_every_width() {
     for taps in 1..=6 {
         for channels in [1, 8, 13, 32] {
             let mut g = Graph::new("conv");
-            let (h, v0) = (input(&mut g, "h", 20), input(&mut g, "v0", channels));
+            let (h, v0) = (input(&mut g, "x", 20), input(&mut g, "v0", channels));
             let ring = state(&mut g, "conv", Rows::Fixed(taps), channels);
             let grid = g.add(Sweep {}, &[h]).unwrap();
             let r = acc(&mut g, grid, "w2", channels * taps, Elem::Bf16);
@@ -172,6 +181,7 @@ fn dynamic_convolution_of_every_width() {
             let push = g.add(RingPush { taps }, &[ring, v0]).unwrap();
             g.output(OutputKind::Update, "conv", push);
             both(&g, &[1, 2, 3, 4, 5, 64], FUSED);
+            both_with(&g, &[1, 2, 3, 64], Activations::Bf16, FUSED);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::product::{acc, both, both_within, give, input, state, vector, weight};
 use crate::tolerance::{BYTES, BYTES_FUSED, EXACT, FUSED, PRODUCT};
+use jet_codegen::Activations;
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Leaf, OutputKind, Place, Rows, Type};
 
@@ -24,7 +25,7 @@ fn products_of_every_shape() {
     for elem in QUANTISED {
         for (n, k) in [16, 17, 7, 33, 40, 12].into_iter().zip(COLUMNS) {
             if k == 24 || k == 203 {
-                both_within(&plain("x", elem, n, k), &[1, 3, 70], PRODUCT, BYTES);
+                both_within(&plain("x", elem, n, k), &[1, 3, 70], Activations::F32, PRODUCT, BYTES);
             }
             both(&plain("whole", elem, n, k), &[1, 2, 3, 4, 5, 8, 13, 64], PRODUCT);
         }
@@ -43,7 +44,7 @@ fn weights_of_all_types_behind_a_norm() {
             let y = g.add(Silu {}, &[y]).unwrap();
             give(&mut g, name, y);
         }
-        both_within(&g, &[1, 2, 3, 7, 64], FUSED, BYTES_FUSED);
+        both_within(&g, &[1, 2, 3, 7, 64], Activations::F32, FUSED, BYTES_FUSED);
     }
 }
 

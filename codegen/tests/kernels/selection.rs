@@ -1,14 +1,14 @@
 //! What shares code, and what is refused.
 
 use crate::product::{acc, give, input, state, vector, weight};
-use jet_codegen::{Binding, Built, Unsupported, select, targets};
+use jet_codegen::{Activations, Binding, Built, Unsupported, select, targets};
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Id, Rows, group_kernels};
 use jetbin::Phase;
 
 fn first(g: &Graph, phase: Phase) -> Result<Built, Unsupported> {
     let groups = group_kernels(g).unwrap_or_else(|e| panic!("{e}"));
-    select(g, &groups[0], targets::host().unwrap(), phase)
+    select(g, &groups[0], targets::host().unwrap(), phase, Activations::F32)
 }
 
 fn layer(name: &str, eps: f32, elem: Elem) -> Graph {

@@ -2,7 +2,7 @@
 
 use crate::counters::Counters;
 use crate::error::Error;
-use crate::launch::{self, Context};
+use crate::launch::{self, Context, Progress};
 use crate::memory::global::{Global, MAX_BLOCKS, MAX_EPOCH};
 use crate::module::{Kernel, Module};
 
@@ -82,12 +82,23 @@ pub struct Device {
     global: Global,
     /// Number of the last launch, from 1.
     epoch: u8,
+    last: Finished,
+}
+
+/// What is known of the last launch.
+#[derive(Clone, Debug, Default)]
+struct Finished {
+    /// Launches that it could overlap with.
+    unfinished: Vec<u8>,
+    /// Whether it waited for them, and whether it did before the next launch could start.
+    waited: bool,
+    waited_before_trigger: bool,
 }
 
 impl Device {
     /// A device with no allocations.
     pub fn new(config: DeviceConfig) -> Self {
-        Device { global: Global::new(config.global_bytes), config, epoch: 0 }
+        Device { global: Global::new(config.global_bytes), config, epoch: 0, last: Finished::default() }
     }
 
     /// Allocates `bytes` bytes, aligned to 256, that nobody has written yet.
@@ -135,7 +146,9 @@ impl Device {
         if self.epoch == MAX_EPOCH {
             self.global.sweep(self.epoch);
             self.epoch = 1;
+            self.last.unfinished.clear();
         }
+        let (unfinished, unawaited) = self.overlap(&launch);
         self.epoch += 1;
         let mut bytes = vec![];
         for (param, word) in found.params.iter().zip(params) {
@@ -152,12 +165,30 @@ impl Device {
             cluster: launch.cluster,
             dynamic_shared_bytes: launch.dynamic_shared_bytes,
             epoch: self.epoch,
-            unfinished: &[],
+            unfinished: &unfinished,
+            unawaited: &unawaited,
+            progress: Progress::default(),
             seed: self.config.seed,
             instruction_limit: self.config.instruction_limit,
             workers: self.config.workers.max(1),
         };
-        Ok(launch::run(&context)?)
+        let counters = launch::run(&context)?;
+        let [waited, waited_before_trigger] = context.progress.get();
+        self.last = Finished { unfinished, waited, waited_before_trigger };
+        Ok(counters)
+    }
+
+    /// Launches that may still run when this one starts, and when it has executed `griddepcontrol.wait`: the wait is for the launch
+    /// before alone, and what that one did not wait for may go on.
+    fn overlap(&self, launch: &Launch) -> (Vec<u8>, Vec<u8>) {
+        if !launch.programmatic || self.epoch == 0 {
+            return (vec![], vec![]);
+        }
+        let mut unfinished = vec![self.epoch];
+        if !self.last.waited_before_trigger {
+            unfinished.extend(&self.last.unfinished);
+        }
+        (unfinished, if self.last.waited { vec![] } else { self.last.unfinished.clone() })
     }
 
     /// What the hardware would refuse.

@@ -162,6 +162,12 @@ pub(crate) enum Op {
     Touch {
         address: Address,
     },
+    /// `mapa`: the address of the own shared address `a` in another block of the cluster.
+    MapAddress {
+        d: R32,
+        a: R32,
+        rank: R32,
+    },
     Nothing,
     Memory(Memory),
     Warp(WarpOp),
@@ -603,11 +609,41 @@ pub(crate) enum TileOp {
         to: Box<[R32]>,
         address: Address,
     },
+    Wgmma(WgmmaOp),
     StoreMatrix {
         trans: bool,
         from: Box<[R32]>,
         address: Address,
     },
+}
+
+/// Products of a warpgroup.
+#[derive(Debug)]
+pub(crate) enum WgmmaOp {
+    Fence,
+    Commit,
+    Wait {
+        pending: u32,
+    },
+    /// `D = A B + D`, or `A B` where `keep` does not hold; signs of A and B.
+    Mma {
+        tf32: bool,
+        n: u32,
+        d: Box<[R32]>,
+        a: WgmmaA,
+        b: R64,
+        keep: (RP, bool),
+        negate: bool,
+        trans_a: bool,
+        trans_b: bool,
+    },
+}
+
+/// The operand A of a warpgroup's product.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WgmmaA {
+    Registers([R32; 4]),
+    Descriptor(R64),
 }
 
 /// Shapes and types of `mma.sync`.
@@ -621,11 +657,74 @@ pub(crate) enum MmaKind {
     Tf32K4,
 }
 
-/// Barriers of a block.
+/// Barriers, and the order between proxies and launches.
 #[derive(Debug)]
 pub(crate) enum SyncOp {
     /// `bar.sync`, `bar.arrive` (`wait` is false), `bar.red`.
-    Barrier { id: R32, threads: Option<R32>, wait: bool, aligned: bool, red: Option<BarrierRed> },
+    Barrier {
+        id: R32,
+        threads: Option<R32>,
+        wait: bool,
+        aligned: bool,
+        red: Option<BarrierRed>,
+    },
+    /// `barrier.cluster.arrive`, `barrier.cluster.wait`.
+    ClusterArrive {
+        aligned: bool,
+    },
+    ClusterWait {
+        aligned: bool,
+    },
+    Mbarrier(MbarrierOp),
+    /// `fence.proxy.async`.
+    FenceProxy,
+    /// `setmaxnreg`, which changes no value.
+    SetRegisters,
+    /// `griddepcontrol`.
+    LaunchDependents,
+    WaitDependencies,
+}
+
+/// Operations on an mbarrier.
+#[derive(Debug)]
+pub(crate) enum MbarrierOp {
+    Init {
+        address: Address,
+        count: R32,
+    },
+    Invalidate {
+        address: Address,
+    },
+    /// Expects `bytes` more, then arrives `count` times; `d` becomes the state.
+    Arrive {
+        address: Address,
+        d: Option<R64>,
+        count: Option<R32>,
+        bytes: Option<R32>,
+    },
+    /// Expects `bytes` more.
+    Expect {
+        address: Address,
+        bytes: R32,
+    },
+    /// Whether a phase is complete; `block` waits until it is.
+    Wait {
+        p: RP,
+        address: Address,
+        phase: PhaseOf,
+        block: bool,
+    },
+    /// `cp.async.mbarrier.arrive.noinc`.
+    CopyArrive {
+        address: Address,
+    },
+}
+
+/// Which phase is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PhaseOf {
+    State(R64),
+    Parity(R32),
 }
 
 /// The reduction of a `bar.red`.
@@ -644,9 +743,27 @@ pub(crate) enum BarrierRedTo {
     Or(RP),
 }
 
-/// `cp.async` and its groups.
+/// `cp.async`, `cp.async.bulk` and their groups.
 #[derive(Debug)]
 pub(crate) enum CopyOp {
+    /// Global to shared memory, of the blocks in the mask if there is one; completes bytes of the mbarrier at the same place there.
+    BulkLoad {
+        to: Address,
+        from: Address,
+        bytes: R32,
+        mbarrier: Address,
+        multicast: Option<R32>,
+    },
+    /// Shared to global memory.
+    BulkStore {
+        to: Address,
+        from: Address,
+        bytes: R32,
+    },
+    BulkCommit,
+    BulkWait {
+        pending: u32,
+    },
     /// The last `bytes - source_bytes` are zeros; with `skip`, all are.
     Async {
         to: Address,

@@ -2,13 +2,14 @@
 
 use crate::counters::Counters;
 use crate::error::{Fault, Trap, TrapKind};
-use crate::exec::{Barrier, Machine, Registers, Step, Warp};
+use crate::exec::{Barrier, ClusterBarrier, Event, Machine, Mbarrier, Registers, Step, Tracked, Warp, land};
 use crate::memory::SHARED_BASE;
 use crate::memory::clock::{Actor, Clocks};
 use crate::memory::global::{Agent, Global};
 use crate::memory::order::Known;
 use crate::memory::shared::Shared;
 use crate::module::{Kernel, Preset, Special};
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -26,10 +27,35 @@ pub(crate) struct Context<'l> {
     pub epoch: u8,
     /// Launches that may still run until `griddepcontrol.wait`.
     pub unfinished: &'l [u8],
+    /// Launches that may still run even then.
+    pub unawaited: &'l [u8],
+    pub progress: Progress,
     pub seed: u64,
     /// Warp instructions that one cluster may execute.
     pub instruction_limit: u64,
     pub workers: usize,
+}
+
+/// What the next launch must know about this one.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    waited: AtomicBool,
+    waited_before_trigger: AtomicBool,
+}
+
+impl Progress {
+    /// A thread has executed `griddepcontrol.wait`; its block may have let dependents start before.
+    pub fn wait(&self, triggered: bool) {
+        self.waited.store(true, Relaxed);
+        if !triggered {
+            self.waited_before_trigger.store(true, Relaxed);
+        }
+    }
+
+    /// Whether the launches before this one were complete when it was, and when the next one could start.
+    pub fn get(&self) -> [bool; 2] {
+        [self.waited.load(Relaxed), self.waited_before_trigger.load(Relaxed)]
+    }
 }
 
 /// A block.
@@ -37,6 +63,10 @@ pub(crate) struct Context<'l> {
 pub(crate) struct Block<'l> {
     pub shared: Shared,
     pub barriers: Vec<Barrier>,
+    /// By offset in shared memory.
+    pub mbarriers: HashMap<usize, Mbarrier>,
+    /// `griddepcontrol.launch_dependents` was executed.
+    pub triggered: bool,
     pub agent: Agent<'l>,
     /// Warps of the block, and those that have not exited.
     pub warps: u32,
@@ -122,6 +152,9 @@ struct Cluster<'l> {
     blocks: Vec<Block<'l>>,
     warps: Vec<Warp>,
     clocks: Clocks,
+    barrier: ClusterBarrier,
+    events: Vec<Event>,
+    turns: u64,
     executed: u64,
     random: u64,
 }
@@ -145,14 +178,18 @@ impl<'l> Cluster<'l> {
                 block: linear as u32 + 1,
                 epoch: context.epoch,
                 unfinished: context.unfinished,
+                unawaited: context.unawaited,
                 known: Known::default(),
             };
             let barriers = (0..crate::exec::BARRIERS).map(|_| Barrier::new(clocks.actors())).collect();
-            Block { shared: Shared::new(bytes), barriers, agent, warps, live: warps, index }
+            let (mbarriers, triggered) = (HashMap::new(), false);
+            Block { shared: Shared::new(bytes), barriers, mbarriers, triggered, agent, warps, live: warps, index }
         };
         let blocks: Vec<Block> = (0..blocks).map(block).collect();
+        let (barrier, random) = (ClusterBarrier::new(clocks.actors()), context.seed ^ index << 32);
+        let (warps_of, events) = (vec![], vec![]);
         let mut cluster =
-            Cluster { index, blocks, warps: vec![], clocks, executed: 0, random: context.seed ^ index << 32 };
+            Cluster { index, blocks, warps: warps_of, clocks, barrier, events, turns: 0, executed: 0, random };
         for rank in 0..cluster.blocks.len() {
             for warp in 0..warps {
                 cluster.warps.push(cluster.warp(context, rank, warp, corner));
@@ -167,7 +204,14 @@ impl<'l> Cluster<'l> {
         let live = if left >= 32 { u32::MAX } else { (1 << left) - 1 };
         let place = Preloaded { context, block: self.blocks[rank].index, rank: rank as u32, warp, corner };
         let actor = (rank as u32 * self.blocks[rank].warps + warp) as Actor;
-        Warp::new(place.registers(), live, warp, actor, rank, context.unfinished.is_empty())
+        Warp::new(
+            place.registers(),
+            live,
+            warp,
+            actor,
+            rank,
+            context.unfinished.is_empty() && context.unawaited.is_empty(),
+        )
     }
 
     /// The next of a sequence of pseudo-random numbers (SplitMix64).
@@ -181,36 +225,69 @@ impl<'l> Cluster<'l> {
     /// One turn for every warp, from a random one on; true if all have exited.
     fn turn(&mut self, context: &Context<'l>) -> Result<bool, Box<Trap>> {
         let (count, first) = (self.warps.len(), self.random() as usize);
+        self.turns += 1;
+        self.arrivals(context)?;
         let (mut moved, mut alive) = (false, false);
         for n in 0..count {
-            let warp = &mut self.warps[(first % count + n) % count];
-            if warp.live == 0 {
-                continue;
-            }
-            let mut machine = Machine { context, blocks: &mut self.blocks, clocks: &mut self.clocks };
-            let before = warp.counters.warp_instructions;
-            let result = warp.run(&mut machine, SLICE);
-            self.executed += warp.counters.warp_instructions - before;
-            let (step, left) = result.map_err(|fault| trap(context, &self.blocks, warp, *fault))?;
-            moved |= left < SLICE || step == Step::Exited;
+            let random = self.random();
+            let mut warps = std::mem::take(&mut self.warps);
+            let result = self.run_warp(context, &mut warps[(first % count + n) % count], random);
+            self.warps = warps;
+            let (step, did) = result?;
+            moved |= did;
             alive |= step != Step::Exited;
-            if step == Step::Exited {
-                let block = &mut self.blocks[warp.block];
-                block.live -= 1;
-                let (clocks, live) = (&mut self.clocks, block.live);
-                block.barriers.iter_mut().for_each(|b| b.complete_if_all(clocks, live));
-            }
         }
         if !alive {
             return Ok(true);
         }
         if !moved {
-            return Err(self.stuck(context, TrapKind::Deadlock, "every warp waits"));
+            // only a copy can help
+            match self.events.iter().map(|e| e.due).min() {
+                Some(due) => self.turns = self.turns.max(due - 1),
+                None => return Err(self.stuck(context, TrapKind::Deadlock, "every warp waits")),
+            }
         }
         if self.executed > context.instruction_limit {
             return Err(self.stuck(context, TrapKind::Runaway, "the limit of instructions is exceeded"));
         }
         Ok(false)
+    }
+
+    fn machine<'m>(&'m mut self, context: &'m Context<'l>, random: u64) -> Machine<'m, 'l> {
+        let Cluster { blocks, clocks, barrier, events, turns, .. } = self;
+        Machine { context, blocks, clocks, barrier, events, random, turn: *turns }
+    }
+
+    /// Bulk copies that are due arrive.
+    fn arrivals(&mut self, context: &Context<'l>) -> Result<(), Box<Trap>> {
+        let turns = self.turns;
+        let due: Vec<Event> = self.events.extract_if(.., |e| e.due <= turns).collect();
+        for event in due {
+            let result = land(&event, &mut self.machine(context, 0));
+            let warp = &self.warps[usize::from(event.actor)];
+            result.map_err(|fault| trap(context, &self.blocks, warp, event.pc, *fault))?;
+        }
+        Ok(())
+    }
+
+    /// The turn of one warp: where it stopped, and whether it did anything.
+    fn run_warp(&mut self, context: &Context<'l>, warp: &mut Warp, random: u64) -> Result<(Step, bool), Box<Trap>> {
+        if warp.live == 0 {
+            return Ok((Step::Exited, false));
+        }
+        let before = warp.counters.warp_instructions;
+        let result = warp.run(&mut self.machine(context, random), SLICE);
+        self.executed += warp.counters.warp_instructions - before;
+        let (step, left) = result.map_err(|fault| trap(context, &self.blocks, warp, warp.pc(), *fault))?;
+        if step == Step::Exited {
+            let block = &mut self.blocks[warp.block];
+            block.live -= 1;
+            let (clocks, live) = (&mut self.clocks, block.live);
+            block.barriers.iter_mut().for_each(|b| b.complete_if_all(clocks, live));
+            self.barrier.leave(warp.actor);
+            self.barrier.advance(self.blocks.iter().map(|b| b.live).sum());
+        }
+        Ok((step, left < SLICE || step == Step::Exited))
     }
 
     fn stuck(&self, context: &Context, kind: TrapKind, what: &str) -> Box<Trap> {
@@ -230,12 +307,12 @@ impl<'l> Cluster<'l> {
         let more = if alive().count() > 8 { "; and more" } else { "" };
         let message = format!("{what}: {}{more}", list.join("; "));
         let first = alive().next().unwrap_or(&self.warps[0]);
-        trap(context, &self.blocks, first, Fault { kind, lane: None, message })
+        trap(context, &self.blocks, first, first.pc(), Fault { kind, lane: None, message })
     }
 }
 
-fn trap(context: &Context, blocks: &[Block], warp: &Warp, fault: Fault) -> Box<Trap> {
-    let inst = &context.kernel.code[warp.pc()];
+fn trap(context: &Context, blocks: &[Block], warp: &Warp, pc: usize, fault: Fault) -> Box<Trap> {
+    let inst = &context.kernel.code[pc];
     let text = context.text[inst.text.clone()].split_whitespace().collect::<Vec<_>>().join(" ");
     Box::new(Trap {
         kind: fault.kind,
@@ -269,6 +346,7 @@ impl Preloaded<'_, '_> {
             short_set: vec![0; short],
             long_set: vec![0; long],
             pred_set: vec![0; pred],
+            tracked: None,
         };
         for (reg, preset) in &kernel.presets32 {
             regs.set_short(*reg, u32::MAX, &std::array::from_fn(|lane| self.value(*preset, lane as u32) as u32));
@@ -279,6 +357,7 @@ impl Preloaded<'_, '_> {
         for (reg, value) in &kernel.presets_pred {
             regs.set_pred(*reg, u32::MAX, if *value { u32::MAX } else { 0 });
         }
+        regs.tracked = kernel.uses_wgmma.then(|| Box::new(Tracked::new(short)));
         regs
     }
 

@@ -49,6 +49,8 @@ pub(crate) struct Kernel {
     pub params: Vec<Param>,
     pub code: Vec<Inst>,
     pub files: Files,
+    /// It has products of warpgroups.
+    pub uses_wgmma: bool,
     /// Registers that hold constants.
     pub presets32: Vec<(R32, Preset)>,
     pub presets64: Vec<(R64, Preset)>,

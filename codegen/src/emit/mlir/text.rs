@@ -139,6 +139,8 @@ impl Emitter<'_> {
             Op::Widen => self.widen(&a[0], &from, n),
             Op::Round => self.round(&a[0], n),
             Op::Bf16Bits | Op::ToI32 => format!("arith.trunci {} : {from} to {out}", a[0]),
+            Op::Bitcast if n != first.lanes() => self.halves(&a[0], first.lanes()),
+            Op::DotPairs => self.dot_pairs(a, n),
             Op::Bitcast => format!("arith.bitcast {} : {from} to {out}", a[0]),
             Op::DotBytes => self.dot_bytes(a, n),
             Op::ToF32 => format!("arith.sitofp {} : {from} to {out}", a[0]),
@@ -194,6 +196,21 @@ impl Emitter<'_> {
         let (wide, narrow) = (lanes("f32", n), lanes("bf16", n));
         let rounded = self.temp(&format!("arith.truncf {a} : {wide} to {narrow}"));
         format!("arith.bitcast {rounded} : {narrow} to {}", lanes("i16", n))
+    }
+
+    /// The halves of i32 as i16.
+    fn halves(&mut self, a: &str, n: u16) -> String {
+        let (vector, halves) = (format!("vector<{n}xi32>"), lanes("i16", 2 * n));
+        let ints = if n == 1 { self.temp(&format!("vector.broadcast {a} : i32 to {vector}")) } else { a.into() };
+        format!("vector.bitcast {ints} : {vector} to {halves}")
+    }
+
+    fn dot_pairs(&mut self, a: &[String], n: u16) -> String {
+        let (held, pairs, sums) = (lanes("i16", 2 * n), lanes("bf16", 2 * n), lanes("f32", n));
+        let [x, y] = [0, 1].map(|i| self.temp(&format!("arith.bitcast {} : {held} to {pairs}", a[i])));
+        let name = format!("llvm.x86.avx512bf16.dpbf16ps.{}", 32 * n);
+        let signature = format!("({sums}, {pairs}, {pairs}) -> {sums}");
+        format!("llvm.call_intrinsic \"{name}\"({}, {x}, {y}) : {signature}", a[2])
     }
 
     fn widen_pairs(&mut self, inst: &Inst, from: &str) {

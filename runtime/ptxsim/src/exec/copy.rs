@@ -41,6 +41,15 @@ impl Warp {
                 self.land(on, m, |copy| copy.group < done[usize::from(copy.lane)])
             }
             CopyOp::WaitAll => self.land(on, m, |_| true),
+            CopyOp::BulkLoad { to, from, bytes, mbarrier, multicast } => {
+                self.bulk_load([to, from, mbarrier], *bytes, *multicast, on, m)
+            }
+            CopyOp::BulkStore { to, from, bytes } => self.bulk_store(to, from, *bytes, on, m),
+            CopyOp::BulkCommit => {
+                lanes(on).for_each(|lane| self.bulk_committed[lane] += 1);
+                Ok(())
+            }
+            CopyOp::BulkWait { pending } => self.bulk_wait(*pending, on, m),
         }
     }
 
@@ -100,6 +109,11 @@ impl Warp {
             data[n as usize] = (word & keep, initialised | 0xf << part & 0xf);
         }
         Ok(data)
+    }
+
+    /// All copies of the lanes `on` so far arrive.
+    pub(super) fn land_all(&mut self, on: u32, m: &mut Machine) -> Exec {
+        self.land(on, m, |_| true)
     }
 
     /// Copies of the lanes `on` that are `due` arrive.

@@ -1,12 +1,16 @@
 //! A warp: its registers, its lanes' program counters, and one step of it.
 
 mod alu;
+mod bulk;
+mod cluster;
 mod copy;
 mod float;
+mod mbarrier;
 mod memory;
 mod sync;
 mod tile;
 mod warp;
+mod wgmma;
 
 use crate::counters::Counters;
 use crate::error::{Exec, TrapKind, fault};
@@ -14,8 +18,12 @@ use crate::inst::{Address, Base, Inst, Op};
 use crate::launch::{Block, Context};
 use crate::memory::clock::{Actor, Clocks, Who};
 use crate::types::{R32, R64, RP, Reg};
+pub(crate) use bulk::{Event, land};
+pub(crate) use cluster::ClusterBarrier;
 pub(crate) use copy::Copies;
+pub(crate) use mbarrier::Mbarrier;
 pub(crate) use sync::{BARRIERS, Barrier, Waiting};
+pub(crate) use wgmma::Tracked;
 
 pub(crate) const FULL: u32 = u32::MAX;
 
@@ -35,6 +43,8 @@ pub(crate) struct Registers {
     pub short_set: Vec<u32>,
     pub long_set: Vec<u32>,
     pub pred_set: Vec<u32>,
+    /// What warpgroup products need to know; absent in kernels without them.
+    pub tracked: Option<Box<Tracked>>,
 }
 
 /// A warp.
@@ -43,6 +53,9 @@ pub(crate) struct Warp {
     pub regs: Registers,
     /// Lanes that have not exited, by program counter, the lowest first.
     groups: Vec<Group>,
+    /// The group whose turn it is, and lanes that let others go first.
+    current: usize,
+    aside: u32,
     /// Lanes that have not exited.
     pub live: u32,
     /// Index in the block, and among all warps of the cluster.
@@ -52,6 +65,8 @@ pub(crate) struct Warp {
     pub block: usize,
     pub waiting: Option<Waiting>,
     pub copies: Copies,
+    /// Groups of bulk stores that each lane has committed.
+    pub bulk_committed: [u32; 32],
     /// Lanes that have executed `griddepcontrol.wait`.
     pub dependencies_met: u32,
     pub counters: Counters,
@@ -83,6 +98,12 @@ pub(crate) struct Machine<'m, 'l> {
     pub context: &'m Context<'l>,
     pub blocks: &'m mut [Block<'l>],
     pub clocks: &'m mut Clocks,
+    pub barrier: &'m mut ClusterBarrier,
+    /// Bulk copies in flight.
+    pub events: &'m mut Vec<Event>,
+    /// For the time that the next bulk copy takes.
+    pub random: u64,
+    pub turn: u64,
 }
 
 /// The lanes in a mask.
@@ -96,7 +117,7 @@ impl Registers {
     pub fn short(&self, r: R32, mask: u32) -> Exec<&[u32; 32]> {
         let n = r.0 as usize;
         if self.short_set[n] & mask != mask {
-            return unset(mask & !self.short_set[n]);
+            return self.unset_short(n, mask & !self.short_set[n]);
         }
         Ok(&self.short[n])
     }
@@ -124,6 +145,9 @@ impl Registers {
         let n = r.0 as usize;
         blend(&mut self.short[n], mask, value);
         self.short_set[n] |= mask;
+        if let Some(tracked) = &mut self.tracked {
+            tracked.note_write(n);
+        }
     }
 
     #[inline(always)]
@@ -138,6 +162,14 @@ impl Registers {
         let n = r.0 as usize;
         self.pred[n] = self.pred[n] & !mask | value & mask;
         self.pred_set[n] |= mask;
+    }
+
+    #[cold]
+    fn unset_short<T>(&self, n: usize, missing: u32) -> Exec<T> {
+        match &self.tracked {
+            Some(tracked) if tracked.in_flight(n) => wgmma::in_flight(),
+            _ => unset(missing),
+        }
     }
 
     /// Lane values of a register of any file, widened.
@@ -184,12 +216,15 @@ impl Warp {
         Warp {
             regs,
             groups: vec![Group { pc: 0, mask: live }],
+            current: 0,
+            aside: 0,
             live,
             index,
             actor,
             block,
             waiting: None,
             copies: Copies::default(),
+            bulk_committed: [0; 32],
             dependencies_met: if dependencies_met { FULL } else { 0 },
             counters: Counters::default(),
         }
@@ -197,7 +232,7 @@ impl Warp {
 
     /// Index of the instruction that the warp is at.
     pub fn pc(&self) -> usize {
-        self.groups.first().map_or(0, |g| g.pc)
+        self.groups.get(self.current).map_or(0, |g| g.pc)
     }
 
     /// The warp as it accesses memory, in one lane.
@@ -207,6 +242,7 @@ impl Warp {
 
     /// Executes up to `budget` instructions; returns why it stopped and how many are left.
     pub fn run(&mut self, m: &mut Machine, mut budget: u32) -> Exec<(Step, u32)> {
+        self.aside = 0;
         if !self.resume(m)? {
             return Ok((Step::Blocked, budget));
         }
@@ -220,7 +256,7 @@ impl Warp {
     }
 
     fn step(&mut self, m: &mut Machine) -> Exec<Step> {
-        let Some(&Group { pc, mask }) = self.groups.first() else { return Ok(Step::Exited) };
+        let Some(&Group { pc, mask }) = self.groups.get(self.current) else { return Ok(Step::Exited) };
         let code: &[Inst] = &m.context.kernel.code;
         let inst = &code[pc];
         let on = match inst.guard {
@@ -233,15 +269,19 @@ impl Warp {
         self.counters.warp_instructions += 1;
         self.counters.lane_instructions += u64::from(on.count_ones());
         let flow = if on == 0 { Flow::Next } else { self.execute(&inst.op, on, m)? };
+        if let Some(tracked) = &self.regs.tracked {
+            tracked.check()?;
+        }
         match flow {
             Flow::Next => self.go(pc + 1),
             Flow::Jump(target) if on == mask => self.go(target),
             Flow::Jump(target) => self.split(on, target, pc + 1),
             Flow::Exit => {
-                self.live &= !on;
-                self.groups[0].mask &= !on;
-                if self.groups[0].mask == 0 {
-                    self.groups.remove(0);
+                self.leave(on, m)?;
+                self.groups[self.current].mask &= !on;
+                if self.groups[self.current].mask == 0 {
+                    self.groups.remove(self.current);
+                    self.choose();
                 } else {
                     self.go(pc + 1);
                 }
@@ -258,7 +298,7 @@ impl Warp {
     /// The current lanes go on at `pc`.
     #[inline(always)]
     fn go(&mut self, pc: usize) {
-        self.groups[0].pc = pc;
+        self.groups[self.current].pc = pc;
         if self.groups.len() > 1 {
             self.merge();
         }
@@ -266,8 +306,8 @@ impl Warp {
 
     /// Of the current lanes, those in `taken` go to `target`, the others to `next`.
     fn split(&mut self, taken: u32, target: usize, next: usize) {
-        self.groups[0].mask &= !taken;
-        self.groups[0].pc = next;
+        self.groups[self.current].mask &= !taken;
+        self.groups[self.current].pc = next;
         self.groups.push(Group { pc: target, mask: taken });
         self.merge();
     }
@@ -282,6 +322,28 @@ impl Warp {
             }
             same
         });
+        self.choose();
+    }
+
+    /// The lowest group goes on that has not stepped aside.
+    fn choose(&mut self) {
+        let next = self.groups.iter().position(|g| g.mask & self.aside == 0);
+        if next.is_none() {
+            self.aside = 0;
+        }
+        self.current = next.unwrap_or(0);
+    }
+
+    /// Lets other lanes of the warp go first, if there are any at another instruction.
+    fn step_aside(&mut self, on: u32) -> bool {
+        self.aside |= on;
+        self.groups.len() > 1
+    }
+
+    /// The lanes `on` exit.
+    fn leave(&mut self, on: u32, m: &Machine) -> Exec {
+        self.live &= !on;
+        self.check_stores_done(on, m)
     }
 
     fn execute(&mut self, op: &Op, on: u32, m: &mut Machine) -> Exec<Flow> {
@@ -302,6 +364,7 @@ impl Warp {
             Op::Warp(op) => self.exchange(op, on, m)?,
             Op::Tile(op) => self.tile(op, on, m)?,
             Op::Sync(op) => return self.sync(op, on, m),
+            Op::MapAddress { d, a, rank } => self.map_address(*d, *a, *rank, on, m)?,
             Op::Copy(op) => self.copy(op, on, m)?,
             scalar => self.scalar(scalar, on)?,
         }

@@ -76,6 +76,23 @@ impl Warp {
                 self.aligned(on)?;
                 self.barrier(*id, *threads, *wait, *red, on, m)
             }
+            SyncOp::ClusterArrive { aligned } => self.cluster_arrive(*aligned, on, m),
+            SyncOp::ClusterWait { aligned } => self.cluster_wait(*aligned, on, m),
+            SyncOp::Mbarrier(op) => self.mbarrier(op, on, m),
+            SyncOp::FenceProxy => {
+                m.clocks.fence_proxy(self.actor);
+                Ok(Flow::Next)
+            }
+            SyncOp::SetRegisters => self.aligned(on).map(|()| Flow::Next),
+            SyncOp::LaunchDependents => {
+                m.blocks[self.block].triggered = true;
+                Ok(Flow::Next)
+            }
+            SyncOp::WaitDependencies => {
+                self.dependencies_met |= on;
+                m.context.progress.wait(m.blocks[self.block].triggered);
+                Ok(Flow::Next)
+            }
         }
     }
 
@@ -153,7 +170,7 @@ impl Warp {
     pub fn stands_at(&self) -> String {
         match self.waiting {
             Some(Waiting::Barrier { id, .. }) => format!("barrier {id}"),
-            None => "nothing".into(),
+            None => "an mbarrier or cluster barrier, or runs".into(),
         }
     }
 }

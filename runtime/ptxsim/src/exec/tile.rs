@@ -41,6 +41,7 @@ impl Warp {
         self.whole(on)?;
         match op {
             TileOp::Mma { kind, d, a, b, c } => self.mma(*kind, d, a, b, c),
+            TileOp::Wgmma(op) => self.wgmma(op, m),
             TileOp::LoadMatrix { trans, to, address } => self.load_matrix(*trans, to, address, m),
             TileOp::StoreMatrix { trans, from, address } => self.store_matrix(*trans, from, address, m),
         }

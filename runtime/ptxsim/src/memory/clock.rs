@@ -35,6 +35,18 @@ impl Knowledge {
         max(&mut self.fenced, &other.fenced);
     }
 
+    /// Adds what the actor itself did before `time`.
+    pub fn learn(&mut self, actor: Actor, time: u32) {
+        let of = &mut self.known[usize::from(actor)];
+        *of = (*of).max(time);
+    }
+
+    /// Moves everything from `other`, which knows nothing afterwards.
+    pub fn take(&mut self, other: &mut Knowledge) {
+        self.join(other);
+        other.clear();
+    }
+
     pub fn clear(&mut self) {
         self.known.fill(0);
         self.fenced.fill(0);
@@ -60,12 +72,22 @@ impl Clocks {
         self.of.len()
     }
 
+    /// The asynchronous proxy as an actor.
+    pub fn async_proxy(&self) -> Actor {
+        (self.of.len() - 1) as Actor
+    }
+
     /// Whether an access at `time` by `actor`, in `lane`, happens before what `who` does now.
     pub fn ordered(&self, who: Who, actor: Actor, lane: u8, time: u32) -> bool {
         if actor == who.actor {
             return lane == who.lane || time < self.lanes[usize::from(actor)];
         }
         time < self.of[usize::from(who.actor)].known[usize::from(actor)]
+    }
+
+    /// Whether a proxy fence stands between a write at `time` by `actor` and what `who` asks the asynchronous proxy to do now.
+    pub fn fenced(&self, who: Who, actor: Actor, time: u32) -> bool {
+        time < self.of[usize::from(who.actor)].fenced[usize::from(actor)]
     }
 
     /// Everything so far is behind the actor, which can hand it over.
@@ -86,8 +108,24 @@ impl Clocks {
         to.join(&self.of[usize::from(actor)]);
     }
 
-    /// Takes over what was handed over.
+    /// Takes over what was handed over; what the warp itself handed over, its lanes now know of each other.
     pub fn acquire(&mut self, actor: Actor, from: &Knowledge) {
+        let lanes = &mut self.lanes[usize::from(actor)];
+        *lanes = (*lanes).max(from.known[usize::from(actor)]);
         self.of[usize::from(actor)].join(from);
+    }
+
+    /// The asynchronous proxy has written: whoever synchronises with that knows of it from the returned time on.
+    pub fn tick_proxy(&mut self) -> u32 {
+        self.tick(self.async_proxy());
+        self.now
+    }
+
+    /// `fence.proxy.async`: what the actor knows of, the asynchronous proxy sees.
+    pub fn fence_proxy(&mut self, actor: Actor) {
+        self.tick(actor);
+        let of = &mut self.of[usize::from(actor)];
+        let known = of.known.clone();
+        of.fenced.iter_mut().zip(known).for_each(|(f, k)| *f = (*f).max(k));
     }
 }

@@ -51,8 +51,9 @@ pub(crate) struct Agent<'a> {
     /// From 1.
     pub block: u32,
     pub epoch: u8,
-    /// Launches that may still run until `griddepcontrol.wait`.
+    /// Launches that may still run until `griddepcontrol.wait`, and those that may even then.
     pub unfinished: &'a [u8],
+    pub unawaited: &'a [u8],
     pub known: Known,
 }
 
@@ -282,7 +283,8 @@ impl Place<'_> {
     }
 
     fn check_dependency(self, agent: &Agent, access: Access, n: usize, what: &str, other: Record) -> Exec {
-        if access.dependencies_met || other.block == 0 || !agent.unfinished.contains(&other.epoch) {
+        let running = if access.dependencies_met { agent.unawaited } else { agent.unfinished };
+        if other.block == 0 || !running.contains(&other.epoch) {
             return Ok(());
         }
         let at = self.address + 4 * n as u64;

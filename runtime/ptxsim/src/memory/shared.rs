@@ -64,6 +64,13 @@ impl Shared {
         Ok((address - start) as usize)
     }
 
+    /// The offset of a range of any length, aligned to 16.
+    pub fn locate_range(&self, lane: usize, address: u64, bytes: u32) -> Exec<usize> {
+        let offset = self.locate(lane, address, 16)?;
+        self.locate(lane, address + u64::from(bytes) - 16, 16)?;
+        Ok(offset)
+    }
+
     /// Reads `bytes` (1, 2, 4, 8, 16) at an offset that [`Shared::locate`] gave.
     pub fn read(&mut self, clocks: &Clocks, who: Who, at: usize, bytes: u32) -> Exec<Words> {
         let mut out = [0; 4];
@@ -232,6 +239,37 @@ impl Shared {
             self.cells[word].in_flight = true;
         }
         Ok(())
+    }
+
+    /// The asynchronous proxy must not be sent after a write of the generic one without a fence between.
+    fn check_proxy(&self, clocks: &Clocks, who: Who, word: usize) -> Exec {
+        let w = self.cells[word].write;
+        if w.actor == NONE || w.actor == clocks.async_proxy() || clocks.fenced(who, w.actor, w.time) {
+            return Ok(());
+        }
+        let at = SHARED_BASE as usize + 4 * word;
+        let message = format!(
+            "shared memory at {at:#x} was written by ordinary instructions, expected `fence.proxy.async` between"
+        );
+        lane_fault(TrapKind::UnfencedProxy, who.lane.into(), message)
+    }
+
+    /// A bulk copy to `bytes` at `at` begins.
+    pub fn begin_bulk(&mut self, clocks: &Clocks, who: Who, at: usize, bytes: usize) -> Exec {
+        (at / 4..(at + bytes) / 4).try_for_each(|word| self.check_proxy(clocks, who, word))?;
+        self.begin_copy(clocks, who, at, bytes)
+    }
+
+    /// A word as the asynchronous proxy reads it on behalf of `who`.
+    pub fn read_async(&self, clocks: &Clocks, who: Who, at: usize) -> Exec<u32> {
+        self.check_read(clocks, who, at / 4, 0xf)?;
+        self.check_proxy(clocks, who, at / 4)?;
+        Ok(self.words[at / 4])
+    }
+
+    /// A word as it is now, without any check.
+    pub fn peek(&self, at: usize) -> u32 {
+        self.words[at / 4]
     }
 
     /// The copy arrives, as a write of `who`; bytes that the source did not have stay uninitialised.

@@ -2,7 +2,7 @@
 
 use super::names::Names;
 use super::operand::{Form, Literal, Operand};
-use super::{Parsed, alu, convert, copy, memory, tile, warp};
+use super::{Parsed, alu, convert, copy, hopper, memory, tile, warp};
 use crate::error::ParseError;
 use crate::inst::{Address, Base, Op, Space};
 use crate::lex::Place;
@@ -69,6 +69,11 @@ impl<'p, 't> Decoder<'p, 't> {
             "mma" => tile::mma(self),
             "ldmatrix" | "stmatrix" => tile::matrix(self),
             "cp" => copy::cp(self),
+            "mbarrier" => hopper::mbarrier(self),
+            "mapa" => hopper::mapa(self),
+            "griddepcontrol" => hopper::griddepcontrol(self),
+            "setmaxnreg" => hopper::setmaxnreg(self),
+            "wgmma" => hopper::wgmma(self),
             other => return Err(self.place.error(format!("found the opcode `{other}`, which is not known"))),
         }?;
         if let Some((name, place)) = self.modifiers.next() {
@@ -339,11 +344,16 @@ impl<'p, 't> Decoder<'p, 't> {
 
     /// Takes the next operand if it is a list of two values of type `ty`.
     pub fn packed(&mut self, ty: Type) -> Parsed<Option<(R32, R32)>> {
-        if !matches!(self.operands.as_slice().first().map(|o| &o.form), Some(Form::List(_))) {
+        if !self.next_is_list() {
             return Ok(None);
         }
         let list = self.src_list32(2, ty)?;
         Ok(Some((list[0], list[1])))
+    }
+
+    /// Whether the next operand is a list.
+    pub fn next_is_list(&self) -> bool {
+        matches!(self.operands.as_slice().first().map(|o| &o.form), Some(Form::List(_)))
     }
 
     /// Whether the next operand is a predicate register.

@@ -13,7 +13,7 @@ mod tile;
 mod warp;
 
 use crate::error::ParseError;
-use crate::inst::{Inst, Op};
+use crate::inst::{Inst, Op, TileOp};
 use crate::lex::{Place, Token};
 use crate::module::{Kernel, Module, Param, Target};
 use crate::types::{RP, Reg, Type};
@@ -154,6 +154,7 @@ impl<'t> Parser<'t> {
         if !matches!(body.code.last(), Some(Inst { op: Op::Exit | Op::Branch { .. } | Op::Trap, guard: None, .. })) {
             return Err(open.error(format!("found a kernel `{}` that runs off its end, expected `ret`", kernel.name)));
         }
+        kernel.uses_wgmma = body.code.iter().any(|i| matches!(i.op, Op::Tile(TileOp::Wgmma(_))));
         kernel.code = body.code;
         body.names.finish(&mut kernel);
         Ok(kernel)

@@ -69,6 +69,8 @@ impl Emitter<'_, '_> {
             Op::SumLanes => vec![self.sum_lanes(&args[0], of(0))],
             Op::Widen => self.widen(&args[0], of(0), ty),
             Op::Bf16Bits => self.bf16_bits(&args[0], of(0), ty),
+            // a lone i32 is a scalar, its halves are scalars too
+            Op::Bitcast if n > args[0].len() => self.halves(&args[0]),
             Op::Bitcast => self.each(args, |b, a| b.ins().bitcast(ty, little(), a[0])),
             Op::ToF32 => self.each(args, |b, a| b.ins().fcvt_from_sint(ty, a[0])),
             Op::ToIndex => self.each(args, |b, a| b.ins().sextend(I64, a[0])),
@@ -180,6 +182,15 @@ impl Emitter<'_, '_> {
                 self.b.ins().ireduce(I16, lane)
             })
             .collect()
+    }
+
+    fn halves(&mut self, ints: &Pieces) -> Pieces {
+        let mut halves = vec![];
+        for &int in ints {
+            let high = self.b.ins().ushr_imm_u(int, 16);
+            halves.extend([int, high].map(|i| self.b.ins().ireduce(I16, i)));
+        }
+        halves
     }
 
     pub(super) fn widen_pairs(&mut self, inst: &Inst, from: &Pieces) {
