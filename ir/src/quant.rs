@@ -142,7 +142,7 @@ fn symmetric(x: &[f32], codes: &mut [u8; GROUP]) -> u32 {
     }
     let d = largest / 127.0;
     for (code, x) in codes.iter_mut().zip(x) {
-        *code = (integer((x * inverse(d)).max(-127.0).min(127.0)) + 128.0) as u8;
+        *code = (integer((x * inverse(d)).clamp(-127.0, 127.0)) + 128.0) as u8;
     }
     d.to_bits()
 }
@@ -194,7 +194,7 @@ fn inverse(d: f32) -> f32 {
 
 /// The code nearest to `x`, as a number, without branches so that loops over it become loops of vectors.
 fn nearest(x: f32, inverse: f32, m: f32) -> f32 {
-    integer(((x - m) * inverse).max(0.0).min(15.0))
+    integer(((x - m) * inverse).clamp(0.0, 15.0))
 }
 
 /// A small number to the nearest integer, ties to even.
