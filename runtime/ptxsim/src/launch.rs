@@ -2,7 +2,7 @@
 
 use crate::counters::Counters;
 use crate::error::{Fault, Trap, TrapKind};
-use crate::exec::{Barrier, ClusterBarrier, Event, Machine, Mbarrier, Registers, Step, Tracked, Warp, land};
+use crate::exec::{Barrier, ClusterBarrier, Event, Machine, Mbarrier, Registers, Step, Warp, land};
 use crate::memory::SHARED_BASE;
 use crate::memory::clock::{Actor, Clocks};
 use crate::memory::global::{Agent, Global};
@@ -135,7 +135,7 @@ fn work<'l>(
         }
         let Some(mut cluster) = resident.pop_front() else { return Ok(()) };
         match cluster.turn(context) {
-            Ok(true) => cluster.warps.iter().for_each(|w| counters.add(&w.counters)),
+            Ok(true) => cluster.warps.iter().for_each(|w| counters.add(&w.counts())),
             Ok(false) => {
                 patience += u64::from(SLICE);
                 resident.push_back(cluster);
@@ -338,16 +338,7 @@ struct Preloaded<'p, 'l> {
 impl Preloaded<'_, '_> {
     fn registers(&self) -> Registers {
         let kernel = self.context.kernel;
-        let (short, long, pred) = (kernel.files.short as usize, kernel.files.long as usize, kernel.files.pred as usize);
-        let mut regs = Registers {
-            short: vec![[0; 32]; short],
-            long: vec![[0; 32]; long],
-            pred: vec![0; pred],
-            short_set: vec![0; short],
-            long_set: vec![0; long],
-            pred_set: vec![0; pred],
-            tracked: None,
-        };
+        let mut regs = Registers::new(kernel.files, kernel.uses_wgmma);
         for (reg, preset) in &kernel.presets32 {
             regs.set_short(*reg, u32::MAX, &std::array::from_fn(|lane| self.value(*preset, lane as u32) as u32));
         }
@@ -357,7 +348,6 @@ impl Preloaded<'_, '_> {
         for (reg, value) in &kernel.presets_pred {
             regs.set_pred(*reg, u32::MAX, if *value { u32::MAX } else { 0 });
         }
-        regs.tracked = kernel.uses_wgmma.then(|| Box::new(Tracked::new(short)));
         regs
     }
 

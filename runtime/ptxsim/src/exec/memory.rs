@@ -87,6 +87,9 @@ impl Warp {
             let values = std::array::from_fn(|lane| element(&words[lane], n as u32, t.bytes, signed));
             self.regs.set_any(*reg, on, &values);
         }
+        if space == Space::Global {
+            self.regs.note_load(to);
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ mod copy;
 mod float;
 mod mbarrier;
 mod memory;
+mod registers;
 mod sync;
 mod tile;
 mod warp;
@@ -17,13 +18,12 @@ use crate::error::{Exec, TrapKind, fault};
 use crate::inst::{Address, Base, Inst, Op};
 use crate::launch::{Block, Context};
 use crate::memory::clock::{Actor, Clocks, Who};
-use crate::types::{R32, R64, RP, Reg};
 pub(crate) use bulk::{Event, land};
 pub(crate) use cluster::ClusterBarrier;
 pub(crate) use copy::Copies;
 pub(crate) use mbarrier::Mbarrier;
+pub(crate) use registers::Registers;
 pub(crate) use sync::{BARRIERS, Barrier, Waiting};
-pub(crate) use wgmma::Tracked;
 
 pub(crate) const FULL: u32 = u32::MAX;
 
@@ -32,19 +32,6 @@ pub(crate) const FULL: u32 = u32::MAX;
 struct Group {
     pc: usize,
     mask: u32,
-}
-
-/// Registers of a warp: 32 lanes of each, and which lanes were written.
-#[derive(Debug)]
-pub(crate) struct Registers {
-    pub short: Vec<[u32; 32]>,
-    pub long: Vec<[u64; 32]>,
-    pub pred: Vec<u32>,
-    pub short_set: Vec<u32>,
-    pub long_set: Vec<u32>,
-    pub pred_set: Vec<u32>,
-    /// What warpgroup products need to know; absent in kernels without them.
-    pub tracked: Option<Box<Tracked>>,
 }
 
 /// A warp.
@@ -111,106 +98,6 @@ pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |lane| mask >> lane & 1 == 1)
 }
 
-impl Registers {
-    /// The lanes of a register; those in `mask` must have been written.
-    #[inline(always)]
-    pub fn short(&self, r: R32, mask: u32) -> Exec<&[u32; 32]> {
-        let n = r.0 as usize;
-        if self.short_set[n] & mask != mask {
-            return self.unset_short(n, mask & !self.short_set[n]);
-        }
-        Ok(&self.short[n])
-    }
-
-    #[inline(always)]
-    pub fn long(&self, r: R64, mask: u32) -> Exec<&[u64; 32]> {
-        let n = r.0 as usize;
-        if self.long_set[n] & mask != mask {
-            return unset(mask & !self.long_set[n]);
-        }
-        Ok(&self.long[n])
-    }
-
-    #[inline(always)]
-    pub fn pred(&self, r: RP, mask: u32) -> Exec<u32> {
-        let n = r.0 as usize;
-        if self.pred_set[n] & mask != mask {
-            return unset(mask & !self.pred_set[n]);
-        }
-        Ok(self.pred[n])
-    }
-
-    #[inline(always)]
-    pub fn set_short(&mut self, r: R32, mask: u32, value: &[u32; 32]) {
-        let n = r.0 as usize;
-        blend(&mut self.short[n], mask, value);
-        self.short_set[n] |= mask;
-        if let Some(tracked) = &mut self.tracked {
-            tracked.note_write(n);
-        }
-    }
-
-    #[inline(always)]
-    pub fn set_long(&mut self, r: R64, mask: u32, value: &[u64; 32]) {
-        let n = r.0 as usize;
-        blend(&mut self.long[n], mask, value);
-        self.long_set[n] |= mask;
-    }
-
-    #[inline(always)]
-    pub fn set_pred(&mut self, r: RP, mask: u32, value: u32) {
-        let n = r.0 as usize;
-        self.pred[n] = self.pred[n] & !mask | value & mask;
-        self.pred_set[n] |= mask;
-    }
-
-    #[cold]
-    fn unset_short<T>(&self, n: usize, missing: u32) -> Exec<T> {
-        match &self.tracked {
-            Some(tracked) if tracked.in_flight(n) => wgmma::in_flight(),
-            _ => unset(missing),
-        }
-    }
-
-    /// Lane values of a register of any file, widened.
-    pub fn any(&self, r: Reg, mask: u32) -> Exec<[u64; 32]> {
-        Ok(match r {
-            Reg::W(r) => self.short(r, mask)?.map(u64::from),
-            Reg::D(r) => *self.long(r, mask)?,
-            Reg::P(r) => {
-                let bits = self.pred(r, mask)?;
-                std::array::from_fn(|lane| u64::from(bits >> lane & 1))
-            }
-        })
-    }
-
-    pub fn set_any(&mut self, r: Reg, mask: u32, value: &[u64; 32]) {
-        match r {
-            Reg::W(r) => self.set_short(r, mask, &value.map(|v| v as u32)),
-            Reg::D(r) => self.set_long(r, mask, value),
-            Reg::P(r) => {
-                let bits = (0..32).fold(0, |bits, lane| bits | u32::from(value[lane] & 1 == 1) << lane);
-                self.set_pred(r, mask, bits);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn blend<T: Copy>(to: &mut [T; 32], mask: u32, value: &[T; 32]) {
-    if mask == FULL {
-        *to = *value;
-    } else {
-        lanes(mask).for_each(|lane| to[lane] = value[lane]);
-    }
-}
-
-#[cold]
-fn unset<T>(missing: u32) -> Exec<T> {
-    let lane = missing.trailing_zeros() as usize;
-    crate::error::lane_fault(TrapKind::UninitialisedRegister, lane, "a register that was never written is read")
-}
-
 impl Warp {
     pub fn new(regs: Registers, live: u32, index: u32, actor: Actor, block: usize, dependencies_met: bool) -> Self {
         Warp {
@@ -228,6 +115,11 @@ impl Warp {
             dependencies_met: if dependencies_met { FULL } else { 0 },
             counters: Counters::default(),
         }
+    }
+
+    /// What the warp did.
+    pub fn counts(&self) -> Counters {
+        Counters { loads_in_flight: self.regs.loads.most(), ..self.counters }
     }
 
     /// Index of the instruction that the warp is at.
