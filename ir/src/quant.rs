@@ -142,7 +142,7 @@ fn symmetric(x: &[f32], codes: &mut [u8; GROUP]) -> u32 {
     }
     let d = largest / 127.0;
     for (code, x) in codes.iter_mut().zip(x) {
-        *code = ((x / d).round_ties_even().clamp(-127.0, 127.0) + 128.0) as u8;
+        *code = (integer((x * inverse(d)).clamp(-127.0, 127.0)) + 128.0) as u8;
     }
     d.to_bits()
 }
@@ -158,28 +158,28 @@ fn least_squares(x: &[f32], codes: &mut [u8; GROUP]) -> u32 {
     let mut full = [0.0; GROUP];
     full[..x.len()].copy_from_slice(x);
     let (low, high) = full.iter().fold((full[0], full[0]), |(l, h), x| (l.min(*x), h.max(*x)));
-    if high.max(-low) < TINY {
-        codes.fill(0);
-        return 0;
-    }
-    let (mut best, mut best_error) = (0, f32::INFINITY);
-    for (cut_low, cut_high) in CUTS.iter().flat_map(|low| CUTS.map(|high| (low, high))) {
-        let (mut m, top) = (low + cut_low * (high - low), high - cut_high * (high - low));
-        let mut d = (top - m) / 15.0;
-        for _ in 0..ROUNDS {
-            // equal elements have no use for a factor, and its inverse could be infinite
-            (d, m) = (if d < TINY { 0.0 } else { bf16(d) }, bf16(m));
-            let found = nearest(&full, d, m);
-            let error = squared_error(&full, &found, d, m);
-            if error < best_error {
-                (best, best_error) = (d.to_bits() | m.to_bits() >> 16, error);
-                codes.iter_mut().zip(&found).for_each(|(code, c)| *code = *c as u8);
+    let (mut best, mut least) = ((0.0, 0.0), f32::INFINITY);
+    if high.max(-low) >= TINY {
+        let own = [full.iter().sum(), full.iter().map(|x| x * x).sum()];
+        for (cut_low, cut_high) in CUTS.iter().flat_map(|low| CUTS.map(|high| (low, high))) {
+            let (mut m, top) = (low + cut_low * (high - low), high - cut_high * (high - low));
+            let mut d = (top - m) / 15.0;
+            for _ in 0..ROUNDS {
+                // equal elements have no use for a factor, and its inverse could be infinite
+                (d, m) = (if d < TINY { 0.0 } else { bf16(d) }, bf16(m));
+                let sums = Sums::of(&full, own, d, m);
+                let error = sums.error(d, m);
+                if error < least {
+                    (best, least) = ((d, m), error);
+                }
+                let Some(fit) = sums.fit() else { break };
+                (d, m) = fit;
             }
-            let Some(fit) = fit(&full, &found) else { break };
-            (d, m) = fit;
         }
     }
-    best
+    let (d, m) = best;
+    codes.iter_mut().zip(&full).for_each(|(code, x)| *code = nearest(*x, inverse(d), m) as u8);
+    d.to_bits() | m.to_bits() >> 16
 }
 
 /// To nearest even.
@@ -188,39 +188,58 @@ fn bf16(x: f32) -> f32 {
     f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
 }
 
-/// Codes as numbers, so that the loop is one of vectors.
-fn nearest(x: &[f32; GROUP], d: f32, m: f32) -> [f32; GROUP] {
-    /// Adding this rounds a small number to an integer, ties to even.
+fn inverse(d: f32) -> f32 {
+    if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
+/// The code nearest to `x`, as a number, without branches so that loops over it become loops of vectors.
+fn nearest(x: f32, inverse: f32, m: f32) -> f32 {
+    integer(((x - m) * inverse).clamp(0.0, 15.0))
+}
+
+/// A small number to the nearest integer, ties to even.
+fn integer(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0;
-    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-    x.map(|x| ((x - m) * inverse).clamp(0.0, 15.0) + MAGIC - MAGIC)
+    x + MAGIC - MAGIC
 }
 
-/// The sum of the squares, in eight parts so that the loop is one of vectors.
-fn squared_error(x: &[f32; GROUP], codes: &[f32; GROUP], d: f32, m: f32) -> f32 {
-    let mut parts = [0.0; 8];
-    for (x, c) in x.as_chunks::<8>().0.iter().zip(codes.as_chunks::<8>().0) {
-        for i in 0..8 {
-            let error = d * c[i] + m - x[i];
-            parts[i] += error * error;
-        }
-    }
-    parts.iter().sum()
+/// Sums over a group of codes `c` and elements `x`.
+struct Sums {
+    c: f32,
+    cc: f32,
+    xc: f32,
+    x: f32,
+    xx: f32,
 }
 
-/// The `(d, m)` of least squared error for given codes; none if all codes are equal.
-fn fit(x: &[f32; GROUP], codes: &[f32; GROUP]) -> Option<(f32, f32)> {
-    let mut parts = [[0.0f32; 8]; 4];
-    for (x, c) in x.as_chunks::<8>().0.iter().zip(codes.as_chunks::<8>().0) {
-        for i in 0..8 {
-            parts[0][i] += c[i];
-            parts[1][i] += c[i] * c[i];
-            parts[2][i] += x[i];
-            parts[3][i] += x[i] * c[i];
+impl Sums {
+    /// Of the codes nearest under `d` and `m`; `own` holds the sums of `x` and of its squares. In eight parts, as vectors are.
+    fn of(x: &[f32; GROUP], own: [f32; 2], d: f32, m: f32) -> Sums {
+        let (mut parts, inverse) = ([[0.0f32; 8]; 3], inverse(d));
+        for x in x.as_chunks::<8>().0 {
+            for i in 0..8 {
+                let c = nearest(x[i], inverse, m);
+                parts[0][i] += c;
+                parts[1][i] += c * c;
+                parts[2][i] += x[i] * c;
+            }
         }
+        let [c, cc, xc] = parts.map(|p| p.iter().sum());
+        Sums { c, cc, xc, x: own[0], xx: own[1] }
     }
-    let [c, cc, x, xc] = parts.map(|p| p.iter().sum::<f32>());
-    let n = GROUP as f32;
-    let determinant = n * cc - c * c;
-    (determinant > 0.0).then(|| ((n * xc - c * x) / determinant, (cc * x - c * xc) / determinant))
+
+    /// `sum((d c + m - x)^2)`.
+    fn error(&self, d: f32, m: f32) -> f32 {
+        let square = d * d * self.cc + 2.0 * d * m * self.c + GROUP as f32 * m * m;
+        square - 2.0 * (d * self.xc + m * self.x) + self.xx
+    }
+
+    /// The `(d, m)` of least squared error; none if all codes are equal.
+    fn fit(&self) -> Option<(f32, f32)> {
+        let n = GROUP as f32;
+        let determinant = n * self.cc - self.c * self.c;
+        let d = n * self.xc - self.c * self.x;
+        let m = self.cc * self.x - self.c * self.xc;
+        (determinant > 0.0).then(|| (d / determinant, m / determinant))
+    }
 }

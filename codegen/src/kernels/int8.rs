@@ -6,7 +6,7 @@
 //! a row depend neither on the rows beside it nor on the phase.
 
 use super::context::Context;
-use super::quantised::scales;
+use super::quantised::{in_tiles, scales};
 use crate::kir::{Builder, Cap, F32, I32, Index, Operand, Ptr, V};
 use crate::pack::quantised::{SCALE_BYTES, STRIDE, block_bytes};
 use crate::pack::{PANEL, quantised};
@@ -19,6 +19,8 @@ const WORDS: u32 = STRIDE as u32;
 const EXTRA: u32 = 2;
 /// Words of weights in one turn of the loop.
 const STEPS: u32 = 4;
+/// Rows that share a panel: with the most, sums and dot products take 24 of 32 registers.
+const TILES: [usize; 4] = [12, 4, 2, 1];
 /// Lanes of the registers.
 const LANES: u16 = PANEL as u16;
 /// Groups whose numbers are all smaller than this count as zero, so that `127 / max |x|` is finite.
@@ -122,12 +124,12 @@ impl<'k> Product<'k> {
         Product { x: self.x.from(row), ..self }
     }
 
-    /// [`Self::emit`] for a number of rows in `1..=most` that is known at run time.
-    pub fn emit_some(&self, k: &'k Builder, rows: V<'k, Index>, most: usize) {
-        match most {
-            1 => self.emit(k, 1),
-            _ => k.choose(rows.equals(most as u32), || self.emit(k, most), || self.emit_some(k, rows, most - 1)),
-        }
+    /// [`Self::emit`] for as many rows as there are at run time.
+    pub fn emit_rows(&self, k: &'k Builder, rows: V<'k, Index>) {
+        in_tiles(k, rows, &TILES, &|row, n| {
+            let tile = Product { out: self.out.at(row * self.stride), ..self.from(row) };
+            tile.emit(k, n);
+        });
     }
 
     /// `out[r][0..16] = sum_k x[r][k] panel[k][0..16]` for rows `0..rows`.

@@ -347,7 +347,7 @@ impl<'k> Kernel<'_, 'k, '_> {
                 match (Format::of(elem), self.quantised) {
                     (Some(format), Some(Quantised::Bytes(rows))) => {
                         let product = int8::Product { format, panel: panel.cast(), x: rows, out, stride: self.stride };
-                        product.from(row).emit_some(k, here, most);
+                        product.from(row).emit_rows(k, here);
                     }
                     (Some(format), Some(Quantised::Numbers(to))) => {
                         let codes = Panel::whole(k, Some(format), panel.cast(), self.k_len);

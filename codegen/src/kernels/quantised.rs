@@ -151,27 +151,22 @@ impl<'k> Panel<'k> {
 
     /// [`Self::product`] for as many rows as there are at run time.
     pub fn products(&self, k: &'k Builder, x: Ptr<'k, F32>, (out, stride): (Ptr<'k, F32>, u32), rows: V<'k, Index>) {
-        let most = match (self.format, is_wide(&k.target)) {
-            (Some(_), _) => FEW,
-            (None, true) => most_rows(&k.target),
-            (None, false) => ROWS,
+        let sizes: &[usize] = match (self.format, is_wide(&k.target)) {
+            (Some(_), _) => &[FEW, 1],
+            (None, true) => &[most_rows(&k.target), 2, 1],
+            (None, false) => &[ROWS, 1],
         };
-        k.range(0u32, rows, most as u32, (), |row, ()| {
-            let (x, out) = (x.at(row * self.k_len), out.at(row * stride));
-            self.some(k, x, (out, stride), (rows - row).imin(most as u32), most);
-        });
+        in_tiles(k, rows, sizes, &|row, n| self.product(k, x.at(row * self.k_len), (out.at(row * stride), stride), n));
     }
+}
 
-    /// [`Self::product`] for a number of rows in `1..=most` that is known at run time.
-    fn some(&self, k: &'k Builder, x: Ptr<'k, F32>, out: (Ptr<'k, F32>, u32), rows: V<'k, Index>, most: usize) {
-        match most {
-            1 => self.product(k, x, out, 1),
-            _ => k.choose(
-                rows.equals(most as u32),
-                || self.product(k, x, out, most),
-                || self.some(k, x, out, rows, most - 1),
-            ),
-        }
+/// Covers `rows` rows with tiles of `sizes`, which descend to 1; `tile` gets the first row and the size. Each size costs its own code.
+pub fn in_tiles<'k>(k: &'k Builder, rows: V<'k, Index>, sizes: &[usize], tile: &dyn Fn(V<'k, Index>, usize)) {
+    let mut from = 0u32.on(k);
+    for &size in sizes {
+        let to = from + (rows - from) / size as u32 * size as u32;
+        k.range(from, to, size as u32, (), |row, ()| tile(row, size));
+        from = to;
     }
 }
 

@@ -9,7 +9,7 @@ use jet_ir::{Elem, Graph, Leaf, OutputKind, Place, Rows, Type};
 
 const QUANTISED: [Elem; 2] = [Elem::Q8, Elem::Q4];
 /// Part of a group, whole groups, whole runs of codes, odd ends.
-const COLUMNS: [usize; 8] = [1, 7, 24, 64, 65, 100, 128, 203];
+const COLUMNS: [usize; 6] = [1, 24, 64, 100, 128, 203];
 
 fn plain(x: &str, elem: Elem, n: usize, k: usize) -> Graph {
     let mut g = Graph::new("plain");
@@ -23,7 +23,7 @@ fn plain(x: &str, elem: Elem, n: usize, k: usize) -> Graph {
 #[test]
 fn products_of_every_shape() {
     for elem in QUANTISED {
-        for (n, k) in [16, 17, 7, 33, 16, 40, 48, 12].into_iter().zip(COLUMNS) {
+        for (n, k) in [16, 17, 7, 33, 40, 12].into_iter().zip(COLUMNS) {
             if k == 24 || k == 203 {
                 both_within(&plain("x", elem, n, k), &[1, 3, 70], Activations::F32, PRODUCT, BYTES);
             }
