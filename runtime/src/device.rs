@@ -19,13 +19,15 @@ impl DeviceError {
     }
 }
 
-/// A kernel call: `active` threads, each with `n_words` words of its own.
+/// A kernel call: `active` threads, each with `n_words` words of its own; on a GPU, `active` CTAs with one set of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// Index into the kernels that were loaded.
     pub kernel: u32,
-    /// The first threads have items, this many of them.
+    /// The first threads have items, this many of them; on a GPU, CTAs.
     pub active: u32,
+    /// Threads of a CTA on a GPU, else 0.
+    pub cta_threads: u32,
     /// Where the words of thread 0 start; those of thread `t` start `t * n_words` later.
     pub first_word: u32,
     /// Words of a thread.

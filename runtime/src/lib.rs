@@ -29,6 +29,8 @@ mod model;
 mod observe;
 mod plan;
 mod pool;
+#[cfg(feature = "ptxsim")]
+mod ptxsim;
 pub mod sampling;
 mod session;
 pub mod stop;
@@ -40,7 +42,7 @@ pub use cpu::Cpu;
 pub use device::{Device, DeviceError, Launch};
 pub use error::{Error, Result};
 pub use export::StateTensor;
-pub use machine::{Candidate, Machine, judge, this_machine};
+pub use machine::{Candidate, DeviceChoice, Machine, judge, this_machine};
 pub use model::{Model, OpenOptions};
 pub use observe::{Observation, Observer};
 pub use session::{Memory, Options, Session};

@@ -2,8 +2,39 @@
 
 use jetbin::{DeviceKind, TargetDesc};
 
-/// What a machine offers to machine code.
+/// What runs the kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The processors of this machine.
+    #[default]
+    Cpu,
+    /// The simulator of PTX text: a GPU for tests.
+    #[cfg(feature = "ptxsim")]
+    PtxSim,
+}
+
+impl DeviceChoice {
+    /// Every device of this build, by its name.
+    pub const ALL: &[(&str, DeviceChoice)] = &[
+        ("cpu", DeviceChoice::Cpu),
+        #[cfg(feature = "ptxsim")]
+        ("ptxsim", DeviceChoice::PtxSim),
+    ];
+
+    /// What it runs.
+    pub fn machine(self) -> Machine<'static> {
+        match self {
+            DeviceChoice::Cpu => this_machine(),
+            #[cfg(feature = "ptxsim")]
+            DeviceChoice::PtxSim => Machine { device: DeviceKind::Cuda, ..this_machine() },
+        }
+    }
+}
+
+/// What a machine offers to code.
 pub struct Machine<'a> {
+    /// What kind of device runs it.
+    pub device: DeviceKind,
     /// As `std::env::consts::ARCH` spells it.
     pub arch: &'a str,
     /// Whether a feature is there; `None` if this build does not know its name.
@@ -24,7 +55,7 @@ pub struct Candidate {
 
 /// The machine that this process runs on.
 pub fn this_machine() -> Machine<'static> {
-    Machine { arch: std::env::consts::ARCH, has: &cpu_has }
+    Machine { device: DeviceKind::Cpu, arch: std::env::consts::ARCH, has: &cpu_has }
 }
 
 macro_rules! features {
@@ -61,8 +92,11 @@ pub fn judge(targets: impl IntoIterator<Item = TargetDesc>, machine: &Machine<'_
 }
 
 fn rejection(target: &TargetDesc, machine: &Machine<'_>) -> Option<String> {
-    if target.device != DeviceKind::Cpu {
-        return Some(format!("needs a {} device, which this build cannot drive", target.device));
+    if target.device != machine.device {
+        return Some(format!("needs a {} device, kernels are to run on a {} device", target.device, machine.device));
+    }
+    if target.device == DeviceKind::Cuda {
+        return None;
     }
     if target.arch != machine.arch {
         return Some(format!("is for {}, this machine is {}", target.arch, machine.arch));
@@ -90,6 +124,7 @@ mod tests {
     #[test]
     fn the_highest_rank_that_fits_wins_and_the_others_say_why_not() {
         let machine = Machine {
+            device: DeviceKind::Cpu,
             arch: "x86_64",
             has: &|f| match f {
                 "avx2" | "fma" => Some(true),
@@ -112,7 +147,7 @@ mod tests {
         let expected = [
             "v3: fits",
             "v2: fits",
-            "sm_80: needs a cuda device, which this build cannot drive",
+            "sm_80: needs a cuda device, kernels are to run on a cpu device",
             "v9: needs amx, which this build cannot detect",
             "neoverse: is for aarch64, this machine is x86_64",
             "v4: needs avx512f, which this CPU lacks",

@@ -1,7 +1,7 @@
 //! An artifact in memory, with the target that this machine takes.
 
 use crate::error::{Error, Result};
-use crate::machine::{Candidate, judge, this_machine};
+use crate::machine::{Candidate, DeviceChoice, judge};
 use crate::mapping::Mapping;
 use jetbin::{Facts, Reader, WeightPlace};
 use std::fs::File;
@@ -11,6 +11,8 @@ use std::sync::Arc;
 /// How to open an artifact.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
+    /// What runs the kernels.
+    pub device: DeviceChoice,
     /// Take this target and no other.
     pub target: Option<String>,
     /// Compare the packed weights with their hash, which reads them all.
@@ -30,6 +32,7 @@ struct Inner {
     reader: Reader<'static>,
     facts: Facts,
     candidates: Vec<Candidate>,
+    device: DeviceChoice,
     external: Option<Mapping>,
     file: Mapping,
 }
@@ -86,7 +89,7 @@ impl Model {
             }
         };
         let wanted = |t: &jetbin::TargetDesc| options.target.as_ref().is_none_or(|name| *name == t.name);
-        let mut candidates = judge(reader.targets().iter(), &this_machine());
+        let mut candidates = judge(reader.targets().iter(), &options.device.machine());
         for c in &mut candidates {
             if reader.targets().get(c.index).is_some_and(|t| !wanted(&t)) {
                 c.rejected = Some("is not the one that was asked for".into());
@@ -94,7 +97,8 @@ impl Model {
         }
         candidates.sort_by_key(|c| c.rejected.is_some());
         let facts = reader.facts();
-        let model = Self { inner: Arc::new(Inner { reader, facts, candidates, external, file }) };
+        let model =
+            Self { inner: Arc::new(Inner { reader, facts, candidates, device: options.device, external, file }) };
         if options.verify {
             model.verify_weights().map_err(bad)?;
         }
@@ -114,6 +118,11 @@ impl Model {
     /// All targets of the artifact; those that can run here come first, the chosen one at the front.
     pub fn candidates(&self) -> &[Candidate] {
         &self.inner.candidates
+    }
+
+    /// What the model was opened for.
+    pub fn device(&self) -> DeviceChoice {
+        self.inner.device
     }
 
     /// Index of the chosen target.

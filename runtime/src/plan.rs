@@ -2,7 +2,7 @@
 
 use crate::device::Launch;
 use crate::error::{Error, Result};
-use jetbin::{Arg, Domain, Phase, Probe, ProbeSource, ProgramView, StepView, partition};
+use jetbin::{Arg, Domain, LaunchDesc, Phase, Probe, ProbeSource, ProgramView, StepView, partition};
 
 /// Where the executor has put things, as device addresses.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,8 @@ enum Patch {
 struct PlannedStep {
     items_fixed: u64,
     items_per_row: u64,
+    /// Rows that an item covers where items are counted by rows.
+    rows_per_item: u32,
     /// Range of `patches`.
     patches: std::ops::Range<usize>,
 }
@@ -80,7 +82,7 @@ impl Plan {
     ///
     /// # Errors
     /// If the program has more words than can be counted.
-    pub fn new(program: &ProgramView<'_>, places: &Places) -> Result<Self> {
+    pub fn new(program: &ProgramView<'_>, launches: &[LaunchDesc], places: &Places) -> Result<Self> {
         let buffer = |index: u32| {
             let b = program.buffers().get(index)?;
             Some((places.arena + b.offset, b.row_bytes))
@@ -102,7 +104,7 @@ impl Plan {
             head_window: (0, 0),
         };
         for step in steps.iter() {
-            plan.add_step(program, &step, places)?;
+            plan.add_step(program, &step, launches.get(step.kernel as usize).copied(), places)?;
         }
         for probe in program.probes().iter() {
             let (address, row_bytes, domain) = match probe.source {
@@ -120,7 +122,14 @@ impl Plan {
         Ok(plan)
     }
 
-    fn add_step(&mut self, program: &ProgramView<'_>, step: &StepView<'_>, places: &Places) -> Result<()> {
+    /// `gpu` says how the kernel is launched if it is one of a GPU.
+    fn add_step(
+        &mut self,
+        program: &ProgramView<'_>,
+        step: &StepView<'_>,
+        gpu: Option<LaunchDesc>,
+        places: &Places,
+    ) -> Result<()> {
         let first_word = u32::try_from(self.words.len())
             .ok()
             .filter(|&w| w.checked_add(step.n_args.saturating_mul(self.threads)).is_some())
@@ -135,10 +144,12 @@ impl Plan {
                 }
             }
         }
-        self.launches.push(Launch { kernel: step.kernel, active: 0, first_word, n_words: step.n_args });
+        let cta_threads = gpu.map_or(0, |l| l.threads);
+        self.launches.push(Launch { kernel: step.kernel, active: 0, cta_threads, first_word, n_words: step.n_args });
         self.steps.push(PlannedStep {
             items_fixed: step.items_fixed.into(),
             items_per_row: step.items_per_row.into(),
+            rows_per_item: gpu.map_or(1, |l| l.rows),
             patches: first_patch..self.patches.len(),
         });
         Ok(())
@@ -164,8 +175,11 @@ impl Plan {
         for i in steps {
             let step = &self.steps[i];
             let launch = &mut self.launches[i];
-            let items = step.items_fixed + step.items_per_row * u64::from(rows);
-            launch.active = items.min(u64::from(self.threads)) as u32;
+            let items = step.items_fixed + step.items_per_row * u64::from(rows.div_ceil(step.rows_per_item));
+            launch.active = match launch.cta_threads {
+                0 => items.min(u64::from(self.threads)) as u32,
+                _ => u32::try_from(items).unwrap_or(u32::MAX),
+            };
             for thread in 0..self.threads {
                 let range = partition(items, self.threads, thread);
                 let start = launch.first_word as usize + thread as usize * launch.n_words as usize;

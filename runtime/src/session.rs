@@ -3,6 +3,7 @@
 use crate::cpu::Cpu;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::machine::DeviceChoice;
 use crate::model::Model;
 use crate::observe::{Observation, Observer, Seen};
 use crate::plan::{PHASES, Places, Plan};
@@ -83,13 +84,18 @@ struct Inputs {
 }
 
 impl Session {
-    /// A session on this machine's CPU, with the target that the model has chosen.
+    /// A session on the device that the model was opened for, with the target that the model has chosen.
     ///
     /// # Errors
     /// If memory or threads are refused.
     pub fn new(model: &Model, options: Options) -> Result<Self> {
         model.will_need_weights();
-        Self::with_device(model, Box::new(Cpu::new(options.threads)?), options.sequences)
+        let device: Box<dyn Device> = match model.device() {
+            DeviceChoice::Cpu => Box::new(Cpu::new(options.threads)?),
+            #[cfg(feature = "ptxsim")]
+            DeviceChoice::PtxSim => Box::new(crate::ptxsim::PtxSim::new()),
+        };
+        Self::with_device(model, device, options.sequences)
     }
 
     /// A session on a device of the caller's, which must be able to run the model's chosen target.
@@ -113,7 +119,9 @@ impl Session {
         let mut memory = Memory { code: reader.code(target).len() as u64, ..Memory::default() };
         memory.weights = model.weight_data().len() as u64;
         let places = place(model, device.as_mut(), &programs, sequences, &inputs, &mut memory)?;
-        let plans = [Plan::new(&programs[0], &places)?, Plan::new(&programs[1], &places)?];
+        let launches: Vec<_> = reader.launches(target).iter().collect();
+        let plan = |program| Plan::new(program, &launches, &places);
+        let plans = [plan(&programs[0])?, plan(&programs[1])?];
         let logits_row = vec![0.0; facts.vocab_size as usize];
         memory.small += plans.iter().map(|p| p.words.len() as u64 * 8).sum::<u64>();
         memory.small += inputs.bytes() + logits_row.len() as u64 * 4;

@@ -5,7 +5,7 @@ use crate::bench::{Load, Row, Test, load, measure};
 use crate::ceilings::{self, Arithmetic, Ceilings, Meter};
 use anyhow::ensure;
 use clap::ValueEnum;
-use jet_runtime::{Options, Session};
+use jet_runtime::{DeviceChoice, Options, Session};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -74,7 +74,7 @@ struct Report {
 /// # Errors
 /// If the artifact cannot be used, or the tests do not fit it.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = super::open(&args.artifact)?;
+    let model = super::open(&args.artifact, DeviceChoice::Cpu)?;
     let tests = tests(args);
     ensure!(!tests.is_empty(), "nothing to measure: -p and -n are both 0");
     let facts = model.facts();

@@ -4,7 +4,7 @@ use super::{Outcome, output};
 use crate::compare::tolerance::Tolerance;
 use crate::compare::{feed, judge, reference, tensors};
 use anyhow::Context;
-use jet_runtime::{Model, Options, Session};
+use jet_runtime::{DeviceChoice, Model, Options, Session};
 use std::path::PathBuf;
 
 const HELP: &str = "\
@@ -39,6 +39,9 @@ pub struct Args {
     /// Threads; 0 means one for each core
     #[arg(short, long, default_value_t = 0)]
     threads: u32,
+    /// What runs the kernels: cpu, or ptxsim, the simulator of GPU code
+    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = super::device)]
+    device: DeviceChoice,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -50,7 +53,7 @@ pub struct Args {
 /// If a file cannot be used, or the sequences do not fit the artifact.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let file = tensors::read(&args.reference)?;
-    let model = super::open(&args.artifact)?;
+    let model = super::open(&args.artifact, args.device)?;
     let tolerance = Tolerance::of(&model, args.tolerance)?;
     let vocab = model.facts().vocab_size as usize;
     let sequences = reference::sequences(&file, vocab, args.chunks.as_deref())

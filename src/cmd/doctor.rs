@@ -3,6 +3,7 @@
 use super::{Outcome, output};
 use crate::ceilings;
 use jet_codegen::targets::{Backend, TARGETS, defaults};
+use jet_runtime::DeviceChoice;
 use serde::Serialize;
 
 /// Say what this build and this machine can do, and why not
@@ -57,7 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         cpu_target: targets.as_ref().ok().map(|t| t[0].name),
         cpu_problem: targets.as_ref().err().map(ToString::to_string),
         backends: backends(),
-        devices: vec!["cpu"],
+        devices: DeviceChoice::ALL.iter().map(|(name, _)| *name).collect(),
         ceilings: args.measure.then(|| ceilings::measure(threads)),
     };
     if args.json {

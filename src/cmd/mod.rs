@@ -5,6 +5,7 @@
 pub mod output;
 
 use clap::{Parser, Subcommand};
+use jet_runtime::{DeviceChoice, OpenOptions};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -89,11 +90,19 @@ pub fn main() -> ExitCode {
 ///
 /// # Errors
 /// If the file is not an artifact, or a damaged one; [`DeviceCannot`] if it holds no code for this machine.
-pub fn open(path: &Path) -> anyhow::Result<jet_runtime::Model> {
-    jet_runtime::Model::open(path).map_err(|error| match error {
+pub fn open(path: &Path, device: DeviceChoice) -> anyhow::Result<jet_runtime::Model> {
+    let options = OpenOptions { device, ..OpenOptions::default() };
+    jet_runtime::Model::open_with(path, &options).map_err(|error| match error {
         jet_runtime::Error::NoTarget(_) => DeviceCannot(format!("{}: {error}", path.display())).into(),
         other => other.into(),
     })
+}
+
+/// The device called `name`.
+fn device(name: &str) -> Result<DeviceChoice, String> {
+    let found = DeviceChoice::ALL.iter().find(|(n, _)| *n == name).map(|(_, device)| *device);
+    let names: Vec<_> = DeviceChoice::ALL.iter().map(|(n, _)| *n).collect();
+    found.ok_or_else(|| format!("expected {}", names.join(" or ")))
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {

@@ -5,7 +5,7 @@ use crate::quality::{Quality, Tally};
 use crate::talk;
 use anyhow::{Context, ensure};
 use jet_runtime::text::AddedTokens;
-use jet_runtime::{Model, Options, Session};
+use jet_runtime::{DeviceChoice, Model, Options, Session};
 use std::path::PathBuf;
 
 const HELP: &str = "\
@@ -44,7 +44,7 @@ pub struct Args {
 /// # Errors
 /// If a file cannot be used, or the models do not fit each other.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = super::open(&args.artifact)?;
+    let model = super::open(&args.artifact, DeviceChoice::Cpu)?;
     let text = std::fs::read_to_string(&args.text).with_context(|| format!("{}: cannot read", args.text.display()))?;
     let ids = talk::tokenizer(&model)?.encode(&text, AddedTokens::Parse)?;
     ensure!(ids.len() > 1, "{}: found {} tokens, expected 2 at least", args.text.display(), ids.len());
@@ -70,7 +70,7 @@ fn session(model: &Model, args: &Args) -> anyhow::Result<Session> {
 }
 
 fn session_against(path: &std::path::Path, model: &Model, args: &Args) -> anyhow::Result<Session> {
-    let other = super::open(path)?;
+    let other = super::open(path, DeviceChoice::Cpu)?;
     let (found, expected) = (other.facts().vocab_size, model.facts().vocab_size);
     ensure!(found == expected, "{}: found a vocabulary of {found}, expected {expected}", path.display());
     session(&other, args)

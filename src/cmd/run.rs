@@ -7,7 +7,7 @@ use crate::source;
 use crate::talk::{self, Chat, Speaker};
 use anyhow::{Context, ensure};
 use jet_runtime::text::AddedTokens;
-use jet_runtime::{Model, Options, Session};
+use jet_runtime::{DeviceChoice, Model, Options, Session};
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -47,6 +47,9 @@ pub struct Args {
     /// Threads; 0 means one for each core
     #[arg(short, long, default_value_t = 0)]
     threads: u32,
+    /// What runs the kernels: cpu, or ptxsim, the simulator of GPU code
+    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = super::device)]
+    device: DeviceChoice,
     /// Print times, rates, memory and the seed on stderr afterwards
     #[arg(long)]
     stats: bool,
@@ -66,7 +69,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let artifact = source::artifact(&args.source, &args.compile, &mut bar);
     bar.end();
     let start = Instant::now();
-    let model = super::open(&artifact?)?;
+    let model = super::open(&artifact?, args.device)?;
     let generation = args.generation.settle(&talk::generation_defaults(&model)?)?;
     let session = Session::new(&model, Options { threads: args.threads, sequences: 1 })?;
     let load_seconds = start.elapsed().as_secs_f64();

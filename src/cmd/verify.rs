@@ -8,7 +8,7 @@ use crate::selftest;
 use anyhow::Context;
 use jet_frontend::{ModelSpec, WeightFormat};
 use jet_frontend::graph::model_graph;
-use jet_runtime::{Options, Session};
+use jet_runtime::{DeviceChoice, Options, Session};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -60,7 +60,7 @@ struct Verdict {
 /// # Errors
 /// If the artifact or the source cannot be used at all.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = super::open(&args.artifact)?;
+    let model = super::open(&args.artifact, DeviceChoice::Cpu)?;
     let recipe = tolerance::recipe(&model)?;
     let weights_problem = model.verify_weights().err().map(|e| e.to_string());
     let tolerance = Tolerance::of_two_sides(&model, args.tolerance)?;

@@ -207,7 +207,8 @@ fn keys_of(runner: &dyn Runner, reference: &Tensors, sequence: &Sequence, run: C
             put("decode_last_full_row", Array::f32(&[vocab], run.decode.logits[(forced - 1) * vocab..].to_vec()));
         }
     }
-    if has("last_hidden") {
+    // a program that does not keep these rows has no such key
+    if has("last_hidden") && !run.prefill.last_hidden.is_empty() {
         put("last_hidden", Array::f32(&[prompt, hidden], run.prefill.last_hidden.clone()));
     }
     if has("layer_hidden") {

@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use dump::Dump;
 use jet_frontend::{ModelConfig, ModelSpec, Sidecar, WeightFormat, WeightSource, WeightsFile, graph};
 use jet_ir::{Graph, OutputKind};
-use jetbin::{Facts, SectionKind, Writer, WriterOptions};
+use jetbin::{DeviceKind, Facts, SectionKind, Writer, WriterOptions};
 use std::time::Instant;
 use target::{Compiled, compile_target};
 pub use target::{Selected, select_phase};
@@ -183,6 +183,9 @@ fn write_sections(writer: &mut Writer, model: &Model, slot: &SlotPlan, compiled:
     for (index, target) in compiled.iter().enumerate() {
         if writer.target(&target.desc, &target.kernels, &target.code)? != index as u32 {
             bail!("target {} has another index in the artifact", target.desc.name);
+        }
+        if target.desc.device == DeviceKind::Cuda {
+            writer.launches(index as u32, &target.launches)?;
         }
         for program in &target.programs {
             writer.program(program)?;

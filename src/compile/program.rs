@@ -174,6 +174,8 @@ fn last_hidden(parts: &Parts<'_>, buffers: &HashMap<Id, u32>) -> Option<Probe> {
     let step = parts.groups.iter().position(|g| g.nodes.contains(&logits.value))?;
     let grid = parts.groups[step].grid?;
     let source = match parts.graph.op(grid)? {
+        // a GPU has no scratch memory that outlives a kernel
+        jet_ir::Op::SweepNorm(_) if parts.built[step].scratch.per_row == 0 => return None,
         jet_ir::Op::SweepNorm(_) => ProbeSource::Scratch { offset: 0, row_bytes: 4 * parts.hidden as u64 },
         jet_ir::Op::Sweep(_) => ProbeSource::Buffer(*buffers.get(&parts.graph.node(grid).args[0])?),
         _ => return None,

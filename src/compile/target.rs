@@ -7,12 +7,12 @@ use super::program::{Parts, assemble};
 use super::states::SlotPlan;
 use super::weights::WeightTable;
 use super::{Limits, Model};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jet_codegen::targets::Target;
 use jet_codegen::{Activations, Built};
-use jet_ir::{Graph, Group};
+use jet_ir::{Graph, Group, Op, OutputKind};
 use jet_passes::{MemoryPlan, RowLimits};
-use jetbin::{DeviceKind, KernelDesc, Phase, Program, TargetDesc};
+use jetbin::{DeviceKind, KernelDesc, LaunchDesc, Phase, Program, TargetDesc};
 
 /// Rows of a head window in a prefill program.
 const HEAD_ROWS: u32 = 32;
@@ -23,6 +23,8 @@ pub struct Compiled {
     pub desc: TargetDesc,
     /// Its kernels.
     pub kernels: Vec<KernelDesc>,
+    /// How a GPU launches them.
+    pub launches: Vec<LaunchDesc>,
     /// Their code.
     pub code: Vec<u8>,
     /// Prefill and decode.
@@ -55,6 +57,12 @@ pub fn compile_target(
     dump: &Dump,
 ) -> Result<Compiled> {
     let target = Target::named(name).with_context(|| format!("no target `{name}`"))?;
+    if target.is_gpu() && u32::try_from(slot.slot_bytes).is_err() {
+        bail!(
+            "{name}: the states of a sequence take {} bytes, expected less than 2^32; shorten max_context",
+            slot.slot_bytes
+        );
+    }
     let mut phases = vec![];
     for phase in [Phase::Prefill, Phase::Decode] {
         let how = (phase, model.settings.activations);
@@ -86,6 +94,8 @@ pub fn compile_target(
         let (offset, length) = (*offset as u64, (end - offset) as u64);
         table.push(KernelDesc { name: built.name.clone(), key: built.key.clone(), offset, length });
     }
+    let launches = kernels.iter().filter_map(|k| k.launch).map(|l| LaunchDesc { threads: l.threads, rows: l.rows });
+    let launches = launches.collect();
     let summary = TargetSummary {
         name: name.to_string(),
         kernels: kernels.len(),
@@ -99,7 +109,19 @@ pub fn compile_target(
         features: target.requires.iter().map(ToString::to_string).collect(),
         rank: target.rank,
     };
-    Ok(Compiled { desc, kernels: table, code: blob.bytes, programs, summary })
+    Ok(Compiled { desc, kernels: table, launches, code: blob.bytes, programs, summary })
+}
+
+/// The graph with the final norm as a result of its own: on a GPU no kernel leaves it behind, and the thousands of CTAs of the
+/// logits would each compute it.
+fn with_last_hidden(graph: &Graph) -> Graph {
+    let mut graph = graph.clone();
+    let logits = graph.outputs.iter().find(|o| o.kind == OutputKind::Return && o.name == "logits").map(|o| o.value);
+    let norm = logits.and_then(|id| graph.node(id).args.first().copied());
+    if let Some(norm) = norm.filter(|id| matches!(graph.op(*id), Some(Op::RmsNorm(_)))) {
+        graph.output(OutputKind::Return, "last_hidden", norm);
+    }
+    graph
 }
 
 /// Rows of a call and of a head window.
@@ -120,6 +142,8 @@ pub fn select_phase(
     target: &Target,
     (phase, activations): (Phase, Activations),
 ) -> Result<Selected> {
+    let stored = target.is_gpu().then(|| with_last_hidden(graph));
+    let graph = stored.as_ref().unwrap_or(graph);
     let rows = rows(phase, limits);
     let cost = price::cost_model(target, phase, limits);
     let fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;

@@ -6,6 +6,7 @@ mod golden;
 mod heavy;
 mod help;
 mod oracle;
+mod ptxsim;
 mod quantised;
 mod reproducible;
 mod support;

@@ -11,7 +11,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("frontend", &["jet-ir"]),
     ("passes", &["jet-ir"]),
     ("codegen", &["jet-ir", "jetbin"]),
-    ("runtime", &["jetbin"]),
+    ("runtime", &["jetbin", "jet-ptxsim"]),
 ];
 
 fn source_files() -> Vec<PathBuf> {

@@ -38,6 +38,7 @@ fn over_everything() {
                 slots,
                 tokens,
                 capacity: 200,
+                rounded: false,
                 tolerance: ATTENTION,
                 tolerance_of_bytes: ATTENTION,
             }
@@ -64,6 +65,7 @@ fn over_a_window_in_a_ring() {
                 slots,
                 tokens,
                 capacity,
+                rounded: false,
                 tolerance: ATTENTION,
                 tolerance_of_bytes: ATTENTION,
             };

@@ -4,8 +4,9 @@
 //! together; nothing outside a buffer, a state or the scratch memory is written; whatever is read was written before
 //! (all outputs, scratch and unused cache rows start as NaN).
 
-use crate::loader::Code;
-use jet_codegen::targets::{Target, runnable};
+use crate::machine::{Machine, Word};
+use crate::tolerance;
+use jet_codegen::targets::{TARGETS, Target, runnable};
 use jet_codegen::{Activations, Binding, Built, PackSpec, select};
 use jet_ir::eval::{Bindings, Named, eval};
 use jet_ir::quant::{Format, quantise, round_trip};
@@ -18,6 +19,7 @@ const GUARD: usize = 64;
 const SENTINEL: u32 = 0x5eed_5eed;
 
 /// A graph and the sequences that run it.
+#[derive(Clone)]
 pub struct Case<'a> {
     /// What runs.
     pub graph: &'a Graph,
@@ -31,6 +33,8 @@ pub struct Case<'a> {
     pub tokens: usize,
     /// Rows of the caches.
     pub capacity: usize,
+    /// Whether inputs and states hold bf16 values.
+    pub rounded: bool,
     /// Largest relative L2 error of an output.
     pub tolerance: f64,
     /// The same on targets that quantise the activations of this graph.
@@ -166,7 +170,7 @@ pub struct Compiled(Vec<Variant>);
 struct Variant {
     target: &'static Target,
     built: Vec<Built>,
-    code: Code,
+    machine: Machine,
 }
 
 impl Variant {
@@ -182,13 +186,32 @@ pub fn compile(graph: &Graph, phase: Phase) -> Compiled {
 
 /// The same for rounded activations, or not.
 pub fn compile_with(graph: &Graph, phase: Phase, activations: Activations) -> Compiled {
-    Compiled(runnable().map(|target| compile_for(target, graph, phase, activations)).collect())
+    let gpus = TARGETS.iter().filter(|t| t.is_gpu());
+    let all = runnable().chain(gpus);
+    Compiled(all.filter_map(|target| compile_for(target, graph, phase, activations)).collect())
 }
 
-fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations: Activations) -> Variant {
+/// The graph with its weights packed for `target`: every other node keeps its number.
+fn packed_for(target: &Target, graph: &Graph) -> Graph {
+    let text = graph.to_string();
+    let text = if target.is_gpu() { text.replace("pack_panel", "pack_frag") } else { text };
+    let packed = jet_ir::read("packed", &text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(packed.to_string(), text);
+    packed
+}
+
+/// Nothing for a GPU whose products do not take these weights.
+fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations: Activations) -> Option<Variant> {
+    let graph = &packed_for(target, graph);
     let groups = group_kernels(graph).unwrap_or_else(|e| panic!("{e}"));
-    let built: Vec<Built> =
-        groups.iter().map(|g| select(graph, g, target, phase, activations).unwrap_or_else(|e| panic!("{e}"))).collect();
+    let mut built: Vec<Built> = vec![];
+    for group in &groups {
+        match select(graph, group, target, phase, activations) {
+            Ok(b) => built.push(b),
+            Err(e) if target.is_gpu() && e.reason.contains("must be bf16") => return None,
+            Err(e) => panic!("{}: {e}", target.name),
+        }
+    }
     let mut unique: BTreeMap<&str, &Built> = BTreeMap::new();
     for b in &built {
         let first = *unique.entry(&b.name).or_insert(b);
@@ -197,7 +220,7 @@ fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations
     }
     let kernels: Vec<_> = unique.values().map(|b| b.kernel.clone()).collect();
     let blob = jet_codegen::compile(&kernels, target).unwrap_or_else(|e| panic!("{}: {e}", target.name));
-    Variant { target, built, code: Code::load(blob) }
+    Some(Variant { target, built, machine: Machine::load(target, blob) })
 }
 
 /// What one run leaves behind.
@@ -217,7 +240,7 @@ impl Case<'_> {
         for id in self.graph.ids() {
             if let Some((Leaf::State, _)) = self.graph.leaf(id) {
                 offsets.insert(id, at);
-                at += self.state_rows(id) * self.graph.ty(id).cols() + GUARD;
+                at += (self.state_rows(id) * self.graph.ty(id).cols() + GUARD).next_multiple_of(16);
             }
         }
         (offsets, at.max(16))
@@ -241,7 +264,7 @@ impl Case<'_> {
         for id in self.graph.ids() {
             let ty = self.graph.ty(id);
             let value =
-                |rows: usize, name: &str| Mat::new(rows, ty.cols(), |r, c| f64::from(leaf_value(name, &tag, r, c, ty)));
+                |rows: usize, name: &str| Mat::new(rows, ty.cols(), |r, c| f64::from(self.value(name, &tag, r, c, ty)));
             match self.graph.leaf(id) {
                 Some((Leaf::Input, name)) => drop(inputs.insert(name.into(), value(self.new_tokens(), name))),
                 Some((Leaf::State, name)) => {
@@ -324,31 +347,31 @@ impl Case<'_> {
         for part in 0..parts {
             let mut scratch = Area::poisoned(scratch_words);
             let (begin, end) = (items * part / parts, items * (part + 1) / parts);
-            let words: Vec<u64> = b
+            let words: Vec<Word> = b
                 .params
                 .iter()
                 .map(|p| match p {
                     Binding::Value(id) => {
                         let area = out.values.entry(*id).or_insert_with(|| self.buffer(*id, rows));
-                        area.words.as_mut_ptr() as u64
+                        Word::of(&mut area.words)
                     }
                     Binding::Weight { pack: spec, sources } => {
                         weights.push(pack(self.graph, spec, sources));
-                        weights.last().unwrap().as_ptr() as u64
+                        Word::of(weights.last_mut().unwrap())
                     }
-                    Binding::State(id) => out.states.words.as_mut_ptr() as u64 + 4 * offsets[id] as u64,
-                    Binding::StateRows(id) => self.state_rows(*id) as u64,
-                    Binding::SlotStride => 4 * stride as u64,
-                    Binding::Slots => indices[0].words.as_mut_ptr() as u64,
-                    Binding::Positions => indices[1].words.as_mut_ptr() as u64,
-                    Binding::Rows => n,
-                    Binding::ItemBegin => begin,
-                    Binding::ItemEnd => end,
-                    Binding::Scratch => scratch.words.as_mut_ptr() as u64,
+                    Binding::State(id) => Word::of(&mut out.states.words).at(4 * offsets[id] as u64),
+                    Binding::StateRows(id) => Word::Number(self.state_rows(*id) as u64),
+                    Binding::SlotStride => Word::Number(4 * stride as u64),
+                    Binding::Slots => Word::of(&mut indices[0].words),
+                    Binding::Positions => Word::of(&mut indices[1].words),
+                    Binding::Rows => Word::Number(n),
+                    Binding::ItemBegin => Word::Number(begin),
+                    Binding::ItemEnd => Word::Number(end),
+                    Binding::Scratch => Word::of(&mut scratch.words),
                 })
                 .collect();
             // SAFETY: every word is what its binding says; areas live until the end of this turn and longer.
-            unsafe { compiled.code.call(&b.name, &words) };
+            unsafe { compiled.machine.run(b, &words, n) };
             scratch.check(&format!("scratch of {}", b.name));
         }
     }
@@ -363,7 +386,7 @@ impl Case<'_> {
         let mut words = vec![];
         for r in rows.clone() {
             let (tag, row) = if self.phase == Phase::Decode { (format!("#{r}"), 0) } else { ("#0".into(), r) };
-            words.extend((0..ty.cols()).map(|c| word(leaf_value(name, &tag, row, c, ty))));
+            words.extend((0..ty.cols()).map(|c| word(self.value(name, &tag, row, c, ty))));
         }
         Area::new(words)
     }
@@ -372,16 +395,25 @@ impl Case<'_> {
     pub fn check(&self, compiled: &Compiled) {
         for variant in &compiled.0 {
             println!("{}, {:?} of {} rows", variant.target.name, self.phase, self.rows());
-            self.check_on(variant);
+            // the products of a GPU round their operands: of such operands they must be right
+            Case { rounded: variant.target.is_gpu(), ..self.clone() }.check_on(variant);
         }
+    }
+
+    /// A leaf's value, rounded to bf16 if this case wants that.
+    fn value(&self, name: &str, tag: &str, row: usize, c: usize, ty: Type) -> f32 {
+        let x = leaf_value(name, tag, row, c, ty);
+        if self.rounded && ty.elem() == Some(Elem::F32) { round_bf16(x) } else { x }
     }
 
     fn check_on(&self, compiled: &Variant) {
         let rows = self.rows();
         let whole = self.run(compiled, 0..rows, 1);
-        self.compare(&whole, if compiled.quantises() { self.tolerance_of_bytes } else { self.tolerance });
-        let split = self.run(compiled, 0..rows, 3);
-        self.same_bits(&whole, &split, 0..rows, true, "split over three threads");
+        self.compare(&whole, self.tolerance_on(compiled));
+        if !compiled.target.is_gpu() {
+            let split = self.run(compiled, 0..rows, 3);
+            self.same_bits(&whole, &split, 0..rows, true, "split over three threads");
+        }
         if rows > 1 {
             let first = 0..rows.div_ceil(2);
             let last = rows - 1..rows;
@@ -390,6 +422,17 @@ impl Case<'_> {
                 let some = self.run(compiled, part.clone(), 1);
                 self.same_bits(&whole, &some, part, false, "fewer rows");
             }
+        }
+    }
+
+    /// What the products of a target round is larger than anything else.
+    fn tolerance_on(&self, compiled: &Variant) -> f64 {
+        let rounds = |b: &Built| b.name.starts_with("norm_product");
+        match (compiled.target.is_gpu(), self.tolerance) {
+            (true, t) if compiled.built.iter().any(rounds) => t.max(tolerance::BF16_OPERANDS),
+            (true, t) if t > 0.0 => t.max(tolerance::GPU),
+            (false, _) if compiled.quantises() => self.tolerance_of_bytes,
+            (_, t) => t,
         }
     }
 

@@ -6,6 +6,7 @@ mod harness;
 #[path = "../loader/mod.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod loader;
+mod machine;
 mod product;
 mod quantised;
 mod rowwise;
@@ -30,6 +31,11 @@ mod tolerance {
     pub const BYTES: f64 = 1.2e-2;
     /// The same behind functions whose relative error near zero is larger than that of their argument.
     pub const BYTES_FUSED: f64 = 2e-2;
+    /// A normalised row is rounded to bf16 before a GPU multiplies it: each element by at most 2^-9 of itself, 2^-9.8 in the
+    /// mean, which the functions behind the product may double.
+    pub const BF16_OPERANDS: f64 = 4e-3;
+    /// Elementary functions of a GPU are right to two units in the last place, in several places.
+    pub const GPU: f64 = 5e-6;
     /// Bits are moved.
     pub const EXACT: f64 = 0.0;
 }

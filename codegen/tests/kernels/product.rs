@@ -57,6 +57,7 @@ pub fn both_within(graph: &Graph, rows: &[usize], activations: Activations, tole
             slots: slots.clone(),
             tokens: n,
             capacity: 160,
+            rounded: false,
             tolerance,
             tolerance_of_bytes,
         };

@@ -20,7 +20,11 @@ pub(crate) fn check_tables(reader: &Reader<'_>) -> Result<(), ReadError> {
     let targets = Table::<TargetDesc>::checked("targets", targets, reader.strings())?.len();
     for s in reader.sections() {
         let bound = match s.kind {
-            SectionKind::Kernels | SectionKind::Code | SectionKind::Prefill | SectionKind::Decode => targets,
+            SectionKind::Kernels
+            | SectionKind::Code
+            | SectionKind::Launches
+            | SectionKind::Prefill
+            | SectionKind::Decode => targets,
             _ => 1,
         };
         if s.index as usize >= bound {
@@ -127,7 +131,19 @@ fn check_kernels(reader: &Reader<'_>, target: u32) -> Result<(), ReadError> {
             format!("{} bytes at {}, the code has {code}", k.length, k.offset)
         })?;
     }
-    Ok(())
+    check_launches(reader, target, kernels.len())
+}
+
+/// A GPU knows how to launch each of its kernels, a CPU has nothing to know.
+fn check_launches(reader: &Reader<'_>, target: u32, kernels: usize) -> Result<(), ReadError> {
+    let is_gpu = reader.targets().get(target).is_some_and(|t| t.device == DeviceKind::Cuda);
+    if !is_gpu {
+        let none = reader.section(SectionKind::Launches, target).is_none();
+        return require(none, "launches", || format!("found a table for target {target}, which is a CPU"));
+    }
+    let bytes = reader.required(SectionKind::Launches, target)?;
+    let found = Table::<LaunchDesc>::checked("launches", bytes, reader.strings())?.len();
+    require(found == kernels, "launches", || format!("{found} rows for target {target}, expected {kernels}"))
 }
 
 /// The program under check with what its rows refer to.

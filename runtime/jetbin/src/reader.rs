@@ -142,6 +142,11 @@ impl<'a> Reader<'a> {
         self.table(SectionKind::Kernels, target, 0)
     }
 
+    /// How the kernels of a GPU target are launched, in their order; empty for a CPU.
+    pub fn launches(&self, target: u32) -> Table<'a, LaunchDesc> {
+        self.table(SectionKind::Launches, target, 0)
+    }
+
     /// Code of a target.
     pub fn code(&self, target: u32) -> &'a [u8] {
         self.section(SectionKind::Code, target).unwrap_or(&[])

@@ -115,6 +115,8 @@ codes! {
         License = 17 "license",
         /// Inverse frequencies of the rotary embedding, f32.
         InvFreq = 18 "inv-freq",
+        /// Table of [`LaunchDesc`] of one target, a GPU.
+        Launches = 19 "launches",
     }
 }
 
@@ -167,6 +169,15 @@ pub struct KernelDesc<S = String> {
     pub offset: u64,
     /// Length of the code, in bytes.
     pub length: u64,
+}
+
+/// How a GPU runs a kernel: one CTA for each item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchDesc {
+    /// Threads of a CTA.
+    pub threads: u32,
+    /// Rows that one item covers where items are counted by rows.
+    pub rows: u32,
 }
 
 /// A schedule with its memory plan, for one target and phase.

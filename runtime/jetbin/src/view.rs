@@ -117,6 +117,17 @@ impl<'a> Row<'a> for KernelDesc<&'a str> {
     }
 }
 
+impl<'a> Row<'a> for LaunchDesc {
+    type Record = LaunchRecord;
+    fn decode(r: LaunchRecord, _: Strings<'a>) -> Result<Self, String> {
+        if !r.threads.is_multiple_of(32) || !(32..=1024).contains(&r.threads) || r.rows == 0 {
+            let found = format!("{} threads and {} rows", r.threads, r.rows);
+            return Err(format!("{found}, expected a multiple of 32 up to 1024 and at least one"));
+        }
+        Ok(Self { threads: r.threads, rows: r.rows })
+    }
+}
+
 impl<'a> Row<'a> for StateDesc<&'a str> {
     type Record = StateRecord;
     fn decode(r: StateRecord, strings: Strings<'a>) -> Result<Self, String> {

@@ -212,6 +212,16 @@ impl Writer {
         Ok(index)
     }
 
+    /// Writes how the kernels of a GPU target are launched, in their order.
+    ///
+    /// # Errors
+    /// If the target has such a table already.
+    pub fn launches(&mut self, target: u32, launches: &[LaunchDesc]) -> Result<(), WriteError> {
+        let mut out = Vec::new();
+        launches.iter().for_each(|l| LaunchRecord { threads: l.threads, rows: l.rows }.put(&mut out));
+        self.section(SectionKind::Launches, target, &out)
+    }
+
     /// Writes a program of a target.
     ///
     /// # Errors

@@ -393,7 +393,13 @@ impl<'k> Kernel<'_, 'k, '_> {
             RowOrder::Linear => (vec![0], vector_like(spec), first, 1),
             RowOrder::Gate => (vec![source * lanes], PackSpec::vector(spec.rows), item * lanes + lane, 1),
             RowOrder::Rope { .. } => (vec![0, lanes], vector_like(spec), first, lanes),
-            RowOrder::Taps { taps } => ((0..taps as u32).map(|t| t * lanes).collect(), vector_like(spec), first, lanes),
+            RowOrder::Taps { taps } => {
+                // vectors are packed as for a CPU, with more channels in an item
+                let (vector, channel) = (vector_like(spec), item * lanes + lane);
+                let of_item = vector.lanes() as u32;
+                let first = channel / of_item * vector.item_slots() as u32 + channel % of_item;
+                ((0..taps as u32).map(|t| t * lanes).collect(), vector, first, of_item)
+            }
         };
         let lanes = places(segment, item, lane).into_iter().map(|(col, _)| Lanes { col, left: None }).collect();
         Fragment { vecs: slots.into_iter().map(all).collect(), domain: Domain { lanes, width: 1, vector, first, step } }

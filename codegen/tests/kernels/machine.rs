@@ -1,0 +1,113 @@
+//! Where the kernels of a test run: in this process, or on the simulated GPU.
+
+use crate::loader::Code;
+use jet_codegen::Built;
+use jet_codegen::targets::Target;
+use jet_ptxsim::{Device, DeviceConfig, Launch, Module};
+use std::collections::HashMap;
+
+/// Compiled kernels of a target.
+pub enum Machine {
+    /// Mapped code.
+    Here(Code),
+    /// PTX text.
+    Simulated(Box<Module>),
+}
+
+/// A parameter.
+#[derive(Clone, Copy)]
+pub enum Word {
+    /// A number.
+    Number(u64),
+    /// So many bytes into memory of the host, which a GPU gets a copy of.
+    Memory {
+        /// Where it starts.
+        start: *mut u8,
+        /// Its size.
+        bytes: usize,
+        /// The place that is meant.
+        offset: u64,
+    },
+}
+
+impl Word {
+    /// Memory from its start on.
+    pub fn of<T>(memory: &mut [T]) -> Word {
+        Word::Memory { start: memory.as_mut_ptr().cast(), bytes: size_of_val(memory), offset: 0 }
+    }
+
+    /// So many bytes further on.
+    pub fn at(self, further: u64) -> Word {
+        match self {
+            Word::Number(n) => Word::Number(n),
+            Word::Memory { start, bytes, offset } => Word::Memory { start, bytes, offset: offset + further },
+        }
+    }
+}
+
+impl Machine {
+    /// Takes the code of `target`.
+    pub fn load(target: &Target, blob: jet_codegen::CodeBlob) -> Machine {
+        if !target.is_gpu() {
+            return Machine::Here(Code::load(blob));
+        }
+        let text = String::from_utf8(blob.bytes).expect("PTX is text");
+        let module = Module::parse(&text).unwrap_or_else(|e| panic!("{e}\n{}", numbered(&text)));
+        Machine::Simulated(Box::new(module))
+    }
+
+    /// Runs a kernel for `rows` rows.
+    ///
+    /// # Safety
+    /// The words are what the kernel expects, and their memory is alive.
+    pub unsafe fn run(&self, built: &Built, words: &[Word], rows: u64) {
+        match self {
+            Machine::Here(code) => {
+                let address = |w: &Word| match *w {
+                    Word::Number(n) => n,
+                    Word::Memory { start, offset, .. } => start as u64 + offset,
+                };
+                // SAFETY: as promised by the caller.
+                unsafe { code.call(&built.name, &words.iter().map(address).collect::<Vec<_>>()) };
+            }
+            // SAFETY: as promised by the caller.
+            Machine::Simulated(module) => unsafe { simulate(module, built, words, rows) },
+        }
+    }
+}
+
+/// Copies what the words name to a fresh device, runs the kernel there, and copies it back.
+unsafe fn simulate(module: &Module, built: &Built, words: &[Word], rows: u64) {
+    let launch = built.kernel.launch.expect("a kernel of a GPU says how many threads it has");
+    let tiles = if built.items.per_row { rows.div_ceil(launch.rows.into()) } else { 1 };
+    let ctas = u32::try_from(u64::from(built.items.fixed) * tiles).expect("few items");
+    let mut gpu = Device::new(DeviceConfig::default());
+    let mut copies: HashMap<*mut u8, (u64, usize)> = HashMap::new();
+    let mut address = |w: &Word| match *w {
+        Word::Number(n) => n,
+        Word::Memory { start, bytes, offset } => {
+            let (base, _) = *copies.entry(start).or_insert_with(|| {
+                let base = gpu.alloc(bytes as u64).unwrap_or_else(|e| panic!("{e}"));
+                // SAFETY: the caller answers for the memory.
+                let content = unsafe { std::slice::from_raw_parts(start, bytes) };
+                gpu.write(base, content).unwrap_or_else(|e| panic!("{e}"));
+                (base, bytes)
+            });
+            base + offset
+        }
+    };
+    let words: Vec<u64> = words.iter().map(&mut address).collect();
+    if ctas > 0 {
+        let shape = Launch::new(ctas, launch.threads);
+        gpu.launch(module, &built.name, shape, &words).unwrap_or_else(|e| panic!("{}: {e}", built.name));
+    }
+    for (start, (base, bytes)) in copies {
+        let content = gpu.read(base, bytes as u64).unwrap_or_else(|e| panic!("{e}"));
+        // SAFETY: the caller answers for the memory.
+        unsafe { std::ptr::copy_nonoverlapping(content.as_ptr(), start, bytes) };
+    }
+}
+
+fn numbered(text: &str) -> String {
+    text.lines().enumerate().map(|(n, l)| format!("{:5} {l}\n", n + 1)).collect()
+}
