@@ -41,6 +41,12 @@ fn efficiency(items: u64, threads: u32) -> f64 {
     if items == 0 { 1.0 } else { items as f64 / (longest * f64::from(threads)) }
 }
 
+/// A label without numbers: `layers.3.mlp` and `layers.14.mlp` are one kind.
+fn kind(label: &str) -> String {
+    let part = |p: &str| if p.parse::<u32>().is_ok() { "N".to_string() } else { p.to_string() };
+    label.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
 /// The balance of a whole chunk or of one token.
 pub fn balance(phase: Phase, program: &ProgramView<'_>, threads: u32) -> Balance {
     let rows = if phase == Phase::Prefill { program.max_rows() } else { 1 };
@@ -48,10 +54,10 @@ pub fn balance(phase: Phase, program: &ProgramView<'_>, threads: u32) -> Balance
     for step in program.steps().iter() {
         let rows = if step.domain == jetbin::Domain::Head { 1 } else { rows };
         let items = u64::from(step.items_fixed) + u64::from(step.items_per_row) * u64::from(rows);
-        let each = step.cost.state_bytes as f64 + step.cost.flops as f64 / OPERATIONS_A_BYTE;
-        let work = step.cost.weight_bytes as f64 + each * f64::from(rows);
-        // layers share kernels: `layers.3.mlp` and `layers.4.mlp` are one kind
-        let label: String = step.label.split(|c: char| c.is_ascii_digit()).collect::<Vec<_>>().join("N");
+        // one sequence: its states are read and written once
+        let bytes = (step.cost.weight_bytes + step.cost.state_bytes) as f64;
+        let work = bytes + step.cost.flops as f64 / OPERATIONS_A_BYTE * f64::from(rows);
+        let label = kind(step.label);
         match kinds.iter_mut().find(|(k, _)| (&k.label, k.items) == (&label, items)) {
             Some((_, sum)) => *sum += work,
             None => kinds.push((Uneven { label, items, share: 0.0, efficiency: efficiency(items, threads) }, work)),
@@ -71,6 +77,12 @@ pub fn balance(phase: Phase, program: &ProgramView<'_>, threads: u32) -> Balance
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layers_are_one_kind() {
+        assert_eq!(kind("delta_l2 layers.14.o_norm+delta"), kind("delta_l2 layers.3.o_norm+delta"));
+        assert_eq!(kind("sweep layers.3.mlp.down_proj"), "sweep layers.N.mlp.down_proj");
+    }
 
     #[test]
     fn the_longest_share_sets_the_time() {

@@ -49,7 +49,7 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
     let Input { rows: x, row_bytes } = Input::stage(cx, grid, all_bf16, begin.lt(end))?;
     let (most, group) = match (x, cx.phase) {
         (Rows::Floats(_), _) => (most_rows(&cx.k.target), 1),
-        (Rows::Pairs(_), Phase::Decode) => (dot::ROWS, 1),
+        (Rows::Pairs(_), Phase::Decode) => (dot::ROWS, dot::PANELS as u32),
         (Rows::Pairs(_), Phase::Prefill) => (dot::ROWS, group_panels(&cx.k.target, k_len)),
     };
     let slots = segments.iter().map(|s| s.group_items(group) as usize * s.spec.item_slots());
@@ -364,7 +364,7 @@ impl<'k> Kernel<'_, 'k, '_> {
         });
     }
 
-    /// The same for `here` rows of pairs at `x`, two panels at a time where there may be many rows.
+    /// The same for `here` rows of pairs at `x`, two panels at a time.
     fn dots(&self, x: Ptr<'k, Bf16>, here: V<'k, Index>, item: Item<'k>) {
         let (k, pairs) = (self.cx.k, self.pairs());
         let panel_bytes = self.segments[0].spec.panel_bytes() as u32;
@@ -376,11 +376,8 @@ impl<'k> Kernel<'_, 'k, '_> {
                 DotProduct { x, out, ..tile }.emit(k, rows, together);
             });
         };
-        if self.group == 1 {
-            return k.range(0u32, item.panels, 1, (), |p, ()| some(p, 1));
-        }
-        let odd = item.panels % 2u32;
-        k.range(0u32, item.panels - odd, 2, (), |p, ()| some(p, 2));
+        let odd = item.panels % dot::PANELS as u32;
+        k.range(0u32, item.panels - odd, dot::PANELS as u32, (), |p, ()| some(p, dot::PANELS));
         k.when(odd.equals(1u32), || some(item.panels - 1u32, 1));
     }
 

@@ -49,7 +49,7 @@ impl Counters {
         let mut sectors: [u64; 64] = [u64::MAX; 64];
         let mut count = 0;
         for at in lanes {
-            for sector in at / 32..=(at + bytes - 1) / 32 {
+            for sector in at / 32..=at.saturating_add(bytes - 1) / 32 {
                 // neighbours are the common case
                 if count > 0 && sectors[count - 1] == sector || sectors[..count].contains(&sector) {
                     continue;
@@ -69,7 +69,7 @@ impl Counters {
             let mut words = [[u64::MAX; 32]; 32];
             let mut used = [0usize; 32];
             for lane in (first..first + group).filter(|lane| mask >> lane & 1 == 1) {
-                for word in lanes[lane] / 4..(lanes[lane] + bytes).div_ceil(4) {
+                for word in lanes[lane] / 4..lanes[lane].saturating_add(bytes).div_ceil(4) {
                     let bank = (word % 32) as usize;
                     if !words[bank][..used[bank]].contains(&word) {
                         words[bank][used[bank]] = word;

@@ -201,7 +201,6 @@ impl Device {
         if params.len() != kernel.params.len() {
             return Err(format!("found {} parameters, expected {}", params.len(), kernel.params.len()));
         }
-        let volume = |e: [u32; 3]| e.iter().map(|n| u64::from(*n)).product::<u64>();
         let (blocks, threads, cluster) = (volume(launch.grid), volume(launch.block), volume(launch.cluster));
         if !(1..=MAX_BLOCKS).contains(&blocks) {
             return Err(format!("found a grid of {blocks} blocks, expected 1 to {MAX_BLOCKS}"));
@@ -229,7 +228,7 @@ impl Device {
                 kernel.required_threads.unwrap_or_default()
             ));
         }
-        if let Some(most) = kernel.max_threads.map(|e| e.iter().map(|n| u64::from(*n)).product())
+        if let Some(most) = kernel.max_threads.map(volume)
             && threads > most
         {
             return Err(format!("found {threads} threads a block, expected at most {most} (.maxntid)"));
@@ -256,4 +255,9 @@ impl Device {
         }
         Ok(())
     }
+}
+
+/// Elements of a box; more than any limit if they are too many to count.
+fn volume(extents: [u32; 3]) -> u64 {
+    extents.iter().fold(1, |product, n| product.saturating_mul((*n).into()))
 }

@@ -48,8 +48,8 @@ impl Event {
     fn source(&self, from: u64, words: usize, m: &Machine) -> Exec<Vec<(u32, u8)>> {
         let agent = &m.blocks[self.block].agent;
         let mut out = Vec::with_capacity(words);
-        for at in (from..from + 4 * words as u64).step_by(16) {
-            let place = m.context.global.locate(self.lane.into(), at, 16)?;
+        for n in 0..words as u64 / 4 {
+            let place = m.context.global.locate(self.lane.into(), from.wrapping_add(16 * n), 16)?;
             out.extend(place.peek(agent, self.access(), 16)?);
         }
         Ok(out)
@@ -209,7 +209,7 @@ pub(crate) fn land(event: &Event, m: &mut Machine) -> Exec {
                 return lane_fault(TrapKind::EarlyOverwrite, lane, message);
             }
             for (n, four) in data.chunks_exact(4).enumerate() {
-                let place = m.context.global.locate(lane, to + 16 * n as u64, 16)?;
+                let place = m.context.global.locate(lane, to.wrapping_add(16 * n as u64), 16)?;
                 place.write(&block.agent, event.access(), 16, [four[0], four[1], four[2], four[3]])?;
             }
         }

@@ -91,7 +91,7 @@ impl Warp {
             return lane_fault(TrapKind::Invalid, lane, message);
         }
         let within = (1 << CLUSTER_SHIFT) - 1;
-        let out = std::array::from_fn(|l| (a[l] & within) | (ranks[l] + 1) << CLUSTER_SHIFT);
+        let out = std::array::from_fn(|l| (a[l] & within) | ranks[l].wrapping_add(1) << CLUSTER_SHIFT);
         self.regs.set_short(d, on, &out);
         Ok(())
     }

@@ -101,8 +101,8 @@ impl Warp {
         let agent = &m.blocks[self.block].agent;
         for n in 0..source_bytes.div_ceil(4) {
             let part = (source_bytes - 4 * n).min(4);
-            let at = from + u64::from(4 * n);
-            m.context.global.locate(lane, at + u64::from(part - 1), 1)?;
+            let at = from.wrapping_add(u64::from(4 * n));
+            m.context.global.locate(lane, at.wrapping_add(u64::from(part - 1)), 1)?;
             let place = m.context.global.locate(lane, at, if part == 4 { 4 } else { 1 })?;
             let (word, initialised) = place.peek(agent, self.access(lane, Order::default(), false), part)?[0];
             let keep = if part == 4 { u32::MAX } else { (1 << (8 * part)) - 1 };

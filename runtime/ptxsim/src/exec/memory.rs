@@ -187,7 +187,7 @@ impl Warp {
         for (n, reg) in a.iter().enumerate() {
             let first = self.regs.any(*reg, on)?;
             for lane in lanes(on) {
-                let at = at[lane] + u64::from(bytes) * n as u64;
+                let at = at[lane].wrapping_add(u64::from(bytes) * n as u64);
                 let f = |old: u64| combine(op, old, first[lane], second[lane]);
                 old[lane] = match space {
                     Space::Global => self.atomic_global(lane, at, bytes, order, m, f)?,

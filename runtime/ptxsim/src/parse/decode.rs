@@ -424,7 +424,12 @@ impl<'p, 't> Decoder<'p, 't> {
         let Form::Address { base, offset } = operand.form else {
             return Err(operand.place.error(format!("found {}, expected an address", operand.form.show())));
         };
-        let Some(name) = base else { return Ok(Address { base: Base::None, offset, space }) };
+        let Some(name) = base else {
+            if space == Space::Param {
+                return Err(operand.place.error("found an address without a name, expected a parameter of the kernel"));
+            }
+            return Ok(Address { base: Base::None, offset, space });
+        };
         if space == Space::Param {
             return self.param_address(name, offset, operand.place);
         }

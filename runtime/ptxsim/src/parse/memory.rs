@@ -81,10 +81,25 @@ pub fn load(x: &mut Decoder) -> Parsed<Op> {
     fits_vector(x, count, ty)?;
     let to = x.dst_list(count, ty, true)?;
     let address = x.address(space)?;
+    if space == Space::Param {
+        within_param(x, address.offset, i64::from(ty.bytes()) * count as i64)?;
+    }
     if policy {
         x.src64(B64)?;
     }
     Ok(Op::Memory(Memory::Load { address, bytes: ty.bytes(), signed: ty.is_signed(), to, order, constant }))
+}
+
+/// A load of `bytes` bytes must be aligned and within one parameter.
+fn within_param(x: &Decoder, offset: i64, bytes: i64) -> Parsed<()> {
+    let inside = |(start, size): &(u32, u32)| {
+        let start = i64::from(*start);
+        (start..=start + i64::from(*size) - bytes).contains(&offset)
+    };
+    if offset % bytes == 0 && x.params.iter().any(inside) {
+        return Ok(());
+    }
+    Err(x.error(format!("found a load of {bytes} bytes, expected it aligned and within the parameter")))
 }
 
 pub fn store(x: &mut Decoder) -> Parsed<Op> {
