@@ -139,6 +139,41 @@ fn signed_damage_is_refused_for_the_right_reason() {
     }
 }
 
+/// Every kernel of a GPU has a launch that some GPU can do, and no kernel of a CPU has one.
+#[test]
+fn launches_fit_their_device_and_kernels() {
+    let opened = |device, launches: Option<&[(u32, u32)]>| {
+        let folder = Folder::new(&format!("launches-{:?}", std::thread::current().id()));
+        let path = folder.0.join("a.jetbin");
+        let launch = |&(threads, rows): &(u32, u32)| LaunchDesc { threads, rows };
+        let launches = launches.map(|all| all.iter().map(launch).collect::<Vec<_>>());
+        write_for(&path, WriterOptions::default(), device, launches.as_deref()).unwrap();
+        let file = std::fs::read(path).unwrap();
+        Reader::open(&file).err().map(|e| e.to_string()).unwrap_or_else(|| "accepted".into())
+    };
+    let good = (256, 8);
+    let cases: &[(DeviceKind, Option<&[(u32, u32)]>, &str)] = &[
+        (DeviceKind::Cuda, Some(&[good, (1024, 1)]), "accepted"),
+        (DeviceKind::Cpu, None, "accepted"),
+        (DeviceKind::Cpu, Some(&[good, good]), "found a table for target 0, which is a CPU"),
+        (DeviceKind::Cuda, None, "no section launches for index 0"),
+        (DeviceKind::Cuda, Some(&[good]), "launches: 1 rows for target 0, expected 2"),
+        (DeviceKind::Cuda, Some(&[good; 3]), "launches: 3 rows for target 0, expected 2"),
+        (DeviceKind::Cuda, Some(&[good, (0, 1)]), "0 threads and 1 rows, expected a multiple of 32 up to 1024"),
+        (DeviceKind::Cuda, Some(&[(48, 1), good]), "48 threads and 1 rows, expected a multiple of 32"),
+        (DeviceKind::Cuda, Some(&[(1056, 1), good]), "1056 threads and 1 rows, expected a multiple of 32"),
+        (
+            DeviceKind::Cuda,
+            Some(&[good, (32, 0)]),
+            "32 threads and 0 rows, expected a multiple of 32 up to 1024 and at least one",
+        ),
+    ];
+    for (device, launches, expected) in cases {
+        let error = opened(*device, *launches);
+        assert!(error.contains(expected), "{device} {launches:?}: {error:?} does not contain {expected:?}");
+    }
+}
+
 #[test]
 fn a_signed_section_table_that_does_not_add_up_is_refused() {
     let good = bytes();

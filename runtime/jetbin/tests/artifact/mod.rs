@@ -78,6 +78,16 @@ fn program(phase: Phase, max_rows: u32) -> Program {
 
 /// Writes the artifact; the same bytes every time.
 pub fn write(path: &Path, options: WriterOptions) -> Result<Written, WriteError> {
+    write_for(path, options, DeviceKind::Cpu, None)
+}
+
+/// The same for a kind of device, with a table of launches or without one.
+pub fn write_for(
+    path: &Path,
+    options: WriterOptions,
+    device: DeviceKind,
+    launches: Option<&[LaunchDesc]>,
+) -> Result<Written, WriteError> {
     let mut w = Writer::create(path, options)?;
     w.bytes(SectionKind::Recipe, br#"{"compiler":"test"}"#)?;
     w.facts(&Facts {
@@ -119,10 +129,12 @@ pub fn write(path: &Path, options: WriterOptions) -> Result<Written, WriteError>
     w.weight(&weight("embed", DType::Bf16), |out| out.write_all(&[1; 100]))?;
     w.weight(&weight("head", DType::F32), |out| out.write_all(&[2; 60]))?;
     let features = vec!["avx2".to_string(), "fma".to_string()];
-    let target =
-        TargetDesc { name: "x86-64-v3".into(), device: DeviceKind::Cpu, arch: "x86_64".into(), features, rank: 3 };
+    let target = TargetDesc { name: "x86-64-v3".into(), device, arch: "x86_64".into(), features, rank: 3 };
     let kernel = |name: &str, offset| KernelDesc { name: name.into(), key: format!("{name}()"), offset, length: 16 };
     w.target(&target, &[kernel("embed", 0), kernel("other", 16)], &[0xc3; 32])?;
+    if let Some(launches) = launches {
+        w.launches(0, launches)?;
+    }
     w.program(&program(Phase::Prefill, 5))?;
     w.program(&program(Phase::Decode, 3))?;
     w.finish()
