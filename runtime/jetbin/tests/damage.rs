@@ -139,10 +139,13 @@ fn signed_damage_is_refused_for_the_right_reason() {
     }
 }
 
+/// Threads and rows of each launch.
+type Launches = Option<&'static [(u32, u32)]>;
+
 /// Every kernel of a GPU has a launch that some GPU can do, and no kernel of a CPU has one.
 #[test]
 fn launches_fit_their_device_and_kernels() {
-    let opened = |device, launches: Option<&[(u32, u32)]>| {
+    let opened = |device, launches: Launches| {
         let folder = Folder::new(&format!("launches-{:?}", std::thread::current().id()));
         let path = folder.0.join("a.jetbin");
         let launch = |&(threads, rows): &(u32, u32)| LaunchDesc { threads, rows };
@@ -151,20 +154,20 @@ fn launches_fit_their_device_and_kernels() {
         let file = std::fs::read(path).unwrap();
         Reader::open(&file).err().map(|e| e.to_string()).unwrap_or_else(|| "accepted".into())
     };
-    let good = (256, 8);
-    let cases: &[(DeviceKind, Option<&[(u32, u32)]>, &str)] = &[
-        (DeviceKind::Cuda, Some(&[good, (1024, 1)]), "accepted"),
+    const GOOD: (u32, u32) = (256, 8);
+    let cases: &[(DeviceKind, Launches, &str)] = &[
+        (DeviceKind::Cuda, Some(&[GOOD, (1024, 1)]), "accepted"),
         (DeviceKind::Cpu, None, "accepted"),
-        (DeviceKind::Cpu, Some(&[good, good]), "found a table for target 0, which is a CPU"),
+        (DeviceKind::Cpu, Some(&[GOOD, GOOD]), "found a table for target 0, which is a CPU"),
         (DeviceKind::Cuda, None, "no section launches for index 0"),
-        (DeviceKind::Cuda, Some(&[good]), "launches: 1 rows for target 0, expected 2"),
-        (DeviceKind::Cuda, Some(&[good; 3]), "launches: 3 rows for target 0, expected 2"),
-        (DeviceKind::Cuda, Some(&[good, (0, 1)]), "0 threads and 1 rows, expected a multiple of 32 up to 1024"),
-        (DeviceKind::Cuda, Some(&[(48, 1), good]), "48 threads and 1 rows, expected a multiple of 32"),
-        (DeviceKind::Cuda, Some(&[(1056, 1), good]), "1056 threads and 1 rows, expected a multiple of 32"),
+        (DeviceKind::Cuda, Some(&[GOOD]), "launches: 1 rows for target 0, expected 2"),
+        (DeviceKind::Cuda, Some(&[GOOD; 3]), "launches: 3 rows for target 0, expected 2"),
+        (DeviceKind::Cuda, Some(&[GOOD, (0, 1)]), "0 threads and 1 rows, expected a multiple of 32 up to 1024"),
+        (DeviceKind::Cuda, Some(&[(48, 1), GOOD]), "48 threads and 1 rows, expected a multiple of 32"),
+        (DeviceKind::Cuda, Some(&[(1056, 1), GOOD]), "1056 threads and 1 rows, expected a multiple of 32"),
         (
             DeviceKind::Cuda,
-            Some(&[good, (32, 0)]),
+            Some(&[GOOD, (32, 0)]),
             "32 threads and 0 rows, expected a multiple of 32 up to 1024 and at least one",
         ),
     ];
