@@ -343,9 +343,9 @@ pub struct StateDesc<S = String> {
 }
 
 impl<S> StateDesc<S> {
-    /// Size in bytes.
+    /// Size in bytes; the largest number where it is beyond 64 bits, which no slot has room for.
     pub fn bytes(&self) -> u64 {
-        u64::from(self.rows) * u64::from(self.cols) * 4
+        (u64::from(self.rows) * u64::from(self.cols)).saturating_mul(4)
     }
 }
 

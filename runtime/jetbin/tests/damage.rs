@@ -139,6 +139,22 @@ fn signed_damage_is_refused_for_the_right_reason() {
     }
 }
 
+/// 2^31 rows of 2^31 columns of f32 are 2^64 bytes, which must not count as none.
+#[test]
+fn a_state_whose_size_is_beyond_64_bits_is_refused() {
+    let mut file = bytes();
+    let (start, _) = section(&file, SectionKind::States);
+    let (rows, cols) = (start + 16 + 24, start + 16 + 28);
+    file[rows..rows + 4].copy_from_slice(&(1u32 << 31).to_le_bytes());
+    file[cols..cols + 4].copy_from_slice(&(1u32 << 31).to_le_bytes());
+    sign(&mut file);
+    let error = Reader::open(&file).unwrap_err().to_string();
+    assert!(
+        error.contains("state layers.0.conv: 18446744073709551615 bytes at 0, expected between 0 and 8192"),
+        "{error}"
+    );
+}
+
 /// Threads and rows of each launch.
 type Launches = Option<&'static [(u32, u32)]>;
 
