@@ -2,7 +2,7 @@
 //!
 //! Each sum is one chain over the pairs in order of `k`, whatever the number of rows and panels, so that the bits of a row
 //! depend neither on the rows beside it nor on the phase. A tile is up to 12 rows by two panels, so that 24 of 32 registers are
-//! sums: as many as hide the latency of the instruction, 12 cycles on Zen 5, if two are started in each.
+//! sums: more than the 14 that keep both units of Zen 5 busy, and each load of weights serves twelve rows.
 
 use crate::kir::{Bf16, Builder, F32, I32, Index, Operand, Ptr, Tile, V};
 use crate::pack::PANEL;

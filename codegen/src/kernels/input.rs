@@ -3,8 +3,7 @@
 
 use super::context::{Activations, Context, Unsupported};
 use super::lanes::{spans, sum_of_squares, widths};
-use crate::kir::Cap;
-use crate::kir::{Bf16, F32, Index, Operand, Pred, Ptr, V};
+use crate::kir::{Bf16, Cap, F32, Index, Operand, Pred, Ptr, V};
 use crate::pack::PackSpec;
 use jet_ir::{Id, Op};
 

@@ -85,28 +85,40 @@ pub(crate) fn rope(cx: &Context<'_, '_>, id: Id, head_dim: usize) -> Shape {
 
 /// An elementwise op on tensors in memory.
 pub(crate) fn map(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> {
-    let (args, n) = (&cx.graph.node(id).args, cx.cols(id));
-    let first = args.iter().find(|a| cx.graph.ty(**a).place() == Some(Place::Mem)).copied();
-    let Some(first) = first else {
-        return Err(Unsupported::new(cx.graph, id, "expected an operand in memory"));
-    };
+    let first = first_in_memory(cx, id)?;
     Ok(rows(cx, id, "map", 1, |row, _| {
         let widths: &[u32] = if matches!(cx.graph.op(id), Some(Op::DynamicConv(_))) { &[1] } else { &[8, 1] };
-        spans(cx.k, n as u32, widths, |col, width| {
-            let lanes = vec![Lanes { col, left: None }];
-            let domain = Domain { lanes, width, vector: PackSpec::vector(n), first: col, step: width.into() };
-            let load = |x: Id| cx.value::<F32>(x).at(row * cx.cols(x) as u32 + col).load(width);
-            let leaf = |x: Id| (x == first).then(|| Fragment { vecs: vec![load(x)], domain: domain.clone() });
-            let at = Row { cx, row, leaf: &leaf };
-            match cx.graph.op(id) {
-                Some(Op::DynamicConv(op)) => {
-                    let kernels = cx.value::<F32>(args[0]).at(row * cx.cols(args[0]) as u32);
-                    let kernel = |w: usize, _: usize| kernels.at(col * op.taps as u32 + w as u32).load(1);
-                    let vecs = at.convolve(id, op.taps, &domain.lanes, 1, &kernel);
-                    at.write(id, Fragment { vecs, domain: domain.clone() });
-                }
-                _ => at.write(id, at.eval(id)),
-            }
-        });
+        spans(cx.k, cx.cols(id) as u32, widths, |col, width| map_columns(cx, id, first, (row, col), width));
     }))
+}
+
+/// The first operand of an elementwise op that is a tensor in memory.
+pub(super) fn first_in_memory(cx: &Context<'_, '_>, id: Id) -> Result<Id, Unsupported> {
+    let first = cx.graph.node(id).args.iter().find(|a| cx.graph.ty(**a).place() == Some(Place::Mem));
+    first.copied().ok_or_else(|| Unsupported::new(cx.graph, id, "expected an operand in memory"))
+}
+
+/// `width` columns of an elementwise op from `(row, col)` on; of a convolution, one.
+pub(super) fn map_columns<'k>(
+    cx: &Context<'k, '_>,
+    id: Id,
+    first: Id,
+    (row, col): (V<'k, Index>, V<'k, Index>),
+    width: u16,
+) {
+    let args = &cx.graph.node(id).args;
+    let lanes = vec![Lanes { col, left: None }];
+    let domain = Domain { lanes, width, vector: PackSpec::vector(cx.cols(id)), first: col, step: width.into() };
+    let load = |x: Id| cx.value::<F32>(x).at(row * cx.cols(x) as u32 + col).load(width);
+    let leaf = |x: Id| (x == first).then(|| Fragment { vecs: vec![load(x)], domain: domain.clone() });
+    let at = Row { cx, row, leaf: &leaf };
+    match cx.graph.op(id) {
+        Some(Op::DynamicConv(op)) => {
+            let kernels = cx.value::<F32>(args[0]).at(row * cx.cols(args[0]) as u32);
+            let kernel = |w: usize, _: usize| kernels.at(col * op.taps as u32 + w as u32).load(1);
+            let vecs = at.convolve(id, op.taps, &domain.lanes, 1, &kernel);
+            at.write(id, Fragment { vecs, domain: domain.clone() });
+        }
+        _ => at.write(id, at.eval(id)),
+    }
 }

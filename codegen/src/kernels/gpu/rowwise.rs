@@ -3,11 +3,12 @@
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::super::heads::Heads;
+use super::super::rowwise::{first_in_memory, map_columns};
 use super::operand::sum_of_squares;
 use super::{each_row, threads_for};
 use crate::kir::{F32, Index, Operand, Ptr, V, WARP};
 use crate::pack::{PackSpec, RowOrder};
-use jet_ir::{Id, Op, Place};
+use jet_ir::Id;
 use jetbin::Cost;
 
 fn shape(cx: &Context<'_, '_>, id: Id, name: &'static str) -> Shape {
@@ -92,27 +93,8 @@ pub fn rope(cx: &Context<'_, '_>, id: Id, head_dim: usize) -> Shape {
 
 /// An elementwise op on tensors in memory.
 pub fn map(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> {
-    let (args, n) = (&cx.graph.node(id).args, cx.cols(id));
-    let first = args.iter().find(|a| cx.graph.ty(**a).place() == Some(Place::Mem)).copied();
-    let Some(first) = first else {
-        return Err(Unsupported::new(cx.graph, id, "expected an operand in memory"));
-    };
-    let (row, _) = each_row(cx, 1, threads_for(n as u32, 256));
-    cx.k.cta().each(n as u32, |col| {
-        let lanes = vec![Lanes { col, left: None }];
-        let domain = Domain { lanes, width: 1, vector: PackSpec::vector(n), first: col, step: 1 };
-        let load = |x: Id| cx.value::<F32>(x).at(row * cx.cols(x) as u32 + col).load(1);
-        let leaf = |x: Id| (x == first).then(|| Fragment { vecs: vec![load(x)], domain: domain.clone() });
-        let at = Row { cx, row, leaf: &leaf };
-        match cx.graph.op(id) {
-            Some(Op::DynamicConv(op)) => {
-                let kernels = cx.value::<F32>(args[0]).at(row * cx.cols(args[0]) as u32);
-                let kernel = |w: usize, _: usize| kernels.at(col * op.taps as u32 + w as u32).load(1);
-                let vecs = at.convolve(id, op.taps, &domain.lanes, 1, &kernel);
-                at.write(id, Fragment { vecs, domain: domain.clone() });
-            }
-            _ => at.write(id, at.eval(id)),
-        }
-    });
+    let (first, n) = (first_in_memory(cx, id)?, cx.cols(id) as u32);
+    let (row, _) = each_row(cx, 1, threads_for(n, 256));
+    cx.k.cta().each(n, |col| map_columns(cx, id, first, (row, col), 1));
     Ok(shape(cx, id, "map"))
 }

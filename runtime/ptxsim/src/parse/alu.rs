@@ -151,7 +151,7 @@ fn float(x: &mut Decoder) -> Parsed<Option<Op>> {
         _ if approximate || nearest || z || nan => return Err(x.unexpected("`.f32`")),
         _ => return Ok(None),
     };
-    x.expect("f32")?;
+    x.require("f32")?;
     two(x, op, F32).map(Some)
 }
 
@@ -167,14 +167,14 @@ fn bf16x2(x: &mut Decoder) -> Parsed<Op> {
     if matches!(op, Bf16Op::Add | Bf16Op::Sub | Bf16Op::Mul) {
         x.needs(90, false, "an addition or multiplication of bf16x2")?;
     }
-    x.expect("bf16x2")?;
+    x.require("bf16x2")?;
     two(x, Alu2::Bf16x2(op), Bf16x2)
 }
 
 /// `mad.lo`, `mad.hi`, `mad.wide`, `fma.rn`.
 pub fn multiply_add(x: &mut Decoder) -> Parsed<Op> {
     if x.opcode == "fma" {
-        x.expect("rn")?;
+        x.require("rn")?;
         let z = x.accept("ftz");
         return match x.ty(&[F32, Bf16x2])? {
             Bf16x2 if z => Err(x.error("found `.ftz` with bf16x2")),
@@ -291,9 +291,9 @@ pub fn unary(x: &mut Decoder) -> Parsed<Op> {
                 ty => one(x, if neg { Alu1::Neg } else { Alu1::Abs }, ty, ty),
             }
         }
-        "popc" => x.expect("b32").and_then(|()| one(x, Alu1::Popc, U32, B32)),
-        "clz" => x.expect("b32").and_then(|()| one(x, Alu1::Clz, U32, B32)),
-        _ => x.expect("b32").and_then(|()| one(x, Alu1::Brev, B32, B32)),
+        "popc" => x.require("b32").and_then(|()| one(x, Alu1::Popc, U32, B32)),
+        "clz" => x.require("b32").and_then(|()| one(x, Alu1::Clz, U32, B32)),
+        _ => x.require("b32").and_then(|()| one(x, Alu1::Brev, B32, B32)),
     }
 }
 
@@ -302,10 +302,10 @@ pub fn function(x: &mut Decoder) -> Parsed<Op> {
     let name = x.opcode;
     let rounded = matches!(name, "rcp" | "sqrt") && x.accept("rn");
     if !rounded {
-        x.expect("approx")?;
+        x.require("approx")?;
     }
     let z = name != "tanh" && x.accept("ftz");
-    x.expect("f32")?;
+    x.require("f32")?;
     let op = match name {
         "rcp" => Alu1::Rcp { z },
         "rsqrt" => Alu1::Rsqrt { z },
@@ -328,17 +328,17 @@ pub fn bits(x: &mut Decoder) -> Parsed<Op> {
             Ok(Op::Alu3 { op: Alu3::Bfe { signed: ty == S32 }, d, a, b, c })
         }
         "bfi" => {
-            x.expect("b32")?;
+            x.require("b32")?;
             let (d, a, b) = (x.dst32(B32)?, x.src32(B32)?, x.src32(B32)?);
             Ok(Op::Bfi { d, a, b, at: x.src32(U32)?, length: x.src32(U32)? })
         }
         "lop3" => {
-            x.expect("b32")?;
+            x.require("b32")?;
             let (d, a, b, c) = (x.dst32(B32)?, x.src32(B32)?, x.src32(B32)?, x.src32(B32)?);
             Ok(Op::Alu3 { op: Alu3::Lop3 { table: x.immediate(0..=255)? as u8 }, d, a, b, c })
         }
         "prmt" => {
-            x.expect("b32")?;
+            x.require("b32")?;
             three(x, Alu3::Prmt, B32)
         }
         "dp4a" => {
@@ -351,7 +351,7 @@ pub fn bits(x: &mut Decoder) -> Parsed<Op> {
         _ => {
             let left = x.one_of(&[("l", true), ("r", false)])?;
             let wrap = x.one_of(&[("wrap", true), ("clamp", false)])?;
-            x.expect("b32")?;
+            x.require("b32")?;
             let (d, a, b, c) = (x.dst32(B32)?, x.src32(B32)?, x.src32(B32)?, x.src32(U32)?);
             Ok(Op::Alu3 { op: Alu3::Funnel { left, wrap }, d, a, b, c })
         }

@@ -78,7 +78,7 @@ fn packed(x: &mut Decoder, rounding: Option<Written>, relu: bool, z: bool, to: T
     if rounding != Some(Written::Nearest) || z {
         return Err(x.error(format!("found `cvt` to `.{}`, expected `cvt.rn.{}.f32`", to.name(), to.name())));
     }
-    x.expect("f32")?;
+    x.require("f32")?;
     let op = if to == Bf16x2 { Alu2::PackBf16 { relu } } else { Alu2::PackF16 };
     Ok(Op::Alu2 { op, d: x.dst32(B32)?, a: x.src32(F32)?, b: x.src32(F32)? })
 }

@@ -9,7 +9,7 @@ pub fn cp(x: &mut Decoder) -> Parsed<Op> {
     if x.accept("reduce") {
         return Err(x.error("found `cp.reduce`, which is not known"));
     }
-    x.expect("async")?;
+    x.require("async")?;
     if x.next_modifier() == Some("bulk") {
         return super::hopper::bulk(x);
     }
@@ -32,7 +32,7 @@ pub fn cp(x: &mut Decoder) -> Parsed<Op> {
 fn copy(x: &mut Decoder) -> Parsed<Op> {
     let whole = x.one_of(&[("cg", true), ("ca", false)])?;
     x.one_of(&[("shared", ()), ("shared::cta", ())])?;
-    x.expect("global")?;
+    x.require("global")?;
     let policy = x.accept("L2::cache_hint");
     x.optional(&["L2::64B", "L2::128B", "L2::256B"].map(|name| (name, ())));
     let (to, from) = (x.address(Space::Shared)?, x.address(Space::Global)?);

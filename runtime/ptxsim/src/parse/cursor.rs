@@ -51,7 +51,7 @@ impl<'t> Cursor<'t> {
         Err(self.place().error(format!("found {}, expected {expected}", self.peek().show())))
     }
 
-    pub fn expect(&mut self, c: char) -> Parsed<()> {
+    pub fn require(&mut self, c: char) -> Parsed<()> {
         if self.accept(c) { Ok(()) } else { self.unexpected(&format!("`{c}`")) }
     }
 

@@ -126,13 +126,13 @@ impl<'p, 't> Decoder<'p, 't> {
     }
 
     /// The next modifier must be `name`.
-    pub fn expect(&mut self, name: &str) -> Parsed<()> {
+    pub fn require(&mut self, name: &str) -> Parsed<()> {
         if self.accept(name) { Ok(()) } else { Err(self.unexpected(&format!("`.{name}`"))) }
     }
 
     /// All of `names`, in order.
-    pub fn expect_all(&mut self, names: &[&str]) -> Parsed<()> {
-        names.iter().try_for_each(|name| self.expect(name))
+    pub fn require_all(&mut self, names: &[&str]) -> Parsed<()> {
+        names.iter().try_for_each(|name| self.require(name))
     }
 
     /// That the next modifier is not what was expected.

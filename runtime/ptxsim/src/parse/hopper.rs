@@ -11,7 +11,7 @@ const SCOPES: &[(&str, ())] = &[("cta", ()), ("cluster", ())];
 /// `fence.proxy.async{.space}`.
 pub fn fence_proxy(x: &mut Decoder) -> Parsed<Op> {
     x.needs(90, false, "`fence.proxy`")?;
-    x.expect("async")?;
+    x.require("async")?;
     x.optional(&[("global", ()), ("shared::cta", ()), ("shared::cluster", ())]);
     Ok(Op::Sync(SyncOp::FenceProxy))
 }
@@ -31,7 +31,7 @@ pub fn cluster_barrier(x: &mut Decoder) -> Parsed<Op> {
 /// `mapa.shared::cluster.u32 d, a, rank`.
 pub fn mapa(x: &mut Decoder) -> Parsed<Op> {
     x.needs(90, false, "`mapa`")?;
-    x.expect_all(&["shared::cluster", "u32"])?;
+    x.require_all(&["shared::cluster", "u32"])?;
     Ok(Op::MapAddress { d: x.dst32(U32)?, a: x.src32(U32)?, rank: x.src32(U32)? })
 }
 
@@ -44,7 +44,7 @@ pub fn griddepcontrol(x: &mut Decoder) -> Parsed<Op> {
 pub fn setmaxnreg(x: &mut Decoder) -> Parsed<Op> {
     x.needs(90, true, "`setmaxnreg`")?;
     x.one_of(&[("inc", ()), ("dec", ())])?;
-    x.expect_all(&["sync", "aligned", "u32"])?;
+    x.require_all(&["sync", "aligned", "u32"])?;
     let count = x.immediate(24..=256)?;
     if count % 8 != 0 {
         return Err(x.error(format!("found {count} registers, expected a multiple of 8")));
@@ -65,20 +65,20 @@ pub fn mbarrier(x: &mut Decoder) -> Parsed<Op> {
     let op = match name {
         "init" => {
             let space = shared(x)?;
-            x.expect("b64")?;
+            x.require("b64")?;
             MbarrierOp::Init { address: x.address(space)?, count: x.src32(U32)? }
         }
         "inval" => {
             let space = shared(x)?;
-            x.expect("b64")?;
+            x.require("b64")?;
             MbarrierOp::Invalidate { address: x.address(space)? }
         }
         "arrive" => arrive(x)?,
         "expect_tx" => {
-            x.expect("relaxed")?;
+            x.require("relaxed")?;
             x.one_of(SCOPES)?;
             let space = shared(x)?;
-            x.expect("b64")?;
+            x.require("b64")?;
             MbarrierOp::Expect { address: x.address(space)?, bytes: x.src32(U32)? }
         }
         _ => wait(x, name == "try_wait")?,
@@ -96,7 +96,7 @@ fn arrive(x: &mut Decoder) -> Parsed<MbarrierOp> {
         x.one_of(SCOPES)?;
     }
     let space = shared(x)?;
-    x.expect("b64")?;
+    x.require("b64")?;
     let d = match x.dst_pair(B64)? {
         (None, None) => None,
         (Some(Reg::D(d)), None) if space == Space::Shared => Some(d),
@@ -121,7 +121,7 @@ fn wait(x: &mut Decoder, block: bool) -> Parsed<MbarrierOp> {
         x.one_of(SCOPES)?;
     }
     let space = x.one_of(&[("shared", Space::Shared), ("shared::cta", Space::Shared)])?;
-    x.expect("b64")?;
+    x.require("b64")?;
     let (p, address) = (x.dst_pred()?, x.address(space)?);
     let phase = if parity { PhaseOf::Parity(x.src32(U32)?) } else { PhaseOf::State(x.src64(B64)?) };
     if block && x.operands_left() > 0 {
@@ -132,9 +132,9 @@ fn wait(x: &mut Decoder, block: bool) -> Parsed<MbarrierOp> {
 
 /// `cp.async.mbarrier.arrive.noinc.shared.b64 [a]`.
 pub fn copy_arrive(x: &mut Decoder) -> Parsed<Op> {
-    x.expect_all(&["mbarrier", "arrive", "noinc"])?;
+    x.require_all(&["mbarrier", "arrive", "noinc"])?;
     x.one_of(&[("shared", ()), ("shared::cta", ())])?;
-    x.expect("b64")?;
+    x.require("b64")?;
     let address = x.address(Space::Shared)?;
     Ok(Op::Sync(SyncOp::Mbarrier(MbarrierOp::CopyArrive { address })))
 }
@@ -142,7 +142,7 @@ pub fn copy_arrive(x: &mut Decoder) -> Parsed<Op> {
 /// `cp.async.bulk`.
 pub fn bulk(x: &mut Decoder) -> Parsed<Op> {
     x.needs(90, false, "`cp.async.bulk`")?;
-    x.expect("bulk")?;
+    x.require("bulk")?;
     if x.accept("commit_group") {
         return Ok(Op::Copy(CopyOp::BulkCommit));
     }
@@ -151,13 +151,13 @@ pub fn bulk(x: &mut Decoder) -> Parsed<Op> {
         return Ok(Op::Copy(CopyOp::BulkWait { pending: x.immediate(0..=1 << 20)? as u32 }));
     }
     if x.accept("prefetch") {
-        x.expect_all(&["L2", "global"])?;
+        x.require_all(&["L2", "global"])?;
         let address = x.address(Space::Global)?;
         x.src32(U32)?;
         return Ok(Op::Touch { address });
     }
     if x.accept("global") {
-        x.expect_all(&["shared::cta", "bulk_group"])?;
+        x.require_all(&["shared::cta", "bulk_group"])?;
         let policy = x.accept("L2::cache_hint");
         let (to, from, bytes) = (x.address(Space::Global)?, x.address(Space::Shared)?, x.src32(U32)?);
         if policy {
@@ -165,7 +165,7 @@ pub fn bulk(x: &mut Decoder) -> Parsed<Op> {
         }
         return Ok(Op::Copy(CopyOp::BulkStore { to, from, bytes }));
     }
-    x.expect_all(&["shared::cluster", "global", "mbarrier::complete_tx::bytes"])?;
+    x.require_all(&["shared::cluster", "global", "mbarrier::complete_tx::bytes"])?;
     let multicast = x.accept("multicast::cluster");
     let policy = x.accept("L2::cache_hint");
     let (to, from, bytes) = (x.address(Space::Cluster)?, x.address(Space::Global)?, x.src32(U32)?);
@@ -181,7 +181,7 @@ pub fn bulk(x: &mut Decoder) -> Parsed<Op> {
 pub fn wgmma(x: &mut Decoder) -> Parsed<Op> {
     x.needs(90, true, "`wgmma`")?;
     let name = x.one_of(&["fence", "commit_group", "wait_group", "mma_async"].map(|n| (n, n)))?;
-    x.expect_all(&["sync", "aligned"])?;
+    x.require_all(&["sync", "aligned"])?;
     let op = match name {
         "fence" => WgmmaOp::Fence,
         "commit_group" => WgmmaOp::Commit,
@@ -200,10 +200,10 @@ fn mma_async(x: &mut Decoder) -> Parsed<WgmmaOp> {
     if n % 8 != 0 || !(8..=256).contains(&n) || !matches!(k, "8" | "16") {
         return Err(unknown);
     }
-    x.expect(shape)?;
+    x.require(shape)?;
     let tf32 = k == "8";
     let element = if tf32 { "tf32" } else { "bf16" };
-    x.expect_all(&["f32", element, element])?;
+    x.require_all(&["f32", element, element])?;
     let d = x.dst_list32(n as usize / 2, F32)?;
     let a = match x.next_is_list() {
         true => {

@@ -145,7 +145,7 @@ fn atomic_op(x: &mut Decoder, returns: bool) -> Parsed<(AtomOp, Type, usize)> {
     let names = ["add", "min", "max", "and", "or", "xor", "inc", "dec", "exch", "cas"];
     let name = x.one_of(&names.map(|n| (n, n)))?;
     if name == "add" && x.accept("noftz") {
-        x.expect("bf16x2")?;
+        x.require("bf16x2")?;
         x.needs(90, false, "an atomic addition of bf16x2")?;
         return Ok((AtomOp::AddBf16x2, Bf16x2, 1));
     }
@@ -188,7 +188,7 @@ pub fn fence(x: &mut Decoder) -> Parsed<Op> {
     }
     if x.accept("mbarrier_init") {
         x.needs(90, false, "`fence.mbarrier_init`")?;
-        x.expect_all(&["release", "cluster"])?;
+        x.require_all(&["release", "cluster"])?;
         return Ok(Op::Memory(Memory::Fence { cta: true }));
     }
     if x.accept("proxy") {
@@ -203,21 +203,21 @@ pub fn fence(x: &mut Decoder) -> Parsed<Op> {
 pub fn hint(x: &mut Decoder) -> Parsed<Op> {
     match x.opcode {
         "prefetch" => {
-            x.expect("global")?;
+            x.require("global")?;
             x.one_of(&[("L1", ()), ("L2", ()), ("L2::evict_last", ()), ("L2::evict_normal", ())])?;
             Ok(Op::Touch { address: x.address(Space::Global)? })
         }
         "applypriority" => {
-            x.expect_all(&["global", "L2::evict_normal"])?;
+            x.require_all(&["global", "L2::evict_normal"])?;
             let address = x.address(Space::Global)?;
             x.immediate(128..=128)?;
             Ok(Op::Touch { address })
         }
         "createpolicy" => {
-            x.expect("fractional")?;
+            x.require("fractional")?;
             let policies = ["L2::evict_first", "L2::evict_last", "L2::evict_normal", "L2::evict_unchanged"];
             x.one_of(&policies.map(|name| (name, ())))?;
-            x.expect("b64")?;
+            x.require("b64")?;
             let d = x.dst64(B64)?;
             let fraction = x.operand("a fraction")?;
             if !matches!(fraction.form, Form::Number(Literal::Double(f)) if f > 0.0 && f <= 1.0) {
@@ -228,7 +228,7 @@ pub fn hint(x: &mut Decoder) -> Parsed<Op> {
             Ok(Op::Wide1 { op: Wide1::Mov, d, a })
         }
         "nanosleep" => {
-            x.expect("u32")?;
+            x.require("u32")?;
             x.src32(U32)?;
             Ok(Op::Nothing)
         }
@@ -241,7 +241,7 @@ pub fn hint(x: &mut Decoder) -> Parsed<Op> {
 pub fn cvta(x: &mut Decoder) -> Parsed<Op> {
     let to = x.accept("to");
     let space = x.one_of(&[("global", Space::Global), ("shared", Space::Shared), ("param", Space::Param)])?;
-    x.expect("u64")?;
+    x.require("u64")?;
     let d = x.dst64(U64)?;
     if space == Space::Param {
         return Err(x.error("found `cvta` of `.param`, which is not known"));

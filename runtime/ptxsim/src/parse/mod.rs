@@ -123,9 +123,9 @@ impl<'t> Parser<'t> {
         let mut bytes = Some(ty.bytes());
         if c.accept('[') {
             bytes = if external { None } else { Some(c.count()?.saturating_mul(ty.bytes())) };
-            c.expect(']')?;
+            c.require(']')?;
         }
-        c.expect(';')?;
+        c.require(';')?;
         if ty == Type::Pred || bytes.is_none() != external {
             return Err(
                 place.error(format!("found a shared variable `{name}` without a size, expected `{name}[size]`"))
@@ -147,7 +147,7 @@ impl<'t> Parser<'t> {
             body.names.param(param.name.clone(), n);
         }
         let open = self.cursor.place();
-        self.cursor.expect('{')?;
+        self.cursor.require('{')?;
         let offsets: Vec<(u32, u32)> = kernel.params.iter().map(|p| (p.offset, p.bytes)).collect();
         self.block(&mut body, &offsets)?;
         body.resolve()?;
@@ -187,7 +187,7 @@ impl<'t> Parser<'t> {
             if c.accept(')') {
                 return Ok(());
             }
-            c.expect(',')?;
+            c.require(',')?;
         }
     }
 
@@ -248,7 +248,7 @@ impl<'t> Parser<'t> {
                 Token::Dot("pragma") => {
                     self.cursor.advance();
                     self.cursor.text()?;
-                    self.cursor.expect(';')?;
+                    self.cursor.require(';')?;
                 }
                 Token::Word(name) if self.cursor.peek_second() == Token::Punct(':') => {
                     self.cursor.advance();
@@ -277,7 +277,7 @@ impl<'t> Parser<'t> {
             let name = c.word("the name of a register")?;
             if c.accept('<') {
                 let count = c.count()?;
-                c.expect('>')?;
+                c.require('>')?;
                 body.names.registers(name, count, ty, place)?;
             } else {
                 body.names.register(name, ty, place)?;
@@ -285,7 +285,7 @@ impl<'t> Parser<'t> {
             if c.accept(';') {
                 return Ok(());
             }
-            c.expect(',')?;
+            c.require(',')?;
         }
     }
 
@@ -310,7 +310,7 @@ impl<'t> Parser<'t> {
             }
         }
         let end = self.cursor.place().offset;
-        self.cursor.expect(';')?;
+        self.cursor.require(';')?;
         let mut decoder = Decoder::new(&mut body.names, self.target, params, opcode, place, modifiers, operands);
         let op = decoder.instruction()?;
         if let Some((label, place)) = decoder.branch() {

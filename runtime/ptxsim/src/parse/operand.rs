@@ -64,12 +64,12 @@ pub fn operand<'t>(c: &mut Cursor<'t>) -> Parsed<Operand<'t>> {
             if c.accept('}') {
                 return Ok(Operand { form: Form::List(list), place });
             }
-            c.expect(',')?;
+            c.require(',')?;
         }
     }
     if c.accept('[') {
         let form = address(c)?;
-        c.expect(']')?;
+        c.require(']')?;
         return Ok(Operand { form, place });
     }
     single(c)
@@ -109,7 +109,7 @@ fn address<'t>(c: &mut Cursor<'t>) -> Parsed<Form<'t>> {
         (Some(_), Token::Punct(']')) => Literal::Int(0),
         (Some(_), Token::Punct('-')) | (None, _) => number(c)?,
         _ => {
-            c.expect('+')?;
+            c.require('+')?;
             number(c)?
         }
     };

@@ -21,11 +21,11 @@ fn quad(list: &[R32]) -> [R32; 4] {
 
 /// `mma.sync.aligned.shape.row.col.f32.a.b.f32 d, a, b, c`.
 pub fn mma(x: &mut Decoder) -> Parsed<Op> {
-    x.expect_all(&["sync", "aligned"])?;
+    x.require_all(&["sync", "aligned"])?;
     let shape = x.one_of(&["m16n8k16", "m16n8k8", "m16n8k4"].map(|s| (s, s)))?;
-    x.expect_all(&["row", "col", "f32"])?;
+    x.require_all(&["row", "col", "f32"])?;
     let element = x.one_of(&["bf16", "f16", "tf32"].map(|s| (s, s)))?;
-    x.expect_all(&[element, "f32"])?;
+    x.require_all(&[element, "f32"])?;
     let row = SHAPES.iter().find(|row| (row.0, row.1) == (shape, element));
     let Some((_, _, kind, a, b)) = row else {
         return Err(x.error(format!("found `.{shape}` of `.{element}`, which does not exist")));
@@ -42,11 +42,11 @@ pub fn matrix(x: &mut Decoder) -> Parsed<Op> {
     if !load {
         x.needs(90, false, "`stmatrix`")?;
     }
-    x.expect_all(&["sync", "aligned", "m8n8"])?;
+    x.require_all(&["sync", "aligned", "m8n8"])?;
     let count = x.one_of(&[("x1", 1), ("x2", 2), ("x4", 4)])?;
     let trans = x.accept("trans");
     x.one_of(&[("shared", ()), ("shared::cta", ())])?;
-    x.expect("b16")?;
+    x.require("b16")?;
     Ok(Op::Tile(if load {
         let to = x.dst_list32(count, Type::B32)?;
         TileOp::LoadMatrix { trans, to, address: x.address(Space::Shared)? }

@@ -12,16 +12,16 @@ pub fn exchange(x: &mut Decoder) -> Parsed<Op> {
         "vote" => vote(x)?,
         "redux" => redux(x)?,
         "match" => {
-            x.expect_all(&["any", "sync", "b32"])?;
+            x.require_all(&["any", "sync", "b32"])?;
             WarpOp::MatchAny { d: x.dst32(B32)?, a: x.src32(B32)?, members: x.src32(B32)? }
         }
         "activemask" => {
-            x.expect("b32")?;
+            x.require("b32")?;
             WarpOp::ActiveMask { d: x.dst32(B32)? }
         }
         "elect" => {
             x.needs(90, false, "`elect.sync`")?;
-            x.expect("sync")?;
+            x.require("sync")?;
             let (d, p) = x.dst_pair(B32)?;
             let d = d.and_then(|reg| if let Reg::W(r) = reg { Some(r) } else { None });
             let Some(Reg::P(p)) = p else {
@@ -30,7 +30,7 @@ pub fn exchange(x: &mut Decoder) -> Parsed<Op> {
             WarpOp::Elect { d, p, members: x.src32(B32)? }
         }
         _ => {
-            x.expect_all(&["sync", "aligned", "m8n8", "trans", "b16"])?;
+            x.require_all(&["sync", "aligned", "m8n8", "trans", "b16"])?;
             WarpOp::Transpose { d: x.dst32(B32)?, a: x.src32(B32)? }
         }
     };
@@ -39,10 +39,10 @@ pub fn exchange(x: &mut Decoder) -> Parsed<Op> {
 
 /// `shfl.sync.mode.b32 d|p, a, b, c, members`.
 fn shuffle(x: &mut Decoder) -> Parsed<WarpOp> {
-    x.expect("sync")?;
+    x.require("sync")?;
     let modes = [("up", Shuffle::Up), ("down", Shuffle::Down), ("bfly", Shuffle::Butterfly), ("idx", Shuffle::Index)];
     let mode = x.one_of(&modes)?;
-    x.expect("b32")?;
+    x.require("b32")?;
     let (Some(Reg::W(d)), p) = x.dst_pair(B32)? else {
         return Err(x.error("found `_`, expected a register"));
     };
@@ -52,14 +52,14 @@ fn shuffle(x: &mut Decoder) -> Parsed<WarpOp> {
 }
 
 fn vote(x: &mut Decoder) -> Parsed<WarpOp> {
-    x.expect("sync")?;
+    x.require("sync")?;
     let modes = [("all", Vote::All), ("any", Vote::Any), ("uni", Vote::Uniform), ("ballot", Vote::Ballot)];
     let mode = x.one_of(&modes)?;
     let d = if mode == Vote::Ballot {
-        x.expect("b32")?;
+        x.require("b32")?;
         VoteTo::Bits(x.dst32(B32)?)
     } else {
-        x.expect("pred")?;
+        x.require("pred")?;
         VoteTo::Pred(x.dst_pred()?)
     };
     let (a, negate) = x.src_pred()?;
@@ -67,7 +67,7 @@ fn vote(x: &mut Decoder) -> Parsed<WarpOp> {
 }
 
 fn redux(x: &mut Decoder) -> Parsed<WarpOp> {
-    x.expect("sync")?;
+    x.require("sync")?;
     let name = x.one_of(&["add", "min", "max", "and", "or", "xor"].map(|n| (n, n)))?;
     let bits = matches!(name, "and" | "or" | "xor");
     let ty = x.ty(if bits { &[B32] } else { &[U32, S32] })?;
@@ -87,7 +87,7 @@ fn redux(x: &mut Decoder) -> Parsed<WarpOp> {
 pub fn barrier(x: &mut Decoder) -> Parsed<Op> {
     let short = x.opcode == "bar";
     if short && x.accept("warp") {
-        x.expect("sync")?;
+        x.require("sync")?;
         return Ok(Op::Warp(WarpOp::Sync { members: x.src32(B32)? }));
     }
     if !short && x.accept("cluster") {
@@ -109,11 +109,11 @@ pub fn barrier(x: &mut Decoder) -> Parsed<Op> {
     let aligned = x.accept("aligned") || short;
     let to = match kind {
         Some(0) => {
-            x.expect("u32")?;
+            x.require("u32")?;
             Some(BarrierRedTo::Popc(x.dst32(U32)?))
         }
         Some(n) => {
-            x.expect("pred")?;
+            x.require("pred")?;
             let p = x.dst_pred()?;
             Some(if n == 1 { BarrierRedTo::And(p) } else { BarrierRedTo::Or(p) })
         }
