@@ -51,11 +51,11 @@ fn assembler() -> Option<PathBuf> {
 /// Every kernel of both programs, each once.
 fn kernels(config: &Path, target: &Target) -> Result<Vec<Kernel>, Failed> {
     let graph = source_graph(&ModelConfig::read(config)?, WeightFormat::Bf16)?;
-    let limits = Limits { max_context: 4096, max_batch: 8, prefill_chunk: 512 };
+    let limits = Limits { max_context: 4096, max_batch: 64, prefill_chunk: 512 };
     let mut all = BTreeMap::new();
     for phase in [Phase::Prefill, Phase::Decode] {
-        for built in select_phase(&graph, limits, target, (phase, Activations::F32))?.built {
-            all.insert(built.name, built.kernel);
+        for built in &select_phase(&graph, limits, target, (phase, Activations::F32))?.built {
+            built.chain().for_each(|b| drop(all.insert(b.name.clone(), b.kernel.clone())));
         }
     }
     Ok(all.into_values().collect())

@@ -243,7 +243,7 @@ fn run(target: &'static Target, only: &str, peak: f64, bandwidth: f64) {
     for (name, g) in graphs().iter().filter(|(name, _)| name.contains(only)) {
         for (phase, counts) in [(Phase::Decode, &[1usize, 2, 3, 4, 8][..]), (Phase::Prefill, &[32, 128, 512])] {
             for group in group_kernels(g).unwrap().iter().filter(|k| k.grid.is_some()) {
-                let built = select(g, group, target, phase, activations()).unwrap();
+                let built = select(g, group, target, phase, activations(), 64).unwrap();
                 let blob = compile(std::slice::from_ref(&built.kernel), target).unwrap();
                 if let Ok(folder) = std::env::var("JETC_DUMP") {
                     std::fs::write(format!("{folder}/{}.bin", built.name), &blob.bytes).unwrap();

@@ -3,7 +3,7 @@
 //! The choice is short because a group says what it is by its grid or op; which strategy serves is decided by phase.
 //! What no kernel can do is refused with the node and the reason.
 
-use crate::kernels::{self, Activations, Built, Context, Shape, Unsupported};
+use crate::kernels::{self, Activations, Binding, Built, Context, Drafted, Shape, Unsupported};
 use crate::kir::Cap;
 use crate::targets::Target;
 use jet_ir::ops::Sort;
@@ -11,7 +11,10 @@ use jet_ir::{Graph, Group, Id, Op, Place};
 use jetbin::Phase;
 use std::fmt::Write;
 
-/// The kernel of `group`.
+/// Rows that the first kernel of a chain works on at a time.
+const FEW: u32 = 8;
+
+/// The kernel of `group`, with those that take over in calls of many rows, up to `most_rows`.
 ///
 /// # Errors
 /// No kernel does what the group asks for; the message names the op and the limit.
@@ -21,14 +24,38 @@ pub fn select(
     target: &Target,
     phase: Phase,
     activations: Activations,
+    most_rows: u32,
 ) -> Result<Built, Unsupported> {
     let how = (phase, activations);
-    let key = key(graph, group, target, how);
+    select_tile(graph, group, target, (how, most_rows), (FEW, &[]))
+}
+
+/// The kernel for `tile` rows at a time with the parameters `declared` in front, and those for more.
+fn select_tile(
+    graph: &Graph,
+    group: &Group,
+    target: &Target,
+    (how, most_rows): ((Phase, Activations), u32),
+    (tile, declared): (u32, &[Binding]),
+) -> Result<Built, Unsupported> {
+    let mut key = key(graph, group, target, how);
+    if tile != FEW {
+        let _ = write!(key, "\n{tile} rows at a time");
+    }
     let digest = digest(&key);
-    let (mut kernel, params, shape) = kernels::build(graph, target, how, "kernel", |cx| one(cx, group))?;
+    let Drafted { mut kernel, params, shape, wider } =
+        kernels::build(graph, target, how, (tile, declared), "kernel", |cx| one(cx, group))?;
     let name = format!("{}_{digest:016x}", shape.name);
     kernel.name.clone_from(&name);
-    Ok(Built { name, key, items: kernel.items, kernel, params, scratch: shape.scratch, cost: shape.cost })
+    let wider = match wider.filter(|(beyond, _)| most_rows > *beyond) {
+        Some((beyond, tile)) => {
+            let next = select_tile(graph, group, target, (how, most_rows), (tile, &params))?;
+            assert_eq!(next.params, params, "{name}: two kernels for the same work differ in their parameters");
+            Some((beyond, Box::new(next)))
+        }
+        None => None,
+    };
+    Ok(Built { name, key, items: kernel.items, kernel, params, scratch: shape.scratch, cost: shape.cost, wider })
 }
 
 fn one(cx: &Context<'_, '_>, group: &Group) -> Result<Shape, Unsupported> {

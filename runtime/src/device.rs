@@ -46,6 +46,17 @@ impl Launch {
     }
 }
 
+/// What memory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The weights of a product or an embedding, which are too large for a cache.
+    Matrix,
+    /// Weights of a norm, biases: a few kilobytes that every part of a kernel reads.
+    Vector,
+    /// States and caches of sequences.
+    States,
+}
+
 /// A machine that holds memory and runs kernels. Addresses are 8-byte words, meaningful to the device alone.
 pub trait Device: Send {
     /// Threads that every kernel call is shared out among.
@@ -56,6 +67,14 @@ pub trait Device: Send {
     /// # Errors
     /// If there is not so much.
     fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError>;
+
+    /// Says what a range of memory holds, in ascending order within each allocation; for devices that count accesses.
+    ///
+    /// # Errors
+    /// If the range is not within one allocation.
+    fn note(&mut self, _address: u64, _bytes: u64, _content: Content) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// Makes constant data readable by kernels and gives its address: memory of the host, used in place, or a copy.
     ///

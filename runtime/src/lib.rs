@@ -39,12 +39,14 @@ pub mod text;
 pub mod utf8;
 
 pub use cpu::Cpu;
-pub use device::{Device, DeviceError, Launch};
+pub use device::{Content, Device, DeviceError, Launch};
 pub use error::{Error, Result};
 pub use export::StateTensor;
 pub use machine::{Candidate, DeviceChoice, Machine, judge, this_machine};
 pub use model::{Model, OpenOptions};
 pub use observe::{Observation, Observer};
+#[cfg(feature = "ptxsim")]
+pub use ptxsim::{Counts, PtxSim, SharedCounts};
 pub use session::{Memory, Options, Session};
 
 pub use jetbin;

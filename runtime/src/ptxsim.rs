@@ -1,11 +1,42 @@
 //! A GPU for tests: the kernels' PTX text runs in a simulator, everything else is as on a device.
 
-use crate::device::{Device, DeviceError, Launch};
-use jet_ptxsim::{DeviceConfig, Module};
+use crate::device::{Content, Device, DeviceError, Launch};
+use jet_ptxsim::{Counters, DeviceConfig, Module, Traffic};
 use jetbin::KernelDesc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 /// Memory of the simulated GPU. The simulator takes several times as much.
 const BYTES: u64 = 1 << 30;
+
+/// The label of a content in the counts; 0 is what nobody noted: activations and inputs.
+fn label(content: Content) -> usize {
+    match content {
+        Content::Matrix => 1,
+        Content::Vector => 2,
+        Content::States => 3,
+    }
+}
+
+/// What launches did, counted.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Launches.
+    pub launches: u64,
+    /// Accesses to activations and inputs.
+    pub activations: Traffic,
+    /// Accesses to matrices of weights.
+    pub matrices: Traffic,
+    /// Accesses to vectors of weights.
+    pub vectors: Traffic,
+    /// Accesses to states and caches.
+    pub states: Traffic,
+    /// Launches and counts of each kernel.
+    pub kernels: BTreeMap<String, (u64, Counters)>,
+}
+
+/// The counts of a device, which stay readable while a session owns it.
+pub type SharedCounts = Arc<Mutex<Counts>>;
 
 /// A simulated GPU.
 pub struct PtxSim {
@@ -13,13 +44,19 @@ pub struct PtxSim {
     module: Option<Module>,
     /// Names in the order of the artifact's table.
     kernels: Vec<String>,
+    counts: SharedCounts,
 }
 
 impl PtxSim {
     /// A GPU with empty memory.
     pub fn new() -> Self {
         let gpu = jet_ptxsim::Device::new(DeviceConfig { global_bytes: BYTES, ..DeviceConfig::default() });
-        Self { gpu, module: None, kernels: vec![] }
+        Self { gpu, module: None, kernels: vec![], counts: SharedCounts::default() }
+    }
+
+    /// What its launches have done since somebody last cleared it.
+    pub fn counts(&self) -> SharedCounts {
+        self.counts.clone()
     }
 
     fn copy(&mut self, call: &'static str, bytes: u64, content: &[u8]) -> Result<u64, DeviceError> {
@@ -40,6 +77,10 @@ impl Device for PtxSim {
             return Err(DeviceError::new("alloc", format!("{bytes} bytes, the simulated GPU has {BYTES}")));
         }
         self.copy("alloc", bytes, &vec![0; bytes as usize])
+    }
+
+    fn note(&mut self, address: u64, bytes: u64, content: Content) -> Result<(), DeviceError> {
+        self.gpu.label(address, bytes, label(content)).map_err(|e| DeviceError::new("note", e.to_string()))
     }
 
     unsafe fn constant(&mut self, data: &[u8]) -> Result<u64, DeviceError> {
@@ -83,7 +124,17 @@ impl Device for PtxSim {
                 ..jet_ptxsim::Launch::new(launch.active, launch.cta_threads).shared(launch.shared_bytes)
             };
             let run = self.gpu.launch(module, name, shape, launch.words_of(words, 0));
-            run.map_err(|e| DeviceError::new("launch", format!("{name}: {e}")))?;
+            let counters = run.map_err(|e| DeviceError::new("launch", format!("{name}: {e}")))?;
+            // a poisoned lock means that a reader panicked, which does not spoil the counts
+            let mut counts = self.counts.lock().unwrap_or_else(|e| e.into_inner());
+            counts.launches += 1;
+            counts.activations.add(&counters.traffic[0]);
+            counts.matrices.add(&counters.traffic[label(Content::Matrix)]);
+            counts.vectors.add(&counters.traffic[label(Content::Vector)]);
+            counts.states.add(&counters.traffic[label(Content::States)]);
+            let (launches, sum) = counts.kernels.entry(name.clone()).or_default();
+            *launches += 1;
+            sum.add(&counters);
         }
         Ok(())
     }

@@ -1,13 +1,13 @@
 //! Sequences of one model on one device: prefill, decode, logits.
 
 use crate::cpu::Cpu;
-use crate::device::Device;
+use crate::device::{Content, Device};
 use crate::error::{Error, Result};
 use crate::machine::DeviceChoice;
 use crate::model::Model;
 use crate::observe::{Observation, Observer, Seen};
 use crate::plan::{PHASES, Places, Plan};
-use jetbin::Phase;
+use jetbin::{DType, Phase};
 use std::ops::Range;
 
 /// How to run.
@@ -404,10 +404,15 @@ fn place(
         .ok_or_else(|| Error::request(format!("{sequences} sequences of {slot_bytes} bytes each")))?;
     memory.arena = programs.iter().map(|p| p.arena_bytes()).max().unwrap_or(0);
     let states = device.alloc(memory.states)?;
+    device.note(states, memory.states, Content::States)?;
     let arena = device.alloc(memory.arena)?;
     let column = inputs.ids.capacity() as u64 * 4;
     // SAFETY: the mapping belongs to the model, which the session holds for as long as the device.
     let weights = unsafe { device.constant(model.weight_data())? };
+    for w in reader.weights().iter() {
+        let content = if w.dtype == DType::F32 { Content::Vector } else { Content::Matrix };
+        device.note(weights + w.offset, w.length, content)?;
+    }
     let mut places = Places {
         arena,
         weights: reader.weights().iter().map(|w| weights + w.offset).collect(),

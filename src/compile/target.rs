@@ -8,12 +8,12 @@ use super::states::SlotPlan;
 use super::weights::WeightTable;
 use super::{Limits, Model};
 use anyhow::{Context, Result, bail};
-use jet_codegen::kir::{Cap, Kernel, Launch};
+use jet_codegen::kir::{Cap, Launch};
 use jet_codegen::targets::Target;
 use jet_codegen::{Activations, Built};
 use jet_ir::{Graph, Group, Op, OutputKind};
 use jet_passes::{MemoryPlan, RowLimits};
-use jetbin::{DeviceKind, KernelDesc, LaunchDesc, Phase, Program, TargetDesc};
+use jetbin::{DeviceKind, KernelDesc, LaunchDesc, Phase, Program, TargetDesc, Wider};
 
 /// Rows of a head window in a prefill program.
 const HEAD_ROWS: u32 = 32;
@@ -73,7 +73,7 @@ pub fn compile_target(
         phases.push(selected);
     }
     let mut distinct: Vec<&Built> = vec![];
-    for built in phases.iter().flat_map(|p| &p.built) {
+    for built in phases.iter().flat_map(|p| &p.built).flat_map(Built::chain) {
         if !distinct.iter().any(|d| d.name == built.name) {
             distinct.push(built);
         }
@@ -89,13 +89,14 @@ pub fn compile_target(
         programs.push(assemble(&parts, (index, p.phase), weights, &kernel)?);
     }
     let mut table = vec![];
-    for built in distinct {
+    for built in &distinct {
         let offset = blob.symbols.get(&built.name).with_context(|| format!("kernel {} has no code", built.name))?;
         let end = blob.symbols.values().filter(|o| *o > offset).min().copied().unwrap_or(blob.bytes.len());
         let (offset, length) = (*offset as u64, (end - offset) as u64);
         table.push(KernelDesc { name: built.name.clone(), key: built.key.clone(), offset, length });
     }
-    let launches = kernels.iter().filter_map(|k| launch(k, target)).collect();
+    let index = |b: &Built| distinct.iter().position(|d| d.name == b.name).map(|i| i as u32);
+    let launches = distinct.iter().filter_map(|b| launch(b, target, &index)).collect();
     let summary = TargetSummary {
         name: name.to_string(),
         kernels: kernels.len(),
@@ -113,10 +114,16 @@ pub fn compile_target(
 }
 
 /// How a kernel of a GPU is launched.
-fn launch(kernel: &Kernel, target: &Target) -> Option<LaunchDesc> {
+fn launch(built: &Built, target: &Target, index: &dyn Fn(&Built) -> Option<u32>) -> Option<LaunchDesc> {
+    let kernel = &built.kernel;
     let Launch { threads, rows, .. } = kernel.launch?;
-    let (items, shared_bytes) = (kernel.items.fixed, kernel.dynamic_shared_bytes());
-    Some(LaunchDesc { threads, rows, items, shared_bytes, overlaps: target.has(Cap::DependentLaunch), wider: None })
+    let (items, shared_bytes, overlaps) =
+        (kernel.items.fixed, kernel.dynamic_shared_bytes(), target.has(Cap::DependentLaunch));
+    let wider = match &built.wider {
+        Some((beyond, next)) => Some(Wider { beyond: *beyond, kernel: index(next)? }),
+        None => None,
+    };
+    Some(LaunchDesc { threads, rows, items, shared_bytes, overlaps, wider })
 }
 
 /// The graph with the final norm as a result of its own: on a GPU no kernel leaves it behind, and the thousands of CTAs of the
@@ -160,7 +167,8 @@ pub fn select_phase(
     jet_passes::validate(&fused.graph, &fused.groups, &memory).map_err(|faults| {
         anyhow::anyhow!("the memory plan is wrong, which is a defect of jetc:\n{}", faults.join("\n"))
     })?;
-    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase, activations);
+    let most_rows = rows.0.max(rows.1);
+    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase, activations, most_rows);
     let built = fused.groups.iter().map(select).collect::<Result<Vec<_>, _>>()?;
     let report = &fused.report;
     let summary = ProgramSummary {

@@ -5,7 +5,7 @@ use crate::pack::PackSpec;
 use crate::targets::Target;
 use jet_ir::{Graph, Id, Leaf, NodeKind, Op};
 use jetbin::{Cost, Phase};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// What the rows of products are multiplied as. Buffers, states and sums are f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,11 +109,24 @@ pub(crate) struct Context<'k, 'g> {
     pub phase: Phase,
     /// What products multiply.
     pub activations: Activations,
+    /// Rows that a CTA of a GPU's decode kernel is to work on, where it is made for several numbers.
+    pub tile: u32,
+    /// In calls of more rows than the first, a kernel with the second as `tile` takes over.
+    pub wider: Cell<Option<(u32, u32)>>,
     params: RefCell<Vec<(Binding, Param<'k>)>>,
     refused: RefCell<Option<Unsupported>>,
 }
 
-/// Runs `body` to build one kernel.
+/// A kernel as it was built.
+pub(crate) struct Drafted {
+    pub kernel: Kernel,
+    pub params: Vec<Binding>,
+    pub shape: Shape,
+    /// [`Context::wider`].
+    pub wider: Option<(u32, u32)>,
+}
+
+/// Runs `body` to build one kernel, for calls with `tile` rows at a time and with the parameters `declared` in front.
 ///
 /// # Errors
 /// The first refusal.
@@ -121,18 +134,23 @@ pub(crate) fn build(
     graph: &Graph,
     target: &Target,
     (phase, activations): (Phase, Activations),
+    (tile, declared): (u32, &[Binding]),
     name: &str,
     body: impl for<'k> FnOnce(&Context<'k, '_>) -> Result<Shape, Unsupported>,
-) -> Result<(Kernel, Vec<Binding>, Shape), Unsupported> {
+) -> Result<Drafted, Unsupported> {
     let mut done = None;
     let kernel = Builder::build(name, target, |k| {
-        let cx = Context { k, graph, phase, activations, params: RefCell::default(), refused: RefCell::default() };
+        let (params, refused) = (RefCell::default(), RefCell::default());
+        let wider = Cell::new(None);
+        let cx = Context { k, graph, phase, activations, tile, wider, params, refused };
+        declared.iter().for_each(|b| cx.predeclare(b));
         let shape = body(&cx);
         let params = cx.params.into_inner().into_iter().map(|(b, _)| b).collect::<Vec<_>>();
-        done = Some(cx.refused.into_inner().map_or(shape, Err).map(|shape| (params, shape)));
+        let wider = cx.wider.get();
+        done = Some(cx.refused.into_inner().map_or(shape, Err).map(|shape| (params, shape, wider)));
     });
-    let (params, shape) = done.expect("the builder runs its closure")?;
-    Ok((kernel, params, shape))
+    let (params, shape, wider) = done.expect("the builder runs its closure")?;
+    Ok(Drafted { kernel, params, shape, wider })
 }
 
 impl<'k> Context<'k, '_> {
@@ -144,6 +162,14 @@ impl<'k> Context<'k, '_> {
             self.params.borrow_mut().push((binding, param));
             param
         })
+    }
+
+    /// Declares a parameter before it is used, so that another kernel's words fit.
+    fn predeclare(&self, binding: &Binding) {
+        match binding {
+            Binding::StateRows(_) | Binding::SlotStride | Binding::Rows => drop(self.count(binding.clone())),
+            other => drop(self.pointer::<F32>(other.clone(), matches!(other, Binding::Weight { .. }))),
+        }
     }
 
     fn pointer<E: Stored>(&self, binding: Binding, constant: bool) -> Ptr<'k, E> {

@@ -26,7 +26,7 @@ mod wide;
 
 pub(crate) use attention::attention;
 pub use context::{Activations, Binding, Scratch, Unsupported};
-pub(crate) use context::{Context, Shape, build};
+pub(crate) use context::{Context, Drafted, Shape, build};
 pub(crate) use delta::delta;
 pub(crate) use gather::{argmax, embed, kv_append, ring_push};
 pub(crate) use gpu::gpu;
@@ -54,4 +54,21 @@ pub struct Built {
     pub scratch: Scratch,
     /// What it moves and computes.
     pub cost: Cost,
+    /// The kernel with the same parameters that takes over in calls of more than so many rows.
+    pub wider: Option<(u32, Box<Built>)>,
+}
+
+impl Built {
+    /// This kernel and those that take over from it, for more and more rows.
+    pub fn chain(&self) -> impl Iterator<Item = &Built> {
+        std::iter::successors(Some(self), |b| b.wider.as_ref().map(|(_, next)| &**next))
+    }
+
+    /// The kernel of the chain that serves calls of so many rows.
+    pub fn serving(&self, rows: u64) -> &Built {
+        match &self.wider {
+            Some((beyond, next)) if rows > u64::from(*beyond) => next.serving(rows),
+            _ => self,
+        }
+    }
 }

@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 /// Elements after every buffer that nobody may touch.
 const GUARD: usize = 64;
 const SENTINEL: u32 = 0x5eed_5eed;
+/// No case has calls of more rows.
+const MOST_ROWS: u32 = 256;
 
 /// A graph and the sequences that run it.
 #[derive(Clone)]
@@ -206,14 +208,14 @@ fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations
     let groups = group_kernels(graph).unwrap_or_else(|e| panic!("{e}"));
     let mut built: Vec<Built> = vec![];
     for group in &groups {
-        match select(graph, group, target, phase, activations) {
+        match select(graph, group, target, phase, activations, MOST_ROWS) {
             Ok(b) => built.push(b),
             Err(e) if target.is_gpu() && e.reason.contains("must be bf16") => return None,
             Err(e) => panic!("{}: {e}", target.name),
         }
     }
     let mut unique: BTreeMap<&str, &Built> = BTreeMap::new();
-    for b in &built {
+    for b in built.iter().flat_map(Built::chain) {
         let first = *unique.entry(&b.name).or_insert(b);
         assert_eq!(first.key, b.key, "two keys, one name");
         assert_eq!(first.kernel.to_string(), b.kernel.to_string(), "equal keys, different code");

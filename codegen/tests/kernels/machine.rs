@@ -78,6 +78,7 @@ impl Machine {
 
 /// Copies what the words name to a fresh device, runs the kernel there, and copies it back.
 unsafe fn simulate(module: &Module, built: &Built, words: &[Word], rows: u64) {
+    let built = built.serving(rows);
     let launch = built.kernel.launch.expect("a kernel of a GPU says how many threads it has");
     let tiles = if built.items.per_row { rows.div_ceil(launch.rows.into()) } else { 1 };
     let ctas = u32::try_from(u64::from(built.items.fixed) * tiles).expect("few items");

@@ -8,7 +8,7 @@ use jetbin::Phase;
 
 fn first(g: &Graph, phase: Phase) -> Result<Built, Unsupported> {
     let groups = group_kernels(g).unwrap_or_else(|e| panic!("{e}"));
-    select(g, &groups[0], targets::host().unwrap(), phase, Activations::F32)
+    select(g, &groups[0], targets::host().unwrap(), phase, Activations::F32, 64)
 }
 
 fn layer(name: &str, eps: f32, elem: Elem) -> Graph {

@@ -1,5 +1,34 @@
 //! What a launch did, counted: the nearest thing to a profile without a GPU.
 
+/// Kinds of memory that counts are kept for; which is which is up to the caller of `Device::label`.
+pub const LABELS: usize = 4;
+
+/// What lanes and asynchronous copies (but for bulk copies) did to the ranges of one label.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Requests of warps.
+    pub requests: u64,
+    /// Bytes that they asked to read, each as often as it was asked for by a lane.
+    pub bytes_read: u64,
+    /// Bytes that they wrote.
+    pub bytes_written: u64,
+    /// Bytes of the sectors of 32 bytes that the requests to read touched: what moves between memory and a multiprocessor.
+    pub sector_bytes_read: u64,
+    /// The same of requests to write.
+    pub sector_bytes_written: u64,
+}
+
+impl Traffic {
+    /// Adds the counts of another part.
+    pub fn add(&mut self, other: &Traffic) {
+        self.requests += other.requests;
+        self.bytes_read += other.bytes_read;
+        self.bytes_written += other.bytes_written;
+        self.sector_bytes_read += other.sector_bytes_read;
+        self.sector_bytes_written += other.sector_bytes_written;
+    }
+}
+
 /// Counts of one launch, over all threads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
@@ -25,11 +54,15 @@ pub struct Counters {
     pub tile_flops: u64,
     /// The most global loads that one warp had issued before an instruction used the result of any of them.
     pub loads_in_flight: u64,
+    /// The most bytes of asynchronous copies (`cp.async`) that one warp had in flight.
+    pub copy_bytes_in_flight: u64,
+    /// Accesses to global memory by the label of the range; atomics and bulk copies are not among them.
+    pub traffic: [Traffic; LABELS],
 }
 
 impl Counters {
-    /// Adds the counts of another part of the same launch.
-    pub(crate) fn add(&mut self, other: &Counters) {
+    /// Adds the counts of another part of the same launch, or of another launch.
+    pub fn add(&mut self, other: &Counters) {
         self.warp_instructions += other.warp_instructions;
         self.lane_instructions += other.lane_instructions;
         self.global_bytes_read += other.global_bytes_read;
@@ -41,10 +74,12 @@ impl Counters {
         self.tile_products += other.tile_products;
         self.tile_flops += other.tile_flops;
         self.loads_in_flight = self.loads_in_flight.max(other.loads_in_flight);
+        self.copy_bytes_in_flight = self.copy_bytes_in_flight.max(other.copy_bytes_in_flight);
+        self.traffic.iter_mut().zip(&other.traffic).for_each(|(a, b)| a.add(b));
     }
 
-    /// Counts a request of one warp for `bytes` at each of the addresses in `lanes`.
-    pub(crate) fn global_request(&mut self, lanes: impl Iterator<Item = u64>, bytes: u64) {
+    /// Counts a request of one warp for `bytes` at each of the addresses in `lanes`; gives the bytes of the sectors.
+    pub(crate) fn global_request(&mut self, lanes: impl Iterator<Item = u64>, bytes: u64) -> u64 {
         self.global_requests += 1;
         let mut sectors: [u64; 64] = [u64::MAX; 64];
         let mut count = 0;
@@ -59,6 +94,7 @@ impl Counters {
             }
         }
         self.global_sectors += count as u64;
+        32 * count as u64
     }
 
     /// Counts a request to shared memory: lanes are served in groups that together ask for 128 bytes.

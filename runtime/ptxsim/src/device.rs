@@ -1,6 +1,6 @@
 //! The simulated device: memory and launches.
 
-use crate::counters::Counters;
+use crate::counters::{Counters, LABELS};
 use crate::error::Error;
 use crate::launch::{self, Context, Progress};
 use crate::memory::global::{Global, MAX_BLOCKS, MAX_EPOCH};
@@ -112,6 +112,18 @@ impl Device {
     /// If the device has less than that left.
     pub fn alloc(&mut self, bytes: u64) -> Result<u64, Error> {
         self.global.alloc(bytes).map_err(Error::Call)
+    }
+
+    /// Counts the accesses to a range under a label below [`LABELS`] (`Counters::traffic`); without one, under 0. Ranges of an
+    /// allocation come in ascending order.
+    ///
+    /// # Errors
+    /// If the range is not within one allocation or not behind those labelled before, or there is no such label.
+    pub fn label(&mut self, address: u64, bytes: u64, label: usize) -> Result<(), Error> {
+        if label >= LABELS {
+            return Err(Error::Call(format!("found label {label}, expected one below {LABELS}")));
+        }
+        self.global.label(address, bytes, label).map_err(Error::Call)
     }
 
     /// Gives an allocation back; its addresses are not used again.

@@ -47,7 +47,7 @@ mod module;
 mod parse;
 mod types;
 
-pub use counters::Counters;
+pub use counters::{Counters, LABELS, Traffic};
 pub use device::{Device, DeviceConfig, Launch};
 pub use error::{Error, ParseError, Trap, TrapKind};
 pub use module::Module;

@@ -7,6 +7,7 @@
 
 mod attention;
 mod delta;
+mod delta_step;
 mod gather;
 mod operand;
 mod product;
@@ -16,6 +17,7 @@ use super::context::{Context, Shape, Unsupported};
 use crate::kir::{Index, Items, Launch, V};
 use jet_ir::ops::Sort;
 use jet_ir::{Id, Op};
+use jetbin::Phase;
 
 /// The kernel of a group whose grid or first op is `head`.
 pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
@@ -25,7 +27,10 @@ pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape
             product::product(cx, head, stores)
         }
         Some(Op::Matmul(_)) => product::product(cx, head, &[head]),
-        Some(Op::GatedDeltaRule(_) | Op::DeltaL2(_) | Op::DeltaConv(_)) => delta::delta(cx, head, stores),
+        Some(Op::GatedDeltaRule(_) | Op::DeltaL2(_) | Op::DeltaConv(_)) => {
+            let step = if cx.phase == Phase::Decode { delta_step::delta_step(cx, head, stores)? } else { None };
+            step.map_or_else(|| delta::delta(cx, head, stores), Ok)
+        }
         Some(Op::Attention(_)) => attention::attention(cx, head, stores),
         Some(Op::Embed(_)) => gather::embed(cx, head),
         Some(Op::Argmax(_)) => gather::argmax(cx, head),

@@ -62,18 +62,20 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
         k.barrier();
     }
 
-    /// Four elements of row `token` from column `col` on, which is a multiple of 4; zero beyond the last column if
-    /// `ragged`, which says that there may be such.
-    pub fn four(&self, token: V<'k, Index>, col: V<'k, Index>, ragged: bool) -> V<'k, F32> {
+    /// The weights of the norm of four columns from `col` on, which is a multiple of 4, if there is one; `ragged` says that there
+    /// may be columns beyond the last.
+    pub fn gain(&self, col: V<'k, Index>, ragged: bool) -> Option<V<'k, F32>> {
+        let (gain, _) = self.norm?;
+        Some(self.walk(col, ragged, |c, lanes| gain.at(c).load(lanes)))
+    }
+
+    /// Four elements of row `token` from column `col` on, normalised with their `gain`; zero beyond the last column if `ragged`.
+    pub fn four(&self, token: V<'k, Index>, col: V<'k, Index>, ragged: bool, gain: Option<V<'k, F32>>) -> V<'k, F32> {
         let row = self.row(token);
-        let gain = self.norm.map(|(gain, _)| gain);
-        let x = self.walk(col, ragged, |c, lanes| {
-            let x = row.at(c).load(lanes);
-            gain.map_or(x, |g| x * g.at(c).load(lanes))
-        });
-        match self.norm {
-            Some((_, factors)) => x * factors.at(token).load_splat(4),
-            None => x,
+        let x = self.walk(col, ragged, |c, lanes| row.at(c).load(lanes));
+        match (self.norm, gain) {
+            (Some((_, factors)), Some(gain)) => x * gain * factors.at(token).load_splat(4),
+            _ => x,
         }
     }
 

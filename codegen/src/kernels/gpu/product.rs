@@ -1,6 +1,7 @@
 //! Products of one input with any number of weights, each with its epilogue: one kernel for a whole grid.
 //!
-//! A CTA has a few panels of one weight and a tile of rows. A lane's 16-byte load of the weights is its fragment; the
+//! A CTA has a few panels of one weight and a tile of rows; for decode there are kernels for several numbers of rows, which
+//! the launch table chooses from at run time, so that a weight is read once for up to 64 rows. A lane's 16-byte load of the weights is its fragment; the
 //! fragments of activations come straight from memory in decode, where the warps of a CTA share out `k`, and through
 //! shared memory in prefill, where they share out the panels. Sums go through shared memory to the epilogue.
 
@@ -8,10 +9,12 @@ use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::super::product::{Segment, cost, segments};
 use super::operand::Activation;
-use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Ptr, STATIC_SHARED, V, WARP};
+use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
 use jet_ir::{Id, Op};
 use jetbin::Phase;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 /// Columns of `k` that one block of fragments covers.
 const BLOCK: u32 = FRAGMENT_BLOCK as u32;
@@ -23,6 +26,10 @@ const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
 const ROWS: u32 = 8;
 /// Blocks of a chunk of activations in shared memory.
 const CHUNK: u32 = 2;
+/// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many.
+const TILES: [u32; 3] = [8, 32, 64];
+/// Blocks of one panel that a warp of decode asks for at once.
+const MOST_IN_FLIGHT: u32 = 6;
 /// Elements from one row of a chunk to the next: 64 more bytes than there are, so that no two lanes that load at once
 /// meet in a bank.
 const CHUNK_STRIDE: u32 = CHUNK * BLOCK + 32;
@@ -43,17 +50,24 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(phase: Phase, k_len: u32, segments: &[Segment]) -> Plan {
+    fn new(cx: &Context<'_, '_>, k_len: u32, segments: &[Segment]) -> Plan {
         let blocks = k_len.div_ceil(BLOCK);
         let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
-        match phase {
+        match cx.phase {
             Phase::Decode => {
+                let groups = cx.tile / ROWS;
                 let split = [8, 4, 2].into_iter().find(|s| blocks >= 4 * s).unwrap_or(1);
                 let (across, mine) = (8 / split, blocks.div_ceil(split));
+                let once = panels.div_ceil(across);
+                let all: u32 = segments.iter().map(|s| (s.spec.items() * s.spec.item_panels()) as u32).sum();
+                // rows are read half as often if a CTA has two panels; but no multiprocessor should be idle
+                let twice = once == 1 && all >= 2 * across * cx.k.target.cost.processors;
+                let per_warp = if twice { 2 } else { once };
+                let most = (MOST_IN_FLIGHT / per_warp).max(1);
                 // as many at a time as leave the least to do for nothing; the most of those
-                let batch = (1..=mine.min(6)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
-                let batch = if mine > 6 { batch.max(4) } else { batch };
-                Plan { split, across, per_warp: panels.div_ceil(across), groups: 1, blocks: (mine, batch) }
+                let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
+                let batch = if mine > most { batch.max(most.min(4)) } else { batch };
+                Plan { split, across, per_warp, groups, blocks: (mine, batch) }
             }
             Phase::Prefill => {
                 Plan { split: 1, across: 4, per_warp: 2.max(panels.div_ceil(4)), groups: 8, blocks: (blocks, CHUNK) }
@@ -111,14 +125,18 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     if let Some(s) = segments.iter().find(|s| s.spec.bytes() >= 1 << 31) {
         return refuse(format!("a weight takes {} bytes, expected less than 2^31", s.spec.bytes()));
     }
-    let plan = Plan::new(cx.phase, k_len as u32, &segments);
-    if plan.shared(cx.phase) + 4 * plan.rows() + 16 > STATIC_SHARED {
+    let plan = Plan::new(cx, k_len as u32, &segments);
+    let ctas = if plan.groups > 1 && cx.phase == Phase::Decode { 1 } else { 2 };
+    if cx.phase == Phase::Decode {
+        cx.wider.set(TILES.iter().position(|t| *t == cx.tile).and_then(|i| Some((cx.tile, *TILES.get(i + 1)?))));
+    }
+    if plan.shared(cx.phase) + 4 * plan.rows() + 16 > cx.k.target.most_shared(ctas) {
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
-    let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
-    let launch = Launch { threads: plan.threads(), ctas: 2, rows: plan.rows() };
-    let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
-    let (group, first) = (item % ctas, item / ctas * plan.rows());
+    let items: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
+    let launch = Launch { threads: plan.threads(), ctas, rows: plan.rows() };
+    let item = cx.k.launch(Items { fixed: items, per_row: true }, launch);
+    let (group, first) = (item % items, item / items * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
     let shared = cx.k.shared::<F32>(plan.shared(cx.phase) / 4);
     let Some(norm) = kernel.run(grid, shared) else {
@@ -268,8 +286,11 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (token, col) = self.place();
         let (first, ragged) = (self.first_block(), self.is_ragged());
         let step = |from: V<'k, Index>, weights: &Weights<'k>, sums: Sums<'k>| {
-            self.multiply(weights, sums, |b, step, _| {
-                x.four(token, (from + b) * BLOCK + col + 4 * step, ragged).round_bf16()
+            let gains = RefCell::new(BTreeMap::new());
+            self.multiply(weights, sums, |b, step, group| {
+                let col = (from + b) * BLOCK + col + 4 * step;
+                let gain = *gains.borrow_mut().entry((b, step)).or_insert_with(|| x.gain(col, ragged));
+                x.four(token + group * ROWS, col, ragged, gain).round_bf16()
             })
         };
         let whole = (mine.div_ceil(batch) - 1) * batch;
@@ -298,7 +319,8 @@ impl<'k> Kernel<'_, 'k, '_> {
         let read = |c: V<'k, Index>| {
             let one = |i: u32| {
                 let (token, col) = mine(i);
-                x.four(token, c * (CHUNK * BLOCK) + col, self.is_ragged())
+                let (col, ragged) = (c * (CHUNK * BLOCK) + col, self.is_ragged());
+                x.four(token, col, ragged, x.gain(col, ragged))
             };
             (0..turns).map(one).collect::<Vec<_>>()
         };

@@ -1,8 +1,10 @@
 //! `cp.async`: a copy is in flight from its issue until its lane waits for it, and then arrives at once (PTX ISA, `cp.async`).
 
 use super::{Machine, Warp, lanes};
+use crate::counters::Traffic;
 use crate::error::{Exec, TrapKind, lane_fault};
 use crate::inst::{CopyOp, Order};
+use crate::memory::global::Place;
 
 /// A copy of one lane in flight.
 #[derive(Debug)]
@@ -64,7 +66,8 @@ impl Warp {
             Some((p, negate)) => self.regs.pred(*p, on)? ^ if *negate { u32::MAX } else { 0 },
             None => 0,
         };
-        self.counters.global_request(lanes(on).map(|l| from[l]), (*bytes).into());
+        let sectors = self.counters.global_request(lanes(on).map(|l| from[l]), (*bytes).into());
+        let mut read = Traffic { requests: 1, sector_bytes_read: sectors, ..Traffic::default() };
         for lane in lanes(on) {
             let source_bytes = if skip >> lane & 1 == 1 { 0 } else { sizes[lane] };
             if source_bytes > *bytes {
@@ -91,7 +94,12 @@ impl Warp {
                 data,
             });
             self.counters.global_bytes_read += u64::from(source_bytes);
+            read.bytes_read += u64::from(source_bytes);
         }
+        let label = lanes(on).next().map_or(Ok(0), |l| m.context.global.locate(l, from[l], 1).map(Place::label))?;
+        self.counters.traffic[label].add(&read);
+        let flying = self.copies.flying.iter().map(|c| u64::from(c.bytes)).sum();
+        self.counters.copy_bytes_in_flight = self.counters.copy_bytes_in_flight.max(flying);
         Ok(())
     }
 

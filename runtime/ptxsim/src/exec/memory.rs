@@ -1,9 +1,10 @@
 //! `ld`, `st`, `atom`, `red`, `fence` (PTX ISA, "Data Movement and Conversion", "Parallel Synchronization and Communication").
 
 use super::{Machine, Warp, lanes};
+use crate::counters::Traffic;
 use crate::error::{Exec, TrapKind, lane_fault};
 use crate::inst::{Address, AtomOp, Memory, Order, Space};
-use crate::memory::global::Access;
+use crate::memory::global::{Access, Place};
 use crate::memory::{CLUSTER_SHIFT, SHARED_WINDOW, Words};
 use crate::types::Reg;
 
@@ -102,8 +103,9 @@ impl Warp {
         m: &mut Machine,
         out: &mut [Words; 32],
     ) -> Exec {
-        self.counters.global_request(lanes(on).map(|l| at[l]), total.into());
-        self.counters.global_bytes_read += u64::from(total * on.count_ones());
+        let sectors = self.counters.global_request(lanes(on).map(|l| at[l]), total.into());
+        let bytes = u64::from(total * on.count_ones());
+        self.counters.global_bytes_read += bytes;
         let agent = &mut m.blocks[self.block].agent;
         let guard = t.order.strong.then(|| m.context.global.strong.lock());
         let mut near = None;
@@ -115,6 +117,13 @@ impl Warp {
             }
             out[lane] = place.read(agent, self.access(lane, t.order, t.constant), total)?;
         }
+        let label = near.map_or(0, Place::label);
+        self.counters.traffic[label].add(&Traffic {
+            requests: 1,
+            bytes_read: bytes,
+            sector_bytes_read: sectors,
+            ..Traffic::default()
+        });
         Ok(())
     }
 
@@ -135,8 +144,9 @@ impl Warp {
             }
             return Ok(());
         }
-        self.counters.global_request(lanes(on).map(|l| at[l]), total.into());
-        self.counters.global_bytes_written += u64::from(total * on.count_ones());
+        let sectors = self.counters.global_request(lanes(on).map(|l| at[l]), total.into());
+        let bytes = u64::from(total * on.count_ones());
+        self.counters.global_bytes_written += bytes;
         let agent = &m.blocks[self.block].agent;
         let mut guard = t.order.strong.then(|| m.context.global.strong.lock());
         let mut near = None;
@@ -148,6 +158,10 @@ impl Warp {
             }
             place.write(agent, self.access(lane, t.order, false), total, words[lane])?;
         }
+        let label = near.map_or(0, Place::label);
+        let written =
+            Traffic { requests: 1, bytes_written: bytes, sector_bytes_written: sectors, ..Traffic::default() };
+        self.counters.traffic[label].add(&written);
         Ok(())
     }
 

@@ -72,6 +72,8 @@ pub(crate) struct Access {
 struct Allocation {
     base: u64,
     bytes: u64,
+    /// Ranges that are counted apart, by address, with their ends and labels.
+    labels: Vec<(u64, u64, usize)>,
     words: Box<[AtomicU32]>,
     initialised: Box<[AtomicU8]>,
     /// A write record in the low half, a read record in the high one.
@@ -111,11 +113,25 @@ impl Global {
         self.allocations.push(Allocation {
             base,
             bytes,
+            labels: vec![],
             words: std::iter::repeat_with(|| AtomicU32::new(0)).take(words).collect(),
             initialised: std::iter::repeat_with(|| AtomicU8::new(0)).take(words).collect(),
             records: std::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect(),
         });
         Ok(base)
+    }
+
+    /// Has the accesses to a range counted apart. Ranges come in ascending order and do not overlap.
+    pub fn label(&mut self, address: u64, bytes: u64, label: usize) -> Result<(), String> {
+        let outside = self.outside(address, bytes);
+        let end = address.saturating_add(bytes);
+        let holds = |a: &&mut Allocation| a.base <= address && end <= a.base + a.bytes;
+        let labels = &mut self.allocations.iter_mut().find(holds).ok_or(outside)?.labels;
+        if labels.last().is_some_and(|(_, last, _)| *last > address) {
+            return Err(format!("found a label at {address:#x}, expected one behind those that are there"));
+        }
+        labels.push((address, end, label));
+        Ok(())
     }
 
     pub fn free(&mut self, address: u64) -> Result<(), String> {
@@ -209,6 +225,13 @@ impl Global {
 }
 
 impl Place<'_> {
+    /// The label of the range; 0 without one.
+    pub fn label(self) -> usize {
+        let labels = &self.allocation.labels;
+        let after = labels.partition_point(|(start, ..)| *start <= self.address);
+        labels[..after].last().filter(|(_, end, _)| self.address < *end).map_or(0, |(.., label)| *label)
+    }
+
     fn word(self) -> usize {
         (self.address - self.allocation.base) as usize / 4
     }
