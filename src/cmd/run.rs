@@ -7,7 +7,7 @@ use crate::source;
 use crate::talk::{self, Chat, Speaker};
 use anyhow::{Context, ensure};
 use jet_runtime::text::AddedTokens;
-use jet_runtime::{DeviceChoice, Model, Options, Session};
+use jet_runtime::{DeviceChoice, Model, Options};
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -47,8 +47,8 @@ pub struct Args {
     /// Threads; 0 means one for each core
     #[arg(short, long, default_value_t = 0)]
     threads: u32,
-    /// What runs the kernels: cpu, or ptxsim, the simulator of GPU code
-    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = super::device)]
+    /// What runs the kernels: cpu, cuda (cuda:N for the GPU with number N), or ptxsim, the simulator of GPU code
+    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = DeviceChoice::named)]
     device: DeviceChoice,
     /// Print times, rates, memory and the seed on stderr afterwards
     #[arg(long)]
@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let model = super::open(&artifact?, args.device)?;
     let generation = args.generation.settle(&talk::generation_defaults(&model)?)?;
-    let session = Session::new(&model, Options { threads: args.threads, sequences: 1 })?;
+    let session = super::session(&model, Options { threads: args.threads, sequences: 1 })?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut speaker = Speaker::new(session, &generation, context(args, &model)?)?;
     if let Some(ids) = &args.ids {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const EDGES: &[(&str, &[&str])] = &[
     ("runtime/jetbin", &[]),
     ("runtime/ptxsim", &[]),
+    ("runtime/ptxsim/driver", &["jet-ptxsim"]),
     ("ir", &[]),
     ("frontend", &["jet-ir"]),
     ("passes", &["jet-ir"]),
