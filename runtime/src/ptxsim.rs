@@ -64,6 +64,7 @@ impl Device for PtxSim {
         let refused = |problem: String| DeviceError::new("load", problem);
         let text = std::str::from_utf8(code.bytes).map_err(|e| refused(format!("the code is no PTX text: {e}")))?;
         let module = Module::parse(text).map_err(|e| refused(e.to_string()))?;
+        self.gpu.become_sm(module.sm());
         if let Some(absent) = code.kernels.iter().find(|k| !module.kernels().any(|name| name == k.name)) {
             return Err(refused(format!("the text has no kernel {}", absent.name)));
         }
@@ -76,7 +77,10 @@ impl Device for PtxSim {
         let Self { gpu, module, kernels } = self;
         let module = module.as_ref().ok_or_else(|| DeviceError::new("launch", "no code was loaded"))?;
         gpu::walk(kernels, launches, words, |name, launch, words| {
-            let shape = jet_ptxsim::Launch::new(launch.active, launch.cta_threads);
+            let shape = jet_ptxsim::Launch {
+                programmatic: launch.overlaps,
+                ..jet_ptxsim::Launch::new(launch.active, launch.cta_threads).shared(launch.shared_bytes)
+            };
             gpu.launch(module, name, shape, words).map(|_| ()).map_err(|e| e.to_string())
         })
     }

@@ -108,6 +108,24 @@ pub fn session(model: &Model, options: Options) -> anyhow::Result<Session> {
     Ok(session)
 }
 
+/// The threads that run a model.
+#[derive(clap::Args)]
+pub struct TeamArgs {
+    /// Threads; 0 means one for each core
+    #[arg(short, long, default_value_t = 0)]
+    threads: u32,
+    /// Keep each thread on a processor of its own; which ones, `taskset` can say
+    #[arg(long)]
+    pin: bool,
+}
+
+impl TeamArgs {
+    /// For a session of so many sequences.
+    fn options(&self, sequences: u32) -> Options {
+        Options { threads: self.threads, sequences, pin: self.pin }
+    }
+}
+
 /// 3 for what the machine cannot do, or failed to do; else the request is at fault.
 fn code_of(error: &anyhow::Error) -> u8 {
     let of_machine = |cause: &(dyn std::error::Error + 'static)| {

@@ -2,7 +2,7 @@
 //! device, and everything that it refuses is refused with its reason.
 
 use crate::args;
-use crate::ptxsim::{compiled, matches};
+use crate::ptxsim::{GPUS, compiled, matches};
 use crate::support::*;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,9 +34,11 @@ macro_rules! cases {
     ($($test:ident $case:literal $more:expr;)*) => {$(
         #[test]
         fn $test() {
-            let folder = folder();
-            let artifact = compiled(folder.path(), $case);
-            matches(with_gpu(folder.path(), ""), "cuda", &artifact, $case, &$more);
+            for target in GPUS {
+                let folder = folder();
+                let artifact = compiled(folder.path(), $case, target);
+                matches(with_gpu(folder.path(), ""), "cuda", &artifact, $case, &$more);
+            }
         }
     )*};
 }
@@ -51,7 +53,7 @@ cases! {
 #[test]
 fn generated_tokens_come_from_graphs_and_are_those_of_the_simulator() {
     let folder = folder();
-    let artifact = compiled(folder.path(), "tiny-c-mix");
+    let artifact = compiled(folder.path(), "tiny-c-mix", "sm_90a");
     let args = |device| args!["run", artifact, "--ids", "1,2,3", "-n", "12", "--temp", "0", "--device", device];
     let expected = run(args("ptxsim")).ok();
     let said = Said::of(with_gpu(folder.path(), "report=1").args(args("cuda:0")).output().unwrap()).ok();
@@ -77,7 +79,7 @@ fn refused(folder: &Path, artifact: &Path, settings: &str, device: &str) -> (Opt
 #[test]
 fn what_the_machine_lacks_is_said() {
     let folder = folder();
-    let artifact = compiled(folder.path(), "tiny-c-attn");
+    let artifact = compiled(folder.path(), "tiny-c-attn", "sm_80");
     let cases = [
         ("driver=11.4", "cuda", "error: device: cuda: found a driver for CUDA 11.4, expected one for 11.8 or newer\n"),
         ("devices=0", "cuda", "error: device: cuInit: CUDA_ERROR_NO_DEVICE (no CUDA-capable device is detected)\n"),
@@ -109,7 +111,7 @@ fn what_the_machine_lacks_is_said() {
 #[test]
 fn too_little_memory_is_said_before_any_is_taken() {
     let folder = folder();
-    let artifact = compiled(folder.path(), "tiny-c-attn");
+    let artifact = compiled(folder.path(), "tiny-c-attn", "sm_80");
     let (code, said) = refused(folder.path(), &artifact, "memory=1000;report=1", "cuda");
     assert_eq!(code, Some(3));
     let start = "error: device: memory: 1000 of 1000 bytes are free on simulated GPU, ";
@@ -135,7 +137,7 @@ fn refused_or_not(folder: &Path, artifact: &Path, memory: u64) -> Option<i32> {
 #[test]
 fn a_failing_launch_is_reported() {
     let folder = folder();
-    let artifact = compiled(folder.path(), "tiny-c-attn");
+    let artifact = compiled(folder.path(), "tiny-c-attn", "sm_80");
     for launch in [1, 20, 45] {
         let settings = format!("launch={launch}");
         let args = args!["run", artifact, "--ids", "1,2", "-n", "8", "--temp", "0", "--device", "cuda"];
@@ -159,7 +161,7 @@ fn an_artifact_for_cpus_is_refused() {
 #[test]
 fn without_a_driver_the_device_says_what_is_missing() {
     let folder = folder();
-    let artifact = compiled(folder.path(), "tiny-c-attn");
+    let artifact = compiled(folder.path(), "tiny-c-attn", "sm_80");
     let said = run(args!["run", artifact, "--ids", "1,2", "-n", "2", "--device", "cuda"]);
     if said.code == Some(0) {
         assert!(!said.stdout.is_empty(), "a real GPU: {}", said.stderr);

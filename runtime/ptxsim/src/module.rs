@@ -48,9 +48,14 @@ impl Module {
         })
     }
 
-    /// The architecture of the text, 80 for `sm_80`, and whether it is for that one alone, as `sm_90a` is.
-    pub fn architecture(&self) -> (u32, bool) {
-        (self.target.sm, self.target.specific)
+    /// The architecture that it is for: 80 for `sm_80`.
+    pub fn sm(&self) -> u32 {
+        self.target.sm
+    }
+
+    /// Whether it is for that architecture alone, as `sm_90a` is.
+    pub fn is_specific(&self) -> bool {
+        self.target.specific
     }
 
     pub(crate) fn kernel(&self, name: &str) -> Option<&Kernel> {

@@ -80,6 +80,14 @@ pub(super) fn load(code: &Code<'_>) -> Result<Loaded, DeviceError> {
             let found = format!("kernel {} is launched with {} threads", kernel.name, launch.threads);
             return Err(refused(format!("{found}, expected at most {most} on this GPU")));
         }
+        if launch.shared_bytes > 0 {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let granted = call!(cuFuncSetAttribute(raw, attribute, launch.shared_bytes as i32));
+            let bytes = launch.shared_bytes;
+            granted.map_err(|e| {
+                refused(format!("kernel {}: {bytes} bytes of shared memory: {}", kernel.name, e.problem))
+            })?;
+        }
         functions.push(Function(raw));
     }
     let names = code.kernels.iter().map(|k| k.name.to_string()).collect();

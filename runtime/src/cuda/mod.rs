@@ -21,6 +21,9 @@ use transfer::Transfer;
 /// Pieces of memory start at multiples of this, as allocations of the driver do.
 const ALIGN: u64 = 256;
 
+/// The first driver that records launches which overlap as such ("Programmatic Dependent Launch" in CUDA graphs).
+const OVERLAPPING_GRAPHS: u32 = 12030;
+
 /// A list of launches that has a name.
 enum Recorded {
     /// It has run once.
@@ -73,6 +76,11 @@ impl Cuda {
             parameters.clear();
             // The driver copies the words before the call returns, and writes to none.
             parameters.extend(words.iter().map(|word| std::ptr::from_ref(word).cast_mut().cast::<c_void>()));
+            let mut overlap = sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            };
             let config = sys::CUlaunchConfig {
                 gridDimX: launch.active,
                 gridDimY: 1,
@@ -80,10 +88,10 @@ impl Cuda {
                 blockDimX: launch.cta_threads,
                 blockDimY: 1,
                 blockDimZ: 1,
-                sharedMemBytes: 0,
+                sharedMemBytes: launch.shared_bytes,
                 hStream: stream.0,
-                attrs: std::ptr::null_mut(),
-                numAttrs: 0,
+                attrs: &mut overlap,
+                numAttrs: launch.overlaps.into(),
             };
             let function = loaded.functions[launch.kernel as usize].0;
             call!(cuLaunchKernelEx(&config, function, parameters.as_mut_ptr(), std::ptr::null_mut()))
@@ -197,6 +205,9 @@ impl Device for Cuda {
 
     unsafe fn launch_named(&mut self, name: ListName, launches: &[Launch], words: &[u64]) -> Result<(), DeviceError> {
         self.context.enter()?;
+        if self.gpu.driver < OVERLAPPING_GRAPHS && launches.iter().any(|l| l.overlaps) {
+            return self.enqueue(launches, words);
+        }
         match self.recorded.get(&name) {
             Some(Recorded::Graph(graph)) => return call!(cuGraphLaunch(graph.0, self.stream.0)),
             Some(Recorded::Seen) => {

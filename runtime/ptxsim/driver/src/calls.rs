@@ -232,8 +232,8 @@ functions! {
             Ok(parsed) => parsed,
             Err(e) => return failed(INVALID_PTX, &format!("line {}: {}", e.line, e.message)),
         };
-        let ((sm, specific), (major, minor)) = (parsed.architecture(), driver.settings.capability);
-        let found = major * 10 + minor;
+        let (major, minor) = driver.settings.capability;
+        let (sm, specific, found) = (parsed.sm(), parsed.is_specific(), major * 10 + minor);
         if if specific { sm != found } else { sm > found } {
             return failed(NO_BINARY_FOR_GPU, "");
         }
