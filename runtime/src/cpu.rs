@@ -29,6 +29,14 @@ impl Cpu {
         Ok(Self { pool, memory: Vec::new(), kernels: Vec::new(), _code: None })
     }
 
+    /// Keeps each thread but the calling one on a processor of its own.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn pin(&self) -> Result<(), DeviceError> {
+        self.pool.pin().map_err(|e| DeviceError::new("pin threads", e.to_string()))
+    }
+
     /// The place of an address range, if it lies within one allocation.
     fn place(&self, call: &'static str, address: u64, bytes: usize) -> Result<*mut u8, DeviceError> {
         let of = |m: &Mapping| {

@@ -20,7 +20,7 @@ impl DeviceError {
 }
 
 /// A kernel call: `active` threads, each with `n_words` words of its own; on a GPU, `active` CTAs with one set of words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Launch {
     /// Index into the kernels that were loaded.
     pub kernel: u32,
@@ -28,6 +28,10 @@ pub struct Launch {
     pub active: u32,
     /// Threads of a CTA on a GPU, else 0.
     pub cta_threads: u32,
+    /// Shared memory that a CTA asks for, in bytes.
+    pub shared_bytes: u32,
+    /// May start on a GPU before the launch before it has finished: the kernel waits for that itself.
+    pub overlaps: bool,
     /// Where the words of thread 0 start; those of thread `t` start `t * n_words` later.
     pub first_word: u32,
     /// Words of a thread.

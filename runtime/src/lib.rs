@@ -16,6 +16,7 @@
 //!
 //! A call allocates nothing: the words of every step and thread are laid out when the session is made.
 
+mod affinity;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod cpu;

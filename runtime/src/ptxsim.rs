@@ -64,6 +64,7 @@ impl Device for PtxSim {
         let refused = |problem: String| DeviceError::new("load", problem);
         let text = std::str::from_utf8(code).map_err(|e| refused(format!("the code is no PTX text: {e}")))?;
         let module = Module::parse(text).map_err(|e| refused(e.to_string()))?;
+        self.gpu.become_sm(module.sm());
         if let Some(absent) = kernels.iter().find(|k| !module.kernels().any(|name| name == k.name)) {
             return Err(refused(format!("the text has no kernel {}", absent.name)));
         }
@@ -77,7 +78,10 @@ impl Device for PtxSim {
             let (Some(module), Some(name)) = (&self.module, self.kernels.get(launch.kernel as usize)) else {
                 return Err(DeviceError::new("launch", format!("no kernel {}", launch.kernel)));
             };
-            let shape = jet_ptxsim::Launch::new(launch.active, launch.cta_threads);
+            let shape = jet_ptxsim::Launch {
+                programmatic: launch.overlaps,
+                ..jet_ptxsim::Launch::new(launch.active, launch.cta_threads).shared(launch.shared_bytes)
+            };
             let run = self.gpu.launch(module, name, shape, launch.words_of(words, 0));
             run.map_err(|e| DeviceError::new("launch", format!("{name}: {e}")))?;
         }

@@ -17,11 +17,14 @@ pub struct Options {
     pub threads: u32,
     /// Sequences that can be held at once.
     pub sequences: u32,
+    /// Whether each thread but the calling one stays on one of the processors that the caller may use; each has its own as
+    /// long as there are enough. For machines that run nothing else.
+    pub pin: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 0, sequences: 1 }
+        Self { threads: 0, sequences: 1, pin: false }
     }
 }
 
@@ -83,6 +86,15 @@ struct Inputs {
     inv_freq: Vec<f32>,
 }
 
+/// The processors, with threads as asked for.
+fn cpu(options: Options) -> Result<Cpu> {
+    let cpu = Cpu::new(options.threads)?;
+    if options.pin {
+        cpu.pin()?;
+    }
+    Ok(cpu)
+}
+
 impl Session {
     /// A session on the device that the model was opened for, with the target that the model has chosen.
     ///
@@ -91,7 +103,7 @@ impl Session {
     pub fn new(model: &Model, options: Options) -> Result<Self> {
         model.will_need_weights();
         let device: Box<dyn Device> = match model.device() {
-            DeviceChoice::Cpu => Box::new(Cpu::new(options.threads)?),
+            DeviceChoice::Cpu => Box::new(cpu(options)?),
             #[cfg(feature = "ptxsim")]
             DeviceChoice::PtxSim => Box::new(crate::ptxsim::PtxSim::new()),
         };

@@ -33,8 +33,8 @@ fn every_active_thread_runs_its_own_words() {
     let memory = cpu.alloc(8 * 8).unwrap();
     let words: Vec<u64> = (0..8).flat_map(|i| [memory + 8 * i, 100 + i]).collect();
     let launches = [
-        Launch { kernel: 0, active: 4, cta_threads: 0, first_word: 0, n_words: 2 },
-        Launch { kernel: 0, active: 2, cta_threads: 0, first_word: 8, n_words: 2 },
+        Launch { kernel: 0, active: 4, first_word: 0, n_words: 2, ..Launch::default() },
+        Launch { kernel: 0, active: 2, first_word: 8, n_words: 2, ..Launch::default() },
     ];
     // SAFETY: the words are addresses of this device.
     unsafe { cpu.launch(&launches, &words).unwrap() };
@@ -47,7 +47,7 @@ fn every_active_thread_runs_its_own_words() {
 #[test]
 fn a_kernel_that_is_not_there_and_memory_of_others_are_refused() {
     let mut cpu = loaded(1);
-    let launch = Launch { kernel: 1, active: 1, cta_threads: 0, first_word: 0, n_words: 2 };
+    let launch = Launch { kernel: 1, active: 1, first_word: 0, n_words: 2, ..Launch::default() };
     // SAFETY: the call is refused.
     let error = unsafe { cpu.launch(&[launch], &[0, 0]).unwrap_err() };
     assert_eq!(error.to_string(), "device: launch: kernel 1 of 1");

@@ -5,7 +5,7 @@
 pub mod output;
 
 use clap::{Parser, Subcommand};
-use jet_runtime::{DeviceChoice, OpenOptions};
+use jet_runtime::{DeviceChoice, OpenOptions, Options};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -96,6 +96,24 @@ pub fn open(path: &Path, device: DeviceChoice) -> anyhow::Result<jet_runtime::Mo
         jet_runtime::Error::NoTarget(_) => DeviceCannot(format!("{}: {error}", path.display())).into(),
         other => other.into(),
     })
+}
+
+/// The threads that run a model.
+#[derive(clap::Args)]
+pub struct TeamArgs {
+    /// Threads; 0 means one for each core
+    #[arg(short, long, default_value_t = 0)]
+    threads: u32,
+    /// Keep each thread on a processor of its own; which ones, `taskset` can say
+    #[arg(long)]
+    pin: bool,
+}
+
+impl TeamArgs {
+    /// For a session of so many sequences.
+    fn options(&self, sequences: u32) -> Options {
+        Options { threads: self.threads, sequences, pin: self.pin }
+    }
 }
 
 /// The device called `name`.

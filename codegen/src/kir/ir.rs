@@ -3,6 +3,9 @@
 pub use super::ops::Scalar;
 use std::collections::HashMap;
 
+/// Bytes of shared memory that a CTA gets without asking the driver for more.
+pub const STATIC_SHARED: u32 = 48 << 10;
+
 /// What one lane holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Elem {
@@ -79,6 +82,8 @@ pub enum Cap {
     AsyncCopy,
     /// Dot products of four bytes in one instruction.
     Int8Dot,
+    /// A kernel starts while the one before still runs, and says where it needs what that one wrote.
+    DependentLaunch,
 }
 
 /// What an instruction does.
@@ -181,6 +186,10 @@ pub enum Op {
     CopyCommit,
     /// Waits until at most so many groups of this thread are unfinished.
     CopyWait(u8),
+    /// Waits until the kernel launched before has finished and what it wrote can be seen.
+    AwaitPrevious,
+    /// The next kernel may start once all CTAs were here.
+    ReleaseNext,
 }
 
 /// One instruction.
@@ -300,6 +309,7 @@ impl Op {
             Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
+            Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),
             _ => None,
         }
     }
@@ -309,7 +319,8 @@ impl Op {
         let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::LoadMatrix { .. } | Op::Shared { .. });
         let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma);
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
-        !(memory || threads || copies || matches!(self, Op::For { .. } | Op::If))
+        let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
+        !(memory || threads || copies || launches || matches!(self, Op::For { .. } | Op::If))
     }
 }
 
@@ -324,6 +335,12 @@ impl Kernel {
             block.insts.iter().map(inst).fold(0, u32::saturating_add)
         }
         count(&self.body)
+    }
+
+    /// Bytes of shared memory that a launch has to ask for; nothing where the kernel's own regions are few enough.
+    pub fn dynamic_shared_bytes(&self) -> u32 {
+        let bytes = self.shared_bytes();
+        if bytes > STATIC_SHARED { bytes } else { 0 }
     }
 
     /// The type of `v`.

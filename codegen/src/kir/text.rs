@@ -69,6 +69,8 @@ const NAMES: &[(&str, Op)] = &[
     ("copy_async", Op::CopyAsync { to: 0, from: 0 }),
     ("copy_commit", Op::CopyCommit),
     ("copy_wait", Op::CopyWait(0)),
+    ("await_previous", Op::AwaitPrevious),
+    ("release_next", Op::ReleaseNext),
 ];
 
 /// The numbers of an operation, in the order of the text, each with the word before it.

@@ -82,7 +82,7 @@ unsafe fn simulate(module: &Module, built: &Built, words: &[Word], rows: u64) ->
     let launch = built.kernel.launch.expect("a kernel of a GPU says how many threads it has");
     let tiles = if built.items.per_row { rows.div_ceil(launch.rows.into()) } else { 1 };
     let ctas = u32::try_from(u64::from(built.items.fixed) * tiles).expect("few items");
-    let mut gpu = Device::new(DeviceConfig::default());
+    let mut gpu = Device::new(DeviceConfig { sm: module.sm(), ..DeviceConfig::default() });
     let mut copies: HashMap<*mut u8, (u64, usize)> = HashMap::new();
     let mut address = |w: &Word| match *w {
         Word::Number(n) => n,
@@ -98,7 +98,7 @@ unsafe fn simulate(module: &Module, built: &Built, words: &[Word], rows: u64) ->
         }
     };
     let words: Vec<u64> = words.iter().map(&mut address).collect();
-    let shape = Launch::new(ctas, launch.threads);
+    let shape = Launch::new(ctas, launch.threads).shared(built.kernel.dynamic_shared_bytes());
     let launched = (ctas > 0).then(|| gpu.launch(module, &built.name, shape, &words));
     let counted = launched.transpose().unwrap_or_else(|e| panic!("{}: {e}", built.name)).unwrap_or_default();
     for (start, (base, bytes)) in copies {

@@ -37,6 +37,11 @@ impl Module {
         self.kernels.iter().map(|k| k.name.as_str())
     }
 
+    /// The architecture that it is for: 80 for `sm_80`.
+    pub fn sm(&self) -> u32 {
+        self.target.sm
+    }
+
     pub(crate) fn kernel(&self, name: &str) -> Option<&Kernel> {
         self.kernels.iter().find(|k| k.name == name)
     }

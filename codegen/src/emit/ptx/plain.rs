@@ -62,6 +62,8 @@ impl Emitter<'_> {
                 ));
             }
             (Op::Barrier, _) => self.line("bar.sync 0"),
+            (Op::AwaitPrevious, _) => self.line("griddepcontrol.wait"),
+            (Op::ReleaseNext, _) => self.line("griddepcontrol.launch_dependents"),
             (Op::CopyAsync { to, from }, _) => {
                 self.line(&format!("cp.async.cg.shared.global [{}{to:+}], [{}{from:+}], 16", a[0][0], a[1][0]));
             }

@@ -9,7 +9,7 @@ use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::heads::Heads;
 use super::flash;
 use super::operand::rows_of_fours;
-use crate::kir::{F32, Index, Items, Launch, MOST_SHARED, Operand, Ptr, V, WARP};
+use crate::kir::{F32, Index, Items, Launch, Operand, Ptr, STATIC_SHARED, V, WARP};
 use jet_ir::Id;
 use jetbin::Phase;
 
@@ -53,7 +53,7 @@ pub fn attention(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape,
     let queries = rows * a.group;
     let padded = queries.next_multiple_of(WARPS);
     let shared = 4 * (queries * a.head_dim + padded * THREADS + padded);
-    if shared > MOST_SHARED || queries * a.head_dim.div_ceil(THREADS) > MOST_SUMS {
+    if shared > STATIC_SHARED || queries * a.head_dim.div_ceil(THREADS) > MOST_SUMS {
         let reason = format!("{} query heads of {} for one key-value head are too many", a.group, a.head_dim);
         return Err(Unsupported::new(cx.graph, grid, reason));
     }
