@@ -1,8 +1,8 @@
 //! A GPU for tests: the kernels' PTX text runs in a simulator, everything else is as on a device.
 
-use crate::device::{Content, Device, DeviceError, Launch};
+use crate::device::{Code, Content, Device, DeviceError, Launch};
+use crate::gpu;
 use jet_ptxsim::{Counters, DeviceConfig, Module, Traffic};
-use jetbin::KernelDesc;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -33,6 +33,19 @@ pub struct Counts {
     pub states: Traffic,
     /// Launches and counts of each kernel.
     pub kernels: BTreeMap<String, (u64, Counters)>,
+}
+
+impl Counts {
+    fn add(&mut self, kernel: &str, launch: &Counters) {
+        self.launches += 1;
+        self.activations.add(&launch.traffic[0]);
+        self.matrices.add(&launch.traffic[label(Content::Matrix)]);
+        self.vectors.add(&launch.traffic[label(Content::Vector)]);
+        self.states.add(&launch.traffic[label(Content::States)]);
+        let (launches, sum) = self.kernels.entry(kernel.to_string()).or_default();
+        *launches += 1;
+        sum.add(launch);
+    }
 }
 
 /// The counts of a device, which stay readable while a session owns it.
@@ -101,42 +114,33 @@ impl Device for PtxSim {
         self.upload(address, &vec![0; bytes as usize])
     }
 
-    unsafe fn load(&mut self, code: &[u8], kernels: &[KernelDesc<&str>]) -> Result<(), DeviceError> {
+    unsafe fn load(&mut self, code: &Code<'_>) -> Result<(), DeviceError> {
         let refused = |problem: String| DeviceError::new("load", problem);
-        let text = std::str::from_utf8(code).map_err(|e| refused(format!("the code is no PTX text: {e}")))?;
+        let text = std::str::from_utf8(code.bytes).map_err(|e| refused(format!("the code is no PTX text: {e}")))?;
         let module = Module::parse(text).map_err(|e| refused(e.to_string()))?;
         self.gpu.become_sm(module.sm());
-        if let Some(absent) = kernels.iter().find(|k| !module.kernels().any(|name| name == k.name)) {
+        if let Some(absent) = code.kernels.iter().find(|k| !module.kernels().any(|name| name == k.name)) {
             return Err(refused(format!("the text has no kernel {}", absent.name)));
         }
-        self.kernels = kernels.iter().map(|k| k.name.to_string()).collect();
+        self.kernels = code.kernels.iter().map(|k| k.name.to_string()).collect();
         self.module = Some(module);
         Ok(())
     }
 
     unsafe fn launch(&mut self, launches: &[Launch], words: &[u64]) -> Result<(), DeviceError> {
-        for launch in launches.iter().filter(|l| l.active > 0) {
-            let (Some(module), Some(name)) = (&self.module, self.kernels.get(launch.kernel as usize)) else {
-                return Err(DeviceError::new("launch", format!("no kernel {}", launch.kernel)));
-            };
+        let Self { gpu, module, kernels, counts } = self;
+        // a poisoned lock means that a reader panicked, which does not spoil the counts
+        let mut counts = counts.lock().unwrap_or_else(|e| e.into_inner());
+        let module = module.as_ref().ok_or_else(|| DeviceError::new("launch", "no code was loaded"))?;
+        gpu::walk(kernels, launches, words, |name, launch, words| {
             let shape = jet_ptxsim::Launch {
                 programmatic: launch.overlaps,
                 ..jet_ptxsim::Launch::new(launch.active, launch.cta_threads).shared(launch.shared_bytes)
             };
-            let run = self.gpu.launch(module, name, shape, launch.words_of(words, 0));
-            let counters = run.map_err(|e| DeviceError::new("launch", format!("{name}: {e}")))?;
-            // a poisoned lock means that a reader panicked, which does not spoil the counts
-            let mut counts = self.counts.lock().unwrap_or_else(|e| e.into_inner());
-            counts.launches += 1;
-            counts.activations.add(&counters.traffic[0]);
-            counts.matrices.add(&counters.traffic[label(Content::Matrix)]);
-            counts.vectors.add(&counters.traffic[label(Content::Vector)]);
-            counts.states.add(&counters.traffic[label(Content::States)]);
-            let (launches, sum) = counts.kernels.entry(name.clone()).or_default();
-            *launches += 1;
-            sum.add(&counters);
-        }
-        Ok(())
+            let counters = gpu.launch(module, name, shape, words).map_err(|e| e.to_string())?;
+            counts.add(name, &counters);
+            Ok(())
+        })
     }
 
     fn sync(&mut self) -> Result<(), DeviceError> {

@@ -118,7 +118,7 @@ fn block(case: &str) {
 }
 
 /// Writes a checkpoint of `config` under `seed` whose embedding is the generator's tensor "input" of `rows` rows.
-fn block_checkpoint(config: &Path, seed: u64, rows: usize, folder: &Path) {
+pub fn block_checkpoint(config: &Path, seed: u64, rows: usize, folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();
     let text = std::fs::read_to_string(config).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();

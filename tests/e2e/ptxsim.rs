@@ -1,13 +1,17 @@
-//! GPU code without a GPU: whole models through the simulator of PTX text, against the values of the official code.
+//! GPU code without a GPU: whole models through the simulator of PTX text, against the values of the official code; `cuda.rs` does the same
+//! through the driver's interface.
 
 use crate::args;
+use crate::golden::block_checkpoint;
 use crate::support::*;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// What they are compiled for: every GPU, the one whose code runs where an artifact holds both first.
-const GPUS: [&str; 2] = ["sm_90a", "sm_80"];
+pub const GPUS: [&str; 2] = ["sm_90a", "sm_80"];
 
-fn compiled(folder: &Path, case: &str, target: &str) -> PathBuf {
+/// A golden model for a GPU.
+pub fn compiled(folder: &Path, case: &str, target: &str) -> PathBuf {
     let limits = ["--max-context", "256", "--max-batch", "8", "--prefill-chunk", "64"];
     compile(folder, &golden(case), &[&limits[..], &["--target", target]].concat())
 }
@@ -18,24 +22,25 @@ fn tolerance_of_bf16(case: &str) -> f64 {
 }
 
 /// Every value but the greedy choices, which differ where two logits are nearer than bf16 can tell.
-fn matches(artifact: &Path, case: &str, more: &[&str]) {
-    let (tolerance, reference) = (tolerance_of_bf16(case), golden(case).join("io.safetensors"));
-    let said =
-        run(args!["compare", artifact, reference, "--json", "--device", "ptxsim"].into_iter().chain(args_of(more)));
+pub fn matches(jetc: Command, device: &str, artifact: &Path, case: &str, more: &[&str]) {
+    within(jetc, device, (artifact, &golden(case).join("io.safetensors")), tolerance_of_bf16(case), more);
+}
+
+/// The same for any artifact, reference and tolerance.
+fn within(mut jetc: Command, device: &str, (artifact, reference): (&Path, &Path), tolerance: f64, more: &[&str]) {
+    let case = reference.display();
+    let args = args!["compare", artifact, reference, "--json", "--device", device];
+    let said = Said::of(jetc.args(args).args(more).output().expect("the binary starts"));
     assert!(said.code == Some(0) || said.code == Some(1), "{case} {more:?}\n{}\n{}", said.stdout, said.stderr);
     let report = said.json();
     let keys = report["keys"].as_array().unwrap();
     let mut compared = 0;
-    for key in keys.iter().filter(|k| !k["key"].as_str().unwrap().ends_with("greedy_ids")) {
+    for key in keys.iter().filter(|k| !k["key"].as_str().unwrap().ends_with("_ids")) {
         let error = key["relative_l2"].as_f64().unwrap_or(f64::INFINITY);
         assert!(error <= tolerance, "{case} {more:?} {}: {error:e} > {tolerance:e}\n{key}", key["key"]);
         compared += 1;
     }
-    assert!(compared > 10, "{case}: {compared} keys");
-}
-
-fn args_of(more: &[&str]) -> Vec<std::ffi::OsString> {
-    more.iter().map(Into::into).collect()
+    assert!(compared > 3, "{case}: {compared} keys");
 }
 
 macro_rules! cases {
@@ -45,8 +50,8 @@ macro_rules! cases {
             for target in GPUS {
                 let folder = folder();
                 let artifact = compiled(folder.path(), $case, target);
-                matches(&artifact, $case, &[]);
-                $(matches(&artifact, $case, &$more);)*
+                matches(jetc(), "ptxsim", &artifact, $case, &[]);
+                $(matches(jetc(), "ptxsim", &artifact, $case, &$more);)*
             }
         }
     )*};
@@ -56,6 +61,44 @@ cases! {
     ragged_batches "tiny-b", ["--together"];
     short_prompts_and_chunks "tiny-c-mix", ["--chunks", "2,3,7", "--together"];
     small_norms "tiny-d-eps";
+}
+
+/// One layer at the size of the 2B model, 160 tokens at once and 4 one by one.
+fn block(case: &str, target: &str) {
+    let folder = folder();
+    let (seed, model) = (meta(case)["seed"].as_u64().expect("a seed"), folder.path().join("checkpoint"));
+    block_checkpoint(&golden(case).join("config.json"), seed, 164, &model);
+    let limits = ["--max-context", "256", "--max-batch", "2", "--prefill-chunk", "160"];
+    let artifact = compile(folder.path(), &model, &[&limits[..], &["--target", target]].concat());
+    matches(jetc(), "ptxsim", &artifact, case, &[]);
+}
+
+#[test]
+fn block_2b_jet() {
+    block("block-2b-jet", "sm_90a");
+}
+
+#[test]
+fn block_2b_attn() {
+    block("block-2b-attn", "sm_80");
+}
+
+#[test]
+fn block_2b_swa() {
+    block("block-2b-swa", "sm_90a");
+}
+
+/// Logits of a trained model with operands rounded to bf16, relative to those of the official code in f32: an operand is off by 2^-9 at
+/// most, in the mean by a third of that, which eight layers of two parts each add up like a random walk; twice that.
+const AUSTEN: f64 = 2.0 * 4.0 / 512.0;
+
+/// The example model, prompts in chunks and 64 steps of three sequences at once.
+#[test]
+fn the_example_model() {
+    let folder = folder();
+    let limits = ["--max-context", "512", "--max-batch", "4", "--prefill-chunk", "128"];
+    let artifact = compile(folder.path(), &austen(), &[&limits[..], &["--backend", "ptx"]].concat());
+    within(jetc(), "ptxsim", (&artifact, &austen().join("reference.safetensors")), AUSTEN, &["--together"]);
 }
 
 /// The code does not run on a CPU, and says so.

@@ -167,6 +167,14 @@ pub enum Op {
     /// `(a: bf16x8, b: bf16x4, c: f32x4)`: `A B + C` of 16 by 16 by 8, spread over a warp as PTX lays out the fragments of
     /// `mma.m16n8k16`; every product exact, sums in f32.
     Mma,
+    /// `(ptr)`, to shared memory, each lane its own: four matrices of 8 by 8 bf16, of which lanes `8 i` to `8 i + 7` address the
+    /// rows of matrix `i`; lane `l` gets elements `2 (l % 4)` and the next of row `l / 4` of each as the halves of an i32.
+    LoadMatrix {
+        /// Bytes added to the addresses.
+        offset: i32,
+        /// Whether rows become columns on the way.
+        trans: bool,
+    },
     /// `(shared, global)`: starts to copy 16 bytes.
     CopyAsync {
         /// Bytes added to the address in shared memory.
@@ -298,7 +306,7 @@ impl Op {
             Op::ThreadId | Op::CtaId | Op::Shared { .. } | Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle => {
                 Some(Cap::Threads)
             }
-            Op::Mma => Some(Cap::Mma),
+            Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
             Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),
@@ -308,7 +316,7 @@ impl Op {
 
     /// Whether equal operands always give equal results and nothing else happens.
     pub fn is_pure(&self) -> bool {
-        let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::Shared { .. });
+        let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::LoadMatrix { .. } | Op::Shared { .. });
         let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma);
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);

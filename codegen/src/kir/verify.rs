@@ -217,6 +217,7 @@ fn expectation(op: &Op) -> &'static str {
         Op::Shared { .. } => "at least one byte and a pointer to scratch memory",
         Op::ShuffleXor(_) | Op::Shuffle => "lanes of 32 bits, a lane of a warp, and a result of the same type",
         Op::Mma => "bf16x8, bf16x4, f32x4 and a result f32x4",
+        Op::LoadMatrix { .. } => "scratch memory, an offset that is a multiple of 16 and a result i32x4",
         Op::CopyAsync { .. } => "scratch memory, global memory, and offsets that are multiples of 16",
         _ => "operands that suit the operation",
     }
@@ -257,6 +258,7 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::ShuffleXor(bits), [a @ Vec(F32 | I32 | Index, _)], [r]) => a == r && u32::from(*bits) < WARP,
         (Op::Shuffle, [a @ Vec(F32 | I32 | Index, _), Vec(Index, 1)], [r]) => a == r,
         (Op::Mma, [Vec(Bf16, 8), Vec(Bf16, 4), c @ Vec(F32, 4)], [r]) => c == r,
+        (Op::LoadMatrix { offset, .. }, [Ptr(Space::Scratch)], [Vec(I32, 4)]) => offset.rem_euclid(16) == 0,
         (Op::CopyAsync { to, from }, [Ptr(Space::Scratch), Ptr(Space::Global)], []) => {
             to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0
         }

@@ -6,9 +6,13 @@
 //! of a CPU kernel does not exist.
 
 mod attention;
+mod chunk;
+mod chunk_columns;
 mod delta;
 mod delta_step;
+mod flash;
 mod gather;
+mod matrix;
 mod operand;
 mod product;
 mod rowwise;
