@@ -129,8 +129,9 @@ impl Session {
         let programs = [program(PHASES[0])?, program(PHASES[1])?];
         let kernels: Vec<_> = reader.kernels(target).iter().collect();
         let launches: Vec<_> = reader.launches(target).iter().collect();
-        let name = reader.targets().get(target).map(|t| t.name).unwrap_or_default();
-        let code = Code { target: &name, bytes: reader.code(target), kernels: &kernels, launches: &launches };
+        let desc = reader.targets().get(target).ok_or_else(|| Error::request(format!("no target {target}")))?;
+        let (bytes, cubin) = (reader.code(target), reader.cubin(target));
+        let code = Code { target: &desc.name, bytes, cubin, arch: &desc.arch, kernels: &kernels, launches: &launches };
         let inputs = Inputs::new(facts, reader.inv_freq().collect());
         let mut memory = requirements(model, &programs, sequences)?;
         memory.scratch *= u64::from(device.threads());
