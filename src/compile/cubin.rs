@@ -30,8 +30,10 @@ impl Assembler {
         let said =
             said.with_context(|| format!("{}: cannot be run as ptxas; --no-cubin does without", path.display()))?;
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let (version, release) = version(&said)
-            .with_context(|| format!("{}: found `{}`, expected the version of ptxas", path.display(), said.trim()))?;
+        let (version, release) = version(&said).with_context(|| {
+            let found = said.lines().next().unwrap_or_default();
+            format!("{}: found `{found}`, expected the version of ptxas; --no-cubin does without", path.display())
+        })?;
         Ok(Some(Assembler { path, version, release }))
     }
 

@@ -52,9 +52,9 @@ fn other_versions_are_refused_by_name() {
     let mut file = bytes();
     file[8] = 2;
     let error = Reader::open(&file).unwrap_err().to_string();
-    assert_eq!(error, "format version 2.1 found, this build reads 1.0 to 1.1");
-    (file[8], file[10]) = (1, 2);
-    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 2 })));
+    assert_eq!(error, "format version 2.2 found, this build reads 1.0 to 1.2");
+    (file[8], file[10]) = (1, 3);
+    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 3 })));
     file[0] = b'P';
     assert!(matches!(Reader::open(&file), Err(ReadError::NotAnArtifact(_))));
 }
@@ -234,7 +234,7 @@ fn assembled_code_is_that_of_a_gpu() {
     let (start, _) = section(&good, SectionKind::Cubin);
     reserved[start + 8] = 1;
     sign(&mut reserved);
-    refused(&reserved, "cubin: 30 bytes for target 0");
+    refused(&reserved, "cubin: 29 bytes for target 0");
 }
 
 #[test]
