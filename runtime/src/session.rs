@@ -307,7 +307,7 @@ impl Session {
         let device = self.device.as_mut();
         let Some(observer) = observer else {
             let launches = &plan.launches[steps.clone()];
-            let name = ListName { phase, head: steps.start > 0, rows: window.1 };
+            let name = ListName { phase, head: steps.end > plan.first_head_step, rows: window.1 };
             if again {
                 // SAFETY: the words of a plan are places in this device, laid out as the program's kernels expect. Those of a phase's
                 // token steps or head steps for a number of rows from row 0 on are always the same.
