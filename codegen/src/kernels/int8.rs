@@ -9,6 +9,7 @@
 //! A tile is six rows by two panels: exact and rounded sums take 24 of 32 registers, and 12 dot products wait for 8 loads. (12 rows
 //! by one panel wait for 13, and a processor that starts two dot products in a cycle loads no more than two registers.)
 
+use super::ahead::{Ahead, Part};
 use super::context::Context;
 use super::quantised::{in_tiles, scales};
 use crate::kir::{Builder, Cap, F32, I32, Index, Operand, Ptr, V};
@@ -25,6 +26,8 @@ const EXTRA: u32 = 3;
 const STEPS: u32 = 4;
 /// Rows of tiles.
 const TILES: [usize; 3] = [6, 2, 1];
+/// Lines of the next panels that every turn asks for: enough where some 100 rows take turns.
+const LINES: u32 = 2;
 /// Panels that are read side by side.
 pub const PANELS: usize = 2;
 /// Lanes of the registers.
@@ -121,8 +124,10 @@ pub struct Product<'k> {
     pub panel: Ptr<'k, I32>,
     /// Bytes from one panel to the next.
     pub panel_bytes: u32,
-    /// The rows.
+    /// All rows.
     pub x: Rows<'k>,
+    /// The panels after these.
+    pub ahead: Option<Ahead<'k>>,
     /// The sums, those of the next panel right after those of the first.
     pub out: Ptr<'k, F32>,
     /// Elements from one row of sums to the next.
@@ -133,19 +138,16 @@ pub struct Product<'k> {
 type Sums<'k, E> = Vec<Vec<V<'k, E>>>;
 
 impl<'k> Product<'k> {
-    /// The same for the rows from `row` on.
-    pub fn from(self, row: V<'k, Index>) -> Product<'k> {
-        Product { x: self.x.from(row), ..self }
-    }
-
-    /// `out[r][0..16 panels] = sum_k x[r][k] panels[k]` for `rows` rows, two panels at a time.
-    pub fn emit(&self, k: &'k Builder, rows: V<'k, Index>, panels: V<'k, Index>) {
+    /// `out[r][0..16 panels] = sum_k x[row + r][k] panels[k]` for rows `0..rows`, two panels at a time.
+    pub fn emit(&self, k: &'k Builder, (row, rows): (V<'k, Index>, V<'k, Index>), panels: V<'k, Index>) {
         let some = |first: V<'k, Index>, together: usize| {
             let panel = self.panel.byte_offset(first * self.panel_bytes);
             let out = self.out.at(first * PANEL as u32);
-            in_tiles(k, rows, &TILES, &|row, n| {
-                let tile = Product { panel, out: out.at(row * self.stride), ..self.from(row) };
-                tile.tile(k, n, together);
+            in_tiles(k, rows, &TILES, &|r, n| {
+                let number = (row + r) / TILES[0] as u32 * (panels / PANELS as u32) + first / PANELS as u32;
+                let part = self.ahead.map(|a| a.part(number, self.x.groups.on(k), LINES));
+                let tile = Product { panel, x: self.x.from(row + r), out: out.at(r * self.stride), ..*self };
+                tile.tile(k, (n, together), part);
             });
         };
         let odd = panels % PANELS as u32;
@@ -153,10 +155,11 @@ impl<'k> Product<'k> {
         k.when(odd.equals(1u32), || some(panels - 1u32, 1));
     }
 
-    /// The sums of `rows` rows and `panels` panels.
-    fn tile(&self, k: &'k Builder, rows: usize, panels: usize) {
+    /// The sums of `rows` rows and `panels` panels; `part` is of what comes next.
+    fn tile(&self, k: &'k Builder, (rows, panels): (usize, usize), part: Option<Part<'k>>) {
         let zeros: Sums<F32> = vec![vec![k.splat(0.0, LANES); panels]; rows];
         let sums = k.range(0u32, self.x.groups, 1, zeros, |g, sums| {
+            part.iter().for_each(|part| part.ask(g));
             let blocks: Vec<_> = (0..panels).map(|p| self.block(p, g)).collect();
             let dots = self.dots(k, &blocks, g, rows);
             let scales = blocks.iter().map(|b| scales(self.format, *b, LANES, 1)[0]).collect::<Vec<_>>();

@@ -79,6 +79,8 @@ pub enum Cap {
     AsyncCopy,
     /// Dot products of four bytes in one instruction.
     Int8Dot,
+    /// Hints of memory that will be read.
+    Prefetch,
 }
 
 /// What an instruction does.
@@ -137,6 +139,12 @@ pub enum Op {
     Load(Mem),
     /// `(value, ptr)`.
     Store(Mem),
+    /// `(ptr)`: the cache line there will be read some time later, so that it ought to be in the second-level cache. A hint: the
+    /// address may be any.
+    Prefetch {
+        /// Bytes added to the address.
+        offset: i32,
+    },
     /// `(lo, hi, init...)`, one block with parameters `(i, carried...)`, results `carried...`.
     For {
         /// What the subscript grows by in each turn.
@@ -292,13 +300,14 @@ impl Op {
             Op::Mma => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
+            Op::Prefetch { .. } => Some(Cap::Prefetch),
             _ => None,
         }
     }
 
     /// Whether equal operands always give equal results and nothing else happens.
     pub fn is_pure(&self) -> bool {
-        let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::Shared { .. });
+        let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::Prefetch { .. } | Op::Shared { .. });
         let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma);
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         !(memory || threads || copies || matches!(self, Op::For { .. } | Op::If))

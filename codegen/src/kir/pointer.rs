@@ -48,6 +48,11 @@ impl<'k, E: Stored> Ptr<'k, E> {
         self.k.push(Op::CopyAsync { to: self.offset, from: from.offset }, &[self.id, from.id], &[]);
     }
 
+    /// Says that the cache line here will be read some time later; targets that take no such hints leave it out.
+    pub fn prefetch(self) {
+        self.k.push(Op::Prefetch { offset: self.offset }, &[self.id], &[]);
+    }
+
     fn step(self, i: V<'k, Index>, scale: u32) -> Self {
         let (base, add) = self.k.affine(i.id);
         let moved = add.checked_mul(i64::from(scale)).and_then(|b| i32::try_from(b + i64::from(self.offset)).ok());
