@@ -79,6 +79,7 @@ def candidates(args):
     for name, path in args.llama:
         found.append((f"llama.cpp {name}", [args.python, HERE / "peers/llama_bench.py", path, *shape], peer_rows))
     if args.torch:
+        found.append(("PyTorch, whole model", [args.torch, HERE / "peers/torch_model.py", *shape], peer_rows))
         found.append(("PyTorch, products alone", [args.torch, HERE / "peers/torch_bench.py", *shape], peer_rows))
     return found
 

@@ -6,5 +6,10 @@ set -eu -o pipefail
 cd "$(dirname "$0")/.."
 target="${CARGO_TARGET_DIR:-$PWD/target}"
 mkdir -p "$target/heavy"
-cargo test --quiet --locked --release --package jetc --test e2e -- heavy --ignored --nocapture --test-threads=1 |
+# with LLVM at hand, every target that this machine runs
+features=()
+if [ -n "${MLIR_SYS_220_PREFIX:-}" ]; then
+    features=(--features mlir)
+fi
+cargo test --quiet --locked --release --package jetc ${features[@]+"${features[@]}"} --test e2e -- heavy --ignored --nocapture --test-threads=1 |
     tee "$target/heavy/report.txt"

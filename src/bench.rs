@@ -89,10 +89,10 @@ struct Work {
 ///
 /// # Errors
 /// As for opening and running a model.
-pub fn load(path: &Path, threads: u32) -> jet_runtime::Result<Load> {
+pub fn load(path: &Path, options: Options) -> jet_runtime::Result<Load> {
     let start = Instant::now();
     let model = Model::open(path)?;
-    let mut session = Session::new(&model, Options { threads, sequences: 1 })?;
+    let mut session = Session::new(&model, options)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     session.prefill(0, &[0])?;
     session.argmax(0)?;

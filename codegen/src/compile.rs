@@ -1,7 +1,7 @@
 //! Kernels to code: legalise, verify, emit, link.
 
 use crate::emit::{self, EmitError};
-use crate::kir::{Fault, Kernel, legalise, verify};
+use crate::kir::{Cap, Fault, Kernel, legalise, overlap, verify};
 use crate::link::{CodeBlob, LinkError, flat_link};
 use crate::targets::{Backend, Target};
 use std::collections::BTreeSet;
@@ -32,7 +32,10 @@ pub enum Error {
 /// Everything that the verifier finds.
 pub fn legal(kernel: &Kernel, target: &Target) -> Result<Kernel, Error> {
     verify(kernel, None).map_err(Error::Verify)?;
-    let kernel = legalise(kernel, target);
+    let mut kernel = legalise(kernel, target);
+    if target.has(Cap::DependentLaunch) {
+        kernel = overlap(&kernel);
+    }
     verify(&kernel, Some(target)).map_err(Error::Verify)?;
     Ok(kernel)
 }

@@ -23,6 +23,8 @@ pub struct Target {
     pub registers: usize,
     /// What it can do beyond the minimum.
     pub caps: &'static [Cap],
+    /// Bytes of shared memory that a CTA of a GPU can have; a multiprocessor has 1 KB more. 0 on a CPU.
+    pub shared_bytes: u32,
     /// Sizes of the caches.
     pub cache: Cache,
     /// What work costs, for comparing plans; a reader should not take it for a measurement of his machine.
@@ -97,7 +99,12 @@ pub struct Cost {
     pub gflops: f64,
     /// Starting one kernel on all threads and waiting for the last, in microseconds.
     pub launch_us: f64,
+    /// Multiprocessors of a GPU, 1 on a CPU.
+    pub processors: u32,
 }
+
+/// Bytes of shared memory that the system takes of each CTA.
+const RESERVED_SHARED: u32 = 1 << 10;
 
 const X86_64_V3: &[&str] = &["avx2", "fma", "f16c", "bmi1", "bmi2", "lzcnt", "movbe", "popcnt"];
 
@@ -129,8 +136,9 @@ pub const TARGETS: &[Target] = &[
         accumulators: 8,
         registers: 16,
         caps: &[Cap::Fma],
+        shared_bytes: 0,
         cache: X86_CACHE,
-        cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 52.0, launch_us: 2.0 },
+        cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 52.0, launch_us: 2.0, processors: 1 },
     },
     Target {
         name: "aarch64",
@@ -142,8 +150,9 @@ pub const TARGETS: &[Target] = &[
         accumulators: 8,
         registers: 32,
         caps: &[Cap::Fma],
+        shared_bytes: 0,
         cache: ARM_CACHE,
-        cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 30.0, launch_us: 2.0 },
+        cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 30.0, launch_us: 2.0, processors: 1 },
     },
     Target {
         name: "x86-64-v3-wide",
@@ -155,8 +164,9 @@ pub const TARGETS: &[Target] = &[
         accumulators: 8,
         registers: 16,
         caps: &[Cap::Fma, Cap::Prefetch],
+        shared_bytes: 0,
         cache: X86_CACHE,
-        cost: Cost { dram_gbps: 25.0, cache_gbps: 80.0, gflops: 110.0, launch_us: 2.0 },
+        cost: Cost { dram_gbps: 25.0, cache_gbps: 80.0, gflops: 110.0, launch_us: 2.0, processors: 1 },
     },
     Target {
         name: "x86-64-v4",
@@ -172,8 +182,9 @@ pub const TARGETS: &[Target] = &[
         accumulators: 8,
         registers: 32,
         caps: &[Cap::Fma, Cap::Prefetch],
+        shared_bytes: 0,
         cache: X86_CACHE,
-        cost: Cost { dram_gbps: 27.0, cache_gbps: 100.0, gflops: 110.0, launch_us: 2.0 },
+        cost: Cost { dram_gbps: 27.0, cache_gbps: 100.0, gflops: 110.0, launch_us: 2.0, processors: 1 },
     },
     Target {
         name: "znver4",
@@ -202,8 +213,9 @@ pub const TARGETS: &[Target] = &[
         accumulators: 8,
         registers: 32,
         caps: &[Cap::Fma, Cap::Prefetch, Cap::Bf16Round, Cap::Bf16Dot, Cap::Int8Dot],
+        shared_bytes: 0,
         cache: X86_CACHE,
-        cost: Cost { dram_gbps: 27.0, cache_gbps: 100.0, gflops: 220.0, launch_us: 2.0 },
+        cost: Cost { dram_gbps: 27.0, cache_gbps: 100.0, gflops: 220.0, launch_us: 2.0, processors: 1 },
     },
     Target {
         name: "neoverse-n1",
@@ -215,8 +227,9 @@ pub const TARGETS: &[Target] = &[
         accumulators: 8,
         registers: 32,
         caps: &[Cap::Fma, Cap::Prefetch],
+        shared_bytes: 0,
         cache: ARM_CACHE,
-        cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 40.0, launch_us: 2.0 },
+        cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 40.0, launch_us: 2.0, processors: 1 },
     },
     Target {
         name: "neoverse-v1",
@@ -228,8 +241,9 @@ pub const TARGETS: &[Target] = &[
         accumulators: 16,
         registers: 32,
         caps: &[Cap::Fma, Cap::Prefetch],
+        shared_bytes: 0,
         cache: ARM_CACHE,
-        cost: Cost { dram_gbps: 25.0, cache_gbps: 80.0, gflops: 80.0, launch_us: 2.0 },
+        cost: Cost { dram_gbps: 25.0, cache_gbps: 80.0, gflops: 80.0, launch_us: 2.0, processors: 1 },
     },
     Target {
         name: "sm_80",
@@ -241,8 +255,23 @@ pub const TARGETS: &[Target] = &[
         accumulators: 8,
         registers: 255,
         caps: &[Cap::Fma, Cap::Bf16Round, Cap::Threads, Cap::Mma, Cap::AsyncCopy],
+        shared_bytes: 163 << 10,
         cache: Cache { l1_bytes: 192 << 10, l2_bytes: 40 << 20, l3_bytes: 40 << 20 },
-        cost: Cost { dram_gbps: 2000.0, cache_gbps: 5000.0, gflops: 300e3, launch_us: 2.5 },
+        cost: Cost { dram_gbps: 1800.0, cache_gbps: 4500.0, gflops: 280e3, launch_us: 2.5, processors: 108 },
+    },
+    Target {
+        name: "sm_90a",
+        arch: "sm_90a",
+        backend: Backend::Ptx { version: "8.0" },
+        requires: &[],
+        rank: 20,
+        lanes: 4,
+        accumulators: 8,
+        registers: 255,
+        caps: &[Cap::Fma, Cap::Bf16Round, Cap::Threads, Cap::Mma, Cap::AsyncCopy, Cap::DependentLaunch],
+        shared_bytes: 227 << 10,
+        cache: Cache { l1_bytes: 256 << 10, l2_bytes: 50 << 20, l3_bytes: 50 << 20 },
+        cost: Cost { dram_gbps: 3000.0, cache_gbps: 5500.0, gflops: 798e3, launch_us: 0.9, processors: 132 },
     },
 ];
 
@@ -265,6 +294,12 @@ impl Target {
     /// Whether its kernels are run by a GPU.
     pub fn is_gpu(&self) -> bool {
         self.has(Cap::Threads)
+    }
+
+    /// Bytes of shared memory that each of `ctas` CTAs of a multiprocessor can have.
+    pub fn most_shared(&self, ctas: u32) -> u32 {
+        let each = (self.shared_bytes + RESERVED_SHARED) / ctas.max(1);
+        each.saturating_sub(RESERVED_SHARED)
     }
 
     /// Whether the machine can do `cap`.
@@ -324,9 +359,11 @@ pub fn defaults(backend: Option<&str>) -> Result<Vec<&'static Target>, HostError
     let arch = std::env::consts::ARCH;
     let named = |t: &Target| backend.is_none_or(|b| t.backend.name() == b);
     let ours = |t: &&Target| t.arch == arch && t.backend.is_built() && named(t);
-    if let Some(gpu) = TARGETS.iter().find(|t| backend.is_some() && t.is_gpu() && named(t)) {
+    let mut gpus: Vec<_> = TARGETS.iter().filter(|t| backend.is_some() && t.is_gpu() && named(t)).collect();
+    if !gpus.is_empty() {
         // code for a GPU is made on any machine
-        return Ok(vec![gpu]);
+        gpus.sort_by_key(|t| std::cmp::Reverse(t.rank));
+        return Ok(gpus);
     }
     let floor = TARGETS.iter().filter(ours).min_by_key(|t| t.rank).ok_or(HostError::Architecture(arch))?;
     let best = TARGETS.iter().filter(ours).filter(|t| t.runs_here()).max_by_key(|t| t.rank);
@@ -391,7 +428,7 @@ mod tests {
         let all = defaults(None).unwrap();
         assert_eq!((all[0], *all.last().unwrap()), (fastest, host().unwrap()));
         assert_eq!(defaults(Some("cranelift")).unwrap(), [host().unwrap()]);
-        assert_eq!(defaults(Some("ptx")).unwrap(), [Target::named("sm_80").unwrap()]);
+        assert_eq!(defaults(Some("ptx")).unwrap(), ["sm_90a", "sm_80"].map(|name| Target::named(name).unwrap()));
         assert_eq!(defaults(Some("mlir")).is_ok(), cfg!(feature = "mlir"));
     }
 }

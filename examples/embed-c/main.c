@@ -39,7 +39,7 @@ static int generate(jet_session *session, const uint32_t *prompt, size_t n_promp
 int main(int argc, char **argv) {
     if (argc < 4) return fail("usage: embed ARTIFACT NEW_TOKENS ID ..");
     char error[512];
-    jet_session *session = jet_open(argv[1], 0, 1, error, sizeof error);
+    jet_session *session = jet_open(argv[1], 0, 1, 0, error, sizeof error);
     if (!session) return fail(error);
     size_t n = (size_t)(argc - 3);
     uint32_t *prompt = malloc(n * sizeof *prompt);

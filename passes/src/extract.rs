@@ -27,8 +27,20 @@ pub struct Candidate {
     pub kernel: Option<usize>,
     /// Whether it may be chosen, see [`crate::search`].
     pub allowed: bool,
-    /// A hash of its structure, which no id influences.
-    key: u64,
+    /// What orders it among others.
+    rank: Rank,
+}
+
+/// An order that neither ids nor the order of rules influence, and that is the same for layers of one kind: their kernels are then
+/// equal too, and are compiled once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// Index in the source graph; of what rules have added, that of its last operand.
+    position: usize,
+    /// A hash of the structure with types for leaves.
+    shape: u64,
+    /// A hash of the structure with names for leaves.
+    name: u64,
 }
 
 /// A result that the plan must yield.
@@ -74,7 +86,9 @@ struct Walk<'a> {
     /// Index of a class in the problem; none if the target cannot compute it.
     index: HashMap<Class, Option<usize>>,
     open: HashSet<Class>,
-    keys: Vec<u64>,
+    /// First node of the source graph in a class.
+    source: HashMap<Class, usize>,
+    ranks: Vec<Rank>,
     problem: Problem,
     cyclic: Option<String>,
 }
@@ -88,7 +102,12 @@ impl Problem {
         let (ids, types, classes, goals) = (vec![], vec![], vec![], vec![]);
         let problem = Problem { ids, types, classes, goals, probes: vec![], updates: vec![] };
         let (index, open) = (HashMap::new(), HashSet::new());
-        let mut walk = Walk { classes: &saturated.classes, cost, index, open, keys: vec![], problem, cyclic: None };
+        let mut source: HashMap<Class, usize> = HashMap::new();
+        for (at, class) in saturated.class_of.iter().enumerate() {
+            source.entry(*class).or_insert(at);
+        }
+        let ranks = vec![];
+        let mut walk = Walk { classes: &saturated.classes, cost, index, open, source, ranks, problem, cyclic: None };
         let mut missing = vec![];
         let optional = |root: &&Root| root.kind == OutputKind::Probe && !probes;
         for root in saturated.roots.iter().filter(|root| !optional(root)) {
@@ -108,26 +127,21 @@ impl Problem {
         if !missing.is_empty() {
             return Err(FuseError::Unsupported { graph: saturated.name.clone(), what: missing.join(", ") });
         }
-        let mut problem = walk.problem.sorted(&saturated.class_of, &walk.keys);
+        let mut problem = walk.problem.sorted(&walk.ranks);
         problem.find_updates();
         Ok(problem)
     }
 
     /// The same problem with the classes ordered by depth, then as in the source graph, then by structure: the order of a walk depends on ids,
     /// and so on the order of rules.
-    fn sorted(self, class_of: &[Class], keys: &[u64]) -> Problem {
+    fn sorted(self, ranks: &[Rank]) -> Problem {
         let mut depth = vec![0usize; self.classes.len()];
         for c in 0..depth.len() {
             let kids = self.classes[c].iter().flat_map(|candidate| &candidate.kids);
             depth[c] = kids.map(|k| depth[*k] + 1).max().unwrap_or(0);
         }
         let mut order: Vec<usize> = (0..depth.len()).collect();
-        let mut source: HashMap<Class, usize> = HashMap::new();
-        for (at, class) in class_of.iter().enumerate() {
-            source.entry(*class).or_insert(at);
-        }
-        let position = |c: usize| source.get(&self.ids[c]).copied().unwrap_or(usize::MAX);
-        order.sort_by_key(|&c| (depth[c], position(c), keys[c]));
+        order.sort_by_key(|&c| (depth[c], ranks[c]));
         let mut place = vec![0; order.len()];
         order.iter().enumerate().for_each(|(at, &c)| place[c] = at);
         let mut old: Vec<Option<Vec<Candidate>>> = self.classes.into_iter().map(Some).collect();
@@ -258,13 +272,13 @@ impl Walk<'_> {
             found.extend(self.candidate(class, node));
         }
         self.open.remove(&class);
-        // Ties go to the first: ordered by op and by a hash of the structure, never by ids, which depend on the order of the rules.
-        found.sort_by(|a, b| (&a.kind, a.key).cmp(&(&b.kind, b.key)));
+        // Ties go to the first: ordered by op and structure, never by ids, which depend on the order of the rules.
+        found.sort_by(|a, b| (&a.kind, a.rank).cmp(&(&b.kind, b.rank)));
         let Data::Value { ty, .. } = self.classes[class].data else { return None };
         let at = (!found.is_empty()).then_some(self.problem.ids.len());
         self.index.insert(class, at);
         if at.is_some() {
-            self.keys.push(found.iter().fold(found.len() as u64, |h, c| hash(&c.key.to_le_bytes(), h)));
+            self.ranks.push(self.rank_of_class(class, &found));
             self.problem.ids.push(class);
             self.problem.types.push(ty);
             self.problem.classes.push(found);
@@ -279,20 +293,16 @@ impl Walk<'_> {
 
     /// A node as a candidate, unless the target has no kernel for it or for something below.
     fn candidate(&mut self, class: Class, node: &ENode) -> Option<Candidate> {
-        let start = hash(node.to_string().as_bytes(), 0xcbf2_9ce4_8422_2325);
+        const START: u64 = 0xcbf2_9ce4_8422_2325;
+        let key = hash(node.to_string().as_bytes(), START);
         let (row, children) = match node {
             ENode::Attr(_) => return None,
             ENode::Leaf(leaf, name) => {
+                let ty = self.classes[class].data.ty()?;
+                let rank = Rank { position: 0, shape: hash(format!("{leaf:?} {ty}").as_bytes(), START), name: key };
                 let (kind, price) = (NodeKind::Leaf(*leaf, name.to_string()), Price::default());
-                return Some(Candidate {
-                    kind,
-                    args: vec![],
-                    kids: vec![],
-                    price,
-                    kernel: None,
-                    allowed: true,
-                    key: start,
-                });
+                let (args, kids) = (vec![], vec![]);
+                return Some(Candidate { kind, args, kids, price, kernel: None, allowed: true, rank });
             }
             ENode::Op(row, children) => (*row, children),
         };
@@ -302,12 +312,25 @@ impl Walk<'_> {
         let price = if ty.is_const() { Price::default() } else { self.price(&op, ty, operands)? };
         let args = operands.iter().map(|&c| self.visit(c)).collect::<Option<Vec<usize>>>()?;
         let text = op.attrs().join(" ");
-        let key = args.iter().fold(hash(text.as_bytes(), start), |h, a| hash(&self.keys[*a].to_le_bytes(), h));
+        let of_args = |part: fn(&Rank) -> u64| {
+            args.iter().fold(hash(text.as_bytes(), key), |h, a| hash(&part(&self.ranks[*a]).to_le_bytes(), h))
+        };
+        let position = args.iter().map(|a| self.ranks[*a].position).max().unwrap_or(0);
+        let rank = Rank { position, shape: of_args(|r| r.shape), name: of_args(|r| r.name) };
         let kernel = self.kernel(&op, ty, class, operands);
         let mut kids = args.clone();
         kids.sort_unstable();
         kids.dedup();
-        Some(Candidate { kind: NodeKind::Op(op), args, kids, price, kernel, allowed: true, key })
+        Some(Candidate { kind: NodeKind::Op(op), args, kids, price, kernel, allowed: true, rank })
+    }
+
+    fn rank_of_class(&self, class: Class, candidates: &[Candidate]) -> Rank {
+        let all = |part: fn(&Rank) -> u64| {
+            candidates.iter().fold(candidates.len() as u64, |h, c| hash(&part(&c.rank).to_le_bytes(), h))
+        };
+        let added = || candidates.iter().map(|c| c.rank.position).max().unwrap_or(0);
+        let position = self.source.get(&class).copied().unwrap_or_else(added);
+        Rank { position, shape: all(|r| r.shape), name: all(|r| r.name) }
     }
 
     fn price(&self, op: &Op, result: Type, operands: &[Class]) -> Option<Price> {

@@ -39,7 +39,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, Box<dyn Erro
 fn run() -> Result<(), Box<dyn Error>> {
     let command = parse(std::env::args().skip(1))?;
     let model = Model::open(&command.artifact)?;
-    let mut session = Session::new(&model, Options { threads: command.threads, sequences: 1 })?;
+    let mut session = Session::new(&model, Options { threads: command.threads, ..Options::default() })?;
     let mut sampler = Sampler::new(Sampling::default(), 0)?;
     let limits = Limits { max_new_tokens: command.max_new_tokens, eos_ids: &model.facts().eos_ids };
     let mut history = command.ids;

@@ -18,9 +18,12 @@ extern "C" {
 
 typedef struct jet_session jet_session;
 
-/* Opens an artifact. threads: 0 = one for each core. sequences: how many can be held at once, 1 at least.
- * NULL on failure; then the reason is in error, cut to error_bytes with its final zero. */
-jet_session *jet_open(const char *path, uint32_t threads, uint32_t sequences, char *error, size_t error_bytes);
+/* Flag of jet_open: each thread but the calling one stays on a processor of its own. */
+#define JET_PIN_THREADS 1u
+
+/* Opens an artifact. threads: 0 = one for each core. sequences: how many can be held at once, 1 at least. flags: 0 or
+ * JET_PIN_THREADS. NULL on failure; then the reason is in error, cut to error_bytes with its final zero. */
+jet_session *jet_open(const char *path, uint32_t threads, uint32_t sequences, uint32_t flags, char *error, size_t error_bytes);
 
 /* Frees a session; NULL is allowed. */
 void jet_close(jet_session *session);

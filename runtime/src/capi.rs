@@ -48,6 +48,9 @@ unsafe fn slice<'a>(start: *const u32, n: usize) -> &'a [u32] {
     unsafe { std::slice::from_raw_parts(start, n) }
 }
 
+/// Flag of [`jet_open`]: each thread but the calling one stays on a processor of its own.
+pub const JET_PIN_THREADS: u32 = 1;
+
 /// Opens an artifact.
 ///
 /// # Safety
@@ -57,6 +60,7 @@ pub unsafe extern "C" fn jet_open(
     path: *const c_char,
     threads: u32,
     sequences: u32,
+    flags: u32,
     error: *mut c_char,
     error_bytes: usize,
 ) -> *mut CSession {
@@ -66,7 +70,12 @@ pub unsafe extern "C" fn jet_open(
         }
         // SAFETY: the caller's promise.
         let path = unsafe { CStr::from_ptr(path) }.to_str().map_err(|e| Error::request(format!("path: {e}")))?;
-        let session = Session::new(&Model::open(path)?, Options { threads, sequences })?;
+        let pin = match flags {
+            0 => false,
+            JET_PIN_THREADS => true,
+            _ => return Err(Error::request(format!("flags {flags:#x}, expected 0 or JET_PIN_THREADS (1)"))),
+        };
+        let session = Session::new(&Model::open(path)?, Options { threads, sequences, pin })?;
         Ok(CSession { session, error: CString::default(), batch: Vec::new() })
     };
     let reason = match catch_unwind(open) {

@@ -35,10 +35,10 @@ enum Patch {
 
 #[derive(Clone, Debug)]
 struct PlannedStep {
+    /// The kernel for few rows.
+    kernel: u32,
     items_fixed: u64,
     items_per_row: u64,
-    /// Rows that an item covers where items are counted by rows.
-    rows_per_item: u32,
     /// Range of `patches`.
     patches: std::ops::Range<usize>,
 }
@@ -69,6 +69,8 @@ pub(crate) struct Plan {
     pub first_head_step: usize,
     threads: u32,
     steps: Vec<PlannedStep>,
+    /// How a GPU launches its kernels; empty for a CPU.
+    table: Vec<LaunchDesc>,
     /// Place of the word within a thread's words, and what it is.
     patches: Vec<(u32, Patch)>,
     /// Rows that the words of the token steps are for.
@@ -99,12 +101,13 @@ impl Plan {
             first_head_step: steps.iter().position(|s| s.domain == Domain::Head).unwrap_or(steps.len()),
             threads: places.scratch.len() as u32,
             steps: Vec::with_capacity(steps.len()),
+            table: launches.to_vec(),
             patches: Vec::new(),
             token_rows: 0,
             head_window: (0, 0),
         };
         for step in steps.iter() {
-            plan.add_step(program, &step, launches.get(step.kernel as usize).copied(), places)?;
+            plan.add_step(program, &step, places)?;
         }
         for probe in program.probes().iter() {
             let (address, row_bytes, domain) = match probe.source {
@@ -122,14 +125,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// `gpu` says how the kernel is launched if it is one of a GPU.
-    fn add_step(
-        &mut self,
-        program: &ProgramView<'_>,
-        step: &StepView<'_>,
-        gpu: Option<LaunchDesc>,
-        places: &Places,
-    ) -> Result<()> {
+    fn add_step(&mut self, program: &ProgramView<'_>, step: &StepView<'_>, places: &Places) -> Result<()> {
         let first_word = u32::try_from(self.words.len())
             .ok()
             .filter(|&w| w.checked_add(step.n_args.saturating_mul(self.threads)).is_some())
@@ -144,12 +140,12 @@ impl Plan {
                 }
             }
         }
-        let cta_threads = gpu.map_or(0, |l| l.threads);
-        self.launches.push(Launch { kernel: step.kernel, active: 0, cta_threads, first_word, n_words: step.n_args });
+        let launch = Launch { kernel: step.kernel, first_word, n_words: step.n_args, ..Launch::default() };
+        self.launches.push(launch);
         self.steps.push(PlannedStep {
+            kernel: step.kernel,
             items_fixed: step.items_fixed.into(),
             items_per_row: step.items_per_row.into(),
-            rows_per_item: gpu.map_or(1, |l| l.rows),
             patches: first_patch..self.patches.len(),
         });
         Ok(())
@@ -175,10 +171,20 @@ impl Plan {
         for i in steps {
             let step = &self.steps[i];
             let launch = &mut self.launches[i];
-            let items = step.items_fixed + step.items_per_row * u64::from(rows.div_ceil(step.rows_per_item));
-            launch.active = match launch.cta_threads {
-                0 => items.min(u64::from(self.threads)) as u32,
-                _ => u32::try_from(items).unwrap_or(u32::MAX),
+            let items = match serving(&self.table, step.kernel, rows) {
+                None => {
+                    let items = step.items_fixed + step.items_per_row * u64::from(rows);
+                    launch.active = items.min(u64::from(self.threads)) as u32;
+                    items
+                }
+                Some((kernel, gpu)) => {
+                    let tiles = if step.items_per_row > 0 { rows.div_ceil(gpu.rows) } else { 1 };
+                    let items = u64::from(gpu.items) * u64::from(tiles);
+                    launch.active = u32::try_from(items).unwrap_or(u32::MAX);
+                    (launch.kernel, launch.cta_threads) = (kernel, gpu.threads);
+                    (launch.shared_bytes, launch.overlaps) = (gpu.shared_bytes, gpu.overlaps);
+                    items
+                }
             };
             for thread in 0..self.threads {
                 let range = partition(items, self.threads, thread);
@@ -194,6 +200,16 @@ impl Plan {
             }
         }
     }
+}
+
+/// The kernel that serves so many rows on a GPU, and how it is launched.
+fn serving(table: &[LaunchDesc], mut kernel: u32, rows: u32) -> Option<(u32, LaunchDesc)> {
+    let mut launch = *table.get(kernel as usize)?;
+    while let Some(wider) = launch.wider.filter(|w| rows > w.beyond) {
+        kernel = wider.kernel;
+        launch = *table.get(kernel as usize)?;
+    }
+    Some((kernel, launch))
 }
 
 /// The word of an argument, and how it changes.

@@ -171,6 +171,14 @@ impl Pool {
         Ok(pool)
     }
 
+    /// Keeps each member but the calling thread on one processor.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn pin(&self) -> std::io::Result<()> {
+        crate::affinity::pin(&self.workers)
+    }
+
     /// Number of members.
     pub fn members(&self) -> u32 {
         self.shared.members

@@ -1,11 +1,11 @@
 //! `jetc bench`: how fast an artifact is on this machine, and how near to the machine's limits.
 
-use super::{Outcome, output};
+use super::{Outcome, TeamArgs, output};
 use crate::bench::{Load, Row, Test, load, measure};
 use crate::ceilings::{self, Arithmetic, Ceilings, Meter};
 use anyhow::ensure;
 use clap::ValueEnum;
-use jet_runtime::{DeviceChoice, Options, Session};
+use jet_runtime::{DeviceChoice, Session};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -39,9 +39,8 @@ pub struct Args {
     /// Repetitions, after one that does not count
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
-    /// Threads; 0 means one for each core
-    #[arg(short, long, default_value_t = 0)]
-    threads: u32,
+    #[command(flatten)]
+    team: TeamArgs,
     /// Form of the report
     #[arg(short, long, value_enum, default_value_t = Form::Md)]
     output: Form,
@@ -87,12 +86,12 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let bar = output::progress(tests.len() as u64 + 2, output::Unit::Items);
     bar.set_message("ceilings");
     let sequences = tests.iter().map(|t| t.n_batch).max().unwrap_or(1);
-    let mut session = Session::new(&model, Options { threads: args.threads, sequences })?;
+    let mut session = Session::new(&model, args.team.options(sequences))?;
     let ceilings = ceilings::measure(session.threads() as usize);
     let meter = Meter::new(ceilings.threads);
     bar.inc(1);
     bar.set_message("loading");
-    let load = load(&args.artifact, args.threads)?;
+    let load = load(&args.artifact, args.team.options(1))?;
     let mut rows = Vec::new();
     for test in tests {
         bar.inc(1);

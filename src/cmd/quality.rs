@@ -1,11 +1,11 @@
 //! `jetc quality`: perplexity of a text, and the distance of two artifacts' predictions.
 
-use super::{Outcome, output};
+use super::{Outcome, TeamArgs, output};
 use crate::quality::{Quality, Tally};
 use crate::talk;
 use anyhow::{Context, ensure};
 use jet_runtime::text::AddedTokens;
-use jet_runtime::{DeviceChoice, Model, Options, Session};
+use jet_runtime::{DeviceChoice, Model, Session};
 use std::path::PathBuf;
 
 const HELP: &str = "\
@@ -31,9 +31,8 @@ pub struct Args {
     /// Tokens of a window
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
     window: u32,
-    /// Threads; 0 means one for each core
-    #[arg(short, long, default_value_t = 0)]
-    threads: u32,
+    #[command(flatten)]
+    team: TeamArgs,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
@@ -66,7 +65,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
 fn session(model: &Model, args: &Args) -> anyhow::Result<Session> {
     let room = model.facts().max_context;
     ensure!(args.window <= room, "--window: found {}, expected at most the artifact's context of {room}", args.window);
-    Ok(Session::new(model, Options { threads: args.threads, sequences: 1 })?)
+    Ok(Session::new(model, args.team.options(1))?)
 }
 
 fn session_against(path: &std::path::Path, model: &Model, args: &Args) -> anyhow::Result<Session> {

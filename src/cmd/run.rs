@@ -1,13 +1,13 @@
 //! `jetc run`: generates text, or token ids, or chats.
 
 use super::compile::{Bar, CompileArgs};
-use super::{Outcome, output};
+use super::{Outcome, TeamArgs, output};
 use crate::defaults::{Generation, GenerationArgs};
 use crate::source;
 use crate::talk::{self, Chat, Speaker};
 use anyhow::{Context, ensure};
 use jet_runtime::text::AddedTokens;
-use jet_runtime::{DeviceChoice, Model, Options, Session};
+use jet_runtime::{DeviceChoice, Model};
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -44,11 +44,10 @@ pub struct Args {
     /// Most tokens of the sequence, prompt included (default: the artifact's context)
     #[arg(short, long = "ctx-size", value_name = "N")]
     ctx_size: Option<u32>,
-    /// Threads; 0 means one for each core
-    #[arg(short, long, default_value_t = 0)]
-    threads: u32,
-    /// What runs the kernels: cpu, or ptxsim, the simulator of GPU code
-    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = super::device)]
+    #[command(flatten)]
+    team: TeamArgs,
+    /// What runs the kernels: cpu, cuda (cuda:N for the GPU with number N), or ptxsim, the simulator of GPU code
+    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = DeviceChoice::named)]
     device: DeviceChoice,
     /// Print times, rates, memory and the seed on stderr afterwards
     #[arg(long)]
@@ -71,7 +70,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let model = super::open(&artifact?, args.device)?;
     let generation = args.generation.settle(&talk::generation_defaults(&model)?)?;
-    let session = Session::new(&model, Options { threads: args.threads, sequences: 1 })?;
+    let session = super::session(&model, args.team.options(1))?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut speaker = Speaker::new(session, &generation, context(args, &model)?)?;
     if let Some(ids) = &args.ids {

@@ -23,7 +23,7 @@ pub fn cost_model(target: &Target, phase: Phase, limits: Limits) -> Roofline {
     Roofline { target: params, phase }
 }
 
-/// One GPU: what its kernels can do, and the shapes of an H100.
+/// One GPU: what its kernels can do, and what the target says of its speeds.
 fn gpu(target: &Target) -> TargetParams {
     let cost = target.cost;
     TargetParams {
@@ -34,6 +34,7 @@ fn gpu(target: &Target) -> TargetParams {
         mma: cost.gflops * 1e3,
         vec: cost.gflops * 1e3 * H100.vec / H100.mma,
         launch_us: cost.launch_us,
+        workers: cost.processors.into(),
         layouts: &[LayoutShare { layout: Layout::Frag, few: (0.9, 0.25), many: (0.8, 0.5) }],
         staged_rows: f64::INFINITY,
         joint_stores: false,

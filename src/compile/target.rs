@@ -8,6 +8,7 @@ use super::states::SlotPlan;
 use super::weights::WeightTable;
 use super::{Limits, Model};
 use anyhow::{Context, Result, bail};
+use jet_codegen::kir::{Cap, Kernel, Launch};
 use jet_codegen::targets::Target;
 use jet_codegen::{Activations, Built};
 use jet_ir::{Graph, Group, Op, OutputKind};
@@ -94,8 +95,7 @@ pub fn compile_target(
         let (offset, length) = (*offset as u64, (end - offset) as u64);
         table.push(KernelDesc { name: built.name.clone(), key: built.key.clone(), offset, length });
     }
-    let launches = kernels.iter().filter_map(|k| k.launch).map(|l| LaunchDesc { threads: l.threads, rows: l.rows });
-    let launches = launches.collect();
+    let launches = kernels.iter().filter_map(|k| launch(k, target)).collect();
     let summary = TargetSummary {
         name: name.to_string(),
         kernels: kernels.len(),
@@ -105,11 +105,18 @@ pub fn compile_target(
     let desc = TargetDesc {
         name: name.to_string(),
         device: if target.is_gpu() { DeviceKind::Cuda } else { DeviceKind::Cpu },
-        arch: if target.is_gpu() { String::new() } else { target.arch.to_string() },
+        arch: target.arch.to_string(),
         features: target.requires.iter().map(ToString::to_string).collect(),
         rank: target.rank,
     };
     Ok(Compiled { desc, kernels: table, launches, code: blob.bytes, programs, summary })
+}
+
+/// How a kernel of a GPU is launched.
+fn launch(kernel: &Kernel, target: &Target) -> Option<LaunchDesc> {
+    let Launch { threads, rows, .. } = kernel.launch?;
+    let (items, shared_bytes) = (kernel.items.fixed, kernel.dynamic_shared_bytes());
+    Some(LaunchDesc { threads, rows, items, shared_bytes, overlaps: target.has(Cap::DependentLaunch), wider: None })
 }
 
 /// The graph with the final norm as a result of its own: on a GPU no kernel leaves it behind, and the thousands of CTAs of the

@@ -6,6 +6,7 @@
 
 use crate::args;
 use crate::support::*;
+use jet_codegen::targets;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -82,16 +83,22 @@ fn compile_checkpoint(folder: &Path, case: &str) -> PathBuf {
     artifact
 }
 
-fn compare_with_golden(artifact: &Path, case: &str) {
-    let (reference, tolerance) = (golden(case).join("io.safetensors"), tolerance(case).to_string());
-    let said = run(args!["compare", artifact, reference, "--tolerance", tolerance, "--json"]);
+/// Compares with the golden values and gives the report.
+fn compared(artifact: &Path, case: &str, name: &str, tolerance: f64) -> Value {
+    let reference = golden(case).join("io.safetensors");
+    let said = run(args!["compare", artifact, reference, "--tolerance", tolerance.to_string(), "--json"]);
     let report = said.json();
     println!(
-        "{case}: worst relative L2 {:.2e} (tolerance {tolerance}), worst top-1 {}",
+        "{name}: worst relative L2 {:.2e} (tolerance {tolerance}), worst top-1 {}",
         report["worst_relative_l2"].as_f64().unwrap(),
         report["worst_top1"],
     );
     assert_eq!(said.code, Some(0), "{}", said.stdout);
+    report
+}
+
+fn compare_with_golden(artifact: &Path, case: &str) {
+    let report = compared(artifact, case, case, tolerance(case));
     let greedy = report["keys"].as_array().unwrap().iter().find(|k| k["key"] == "seq0.greedy_ids").unwrap();
     assert_eq!(greedy["top1"], 1.0, "greedy ids are equal");
 }
@@ -142,6 +149,27 @@ fn full_2b() {
     compare_with_golden(&artifact, "full-2b");
     check_memory(&artifact, "full-2b");
     benchmark(&artifact, "full-2b", &["-p", "128", "-n", "16"]);
+}
+
+/// The default target is above; here are the others, and all with rounded activations, which the golden values allow more.
+#[test]
+#[ignore = "minutes and gigabytes: scripts/heavy.sh runs it"]
+fn full_2b_on_every_target() {
+    let (folder, case) = (roomy_folder(), "full-2b");
+    let limits = "max_context = 256\nprefill_chunk = 64\n";
+    let seed = meta(case)["seed"].as_u64().unwrap();
+    let model = synthetic_model(folder.path(), &golden(case).join("config.json"), seed, limits);
+    let best = targets::defaults(None).unwrap()[0];
+    let rounded = meta(case)["tolerance"]["bf16_rel_l2_outputs"].as_f64().unwrap();
+    for target in targets::runnable() {
+        for (activations, tolerance) in [("f32", tolerance(case)), ("bf16", rounded)] {
+            if (target, activations) != (best, "f32") {
+                let options = ["--target", target.name, "--activations", activations];
+                let artifact = compile(folder.path(), &model, &options);
+                compared(&artifact, case, &format!("{case}, {}, activations {activations}", target.name), tolerance);
+            }
+        }
+    }
 }
 
 #[test]

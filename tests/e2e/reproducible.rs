@@ -2,6 +2,7 @@
 
 use crate::args;
 use crate::support::*;
+use serde_json::Value;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -53,6 +54,28 @@ fn a_synthetic_model_equals_its_checkpoint() {
         section["blake3"].clone()
     };
     assert_eq!(weights(&synthetic), weights(&out), "the generator gives the weights of the file");
+}
+
+#[test]
+fn layers_of_one_kind_share_their_kernels() {
+    let folder = folder();
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(golden("tiny-a").join("config.json")).unwrap()).unwrap();
+    let mut kernels = |layers: Vec<&str>| {
+        config["num_hidden_layers"] = layers.len().into();
+        config["layer_types"] = layers.into();
+        let path = folder.path().join("config.json");
+        std::fs::write(&path, config.to_string()).unwrap();
+        let artifact =
+            compile(folder.path(), &synthetic_model(folder.path(), &path, 1, ""), &["--target", "x86-64-v3,sm_80"]);
+        let said = run(args!["inspect", artifact, "--json"]).ok().json();
+        let count = |target: &Value| target["kernels"].as_array().unwrap().len();
+        said["targets"].as_array().unwrap().iter().map(count).collect::<Vec<_>>()
+    };
+    let once = kernels(vec!["jet", "jet", "attn", "swa", "jet"]);
+    let often = kernels(["jet", "attn", "swa"].repeat(6));
+    assert!(once.iter().all(|n| *n > 10), "{once:?}");
+    assert_eq!(once, often, "kernels of 5 and of 18 layers");
 }
 
 /// Starts a compilation that takes a while, ends it with a signal after `delay`, and lists what is left.

@@ -3,6 +3,9 @@
 pub use super::ops::Scalar;
 use std::collections::HashMap;
 
+/// Bytes of shared memory that a CTA gets without asking the driver for more.
+pub const STATIC_SHARED: u32 = 48 << 10;
+
 /// What one lane holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Elem {
@@ -81,6 +84,8 @@ pub enum Cap {
     Int8Dot,
     /// Hints of memory that will be read.
     Prefetch,
+    /// A kernel starts while the one before still runs, and says where it needs what that one wrote.
+    DependentLaunch,
 }
 
 /// What an instruction does.
@@ -170,6 +175,14 @@ pub enum Op {
     /// `(a: bf16x8, b: bf16x4, c: f32x4)`: `A B + C` of 16 by 16 by 8, spread over a warp as PTX lays out the fragments of
     /// `mma.m16n8k16`; every product exact, sums in f32.
     Mma,
+    /// `(ptr)`, to shared memory, each lane its own: four matrices of 8 by 8 bf16, of which lanes `8 i` to `8 i + 7` address the
+    /// rows of matrix `i`; lane `l` gets elements `2 (l % 4)` and the next of row `l / 4` of each as the halves of an i32.
+    LoadMatrix {
+        /// Bytes added to the addresses.
+        offset: i32,
+        /// Whether rows become columns on the way.
+        trans: bool,
+    },
     /// `(shared, global)`: starts to copy 16 bytes.
     CopyAsync {
         /// Bytes added to the address in shared memory.
@@ -181,6 +194,10 @@ pub enum Op {
     CopyCommit,
     /// Waits until at most so many groups of this thread are unfinished.
     CopyWait(u8),
+    /// Waits until the kernel launched before has finished and what it wrote can be seen.
+    AwaitPrevious,
+    /// The next kernel may start once all CTAs were here.
+    ReleaseNext,
 }
 
 /// One instruction.
@@ -297,20 +314,23 @@ impl Op {
             Op::ThreadId | Op::CtaId | Op::Shared { .. } | Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle => {
                 Some(Cap::Threads)
             }
-            Op::Mma => Some(Cap::Mma),
+            Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
             Op::Prefetch { .. } => Some(Cap::Prefetch),
+            Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),
             _ => None,
         }
     }
 
     /// Whether equal operands always give equal results and nothing else happens.
     pub fn is_pure(&self) -> bool {
-        let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::Prefetch { .. } | Op::Shared { .. });
+        let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::LoadMatrix { .. } | Op::Shared { .. });
         let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma);
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
-        !(memory || threads || copies || matches!(self, Op::For { .. } | Op::If))
+        let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
+        let others = matches!(self, Op::For { .. } | Op::If | Op::Prefetch { .. });
+        !(memory || threads || copies || launches || others)
     }
 }
 
@@ -325,6 +345,12 @@ impl Kernel {
             block.insts.iter().map(inst).fold(0, u32::saturating_add)
         }
         count(&self.body)
+    }
+
+    /// Bytes of shared memory that a launch has to ask for; nothing where the kernel's own regions are few enough.
+    pub fn dynamic_shared_bytes(&self) -> u32 {
+        let bytes = self.shared_bytes();
+        if bytes > STATIC_SHARED { bytes } else { 0 }
     }
 
     /// The type of `v`.

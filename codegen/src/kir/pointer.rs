@@ -1,6 +1,6 @@
 //! Typed addresses: subscripts, byte strides, loads and stores.
 
-use super::{Builder, Index, Mem, Op, Operand, Type, V, Value, value::Stored};
+use super::{Builder, I32, Index, Mem, Op, Operand, Type, V, Value, value::Stored};
 use std::{fmt, marker::PhantomData};
 
 /// An address of `E`s: a pointer value and a constant number of bytes, which becomes part of the access.
@@ -27,6 +27,11 @@ impl<'k, E: Stored> Ptr<'k, E> {
         Ptr { k, id, offset: 0, align: 16, constant, elem: PhantomData }
     }
 
+    /// Where it is built.
+    pub fn builder(self) -> &'k Builder {
+        self.k
+    }
+
     /// The address of element `i`; a constant part of `i` becomes the offset of the access.
     pub fn at(self, i: impl Operand<'k, Index>) -> Self {
         self.step(i.on(self.k), E::BYTES)
@@ -51,6 +56,12 @@ impl<'k, E: Stored> Ptr<'k, E> {
     /// Says that the cache line here will be read some time later; targets that take no such hints leave it out.
     pub fn prefetch(self) {
         self.k.push(Op::Prefetch { offset: self.offset }, &[self.id], &[]);
+    }
+
+    /// Four matrices of 8 by 8 bf16, see [`Op::LoadMatrix`]; here is the row that this lane addresses, in shared memory.
+    pub fn load_matrix(self, trans: bool) -> V<'k, I32> {
+        let op = Op::LoadMatrix { offset: self.offset, trans };
+        V::wrap(self.k, self.k.push1(op, &[self.id], Type::Vec(super::Elem::I32, 4)))
     }
 
     fn step(self, i: V<'k, Index>, scale: u32) -> Self {

@@ -65,9 +65,13 @@ const NAMES: &[(&str, Op)] = &[
     ("shuffle_xor", Op::ShuffleXor(0)),
     ("shuffle", Op::Shuffle),
     ("mma", Op::Mma),
+    ("load_matrix", Op::LoadMatrix { offset: 0, trans: false }),
+    ("load_matrix.trans", Op::LoadMatrix { offset: 0, trans: true }),
     ("copy_async", Op::CopyAsync { to: 0, from: 0 }),
     ("copy_commit", Op::CopyCommit),
     ("copy_wait", Op::CopyWait(0)),
+    ("await_previous", Op::AwaitPrevious),
+    ("release_next", Op::ReleaseNext),
 ];
 
 /// The numbers of an operation, in the order of the text, each with the word before it.
@@ -91,6 +95,7 @@ impl Op {
             Op::Prefetch { offset } => vec![("", i64::from(*offset))],
             Op::Shared { bytes } => vec![("", i64::from(*bytes))],
             Op::ShuffleXor(n) | Op::CopyWait(n) => vec![("", i64::from(*n))],
+            Op::LoadMatrix { offset, .. } => vec![("", i64::from(*offset))],
             Op::CopyAsync { to, from } => vec![("to", i64::from(*to)), ("from", i64::from(*from))],
             _ => vec![],
         }
@@ -116,6 +121,7 @@ impl Op {
             Op::CopyAsync { .. } => {
                 Op::CopyAsync { to: numbers[0].try_into().ok()?, from: numbers[1].try_into().ok()? }
             }
+            Op::LoadMatrix { trans, .. } => Op::LoadMatrix { offset: numbers[0].try_into().ok()?, trans: *trans },
             Op::Load(m) => Op::Load(mem(m)?),
             Op::Store(m) => Op::Store(mem(m)?),
             other => other.clone(),

@@ -63,8 +63,8 @@ fn block_is_typed(kernel: &Kernel, block: &Block) -> bool {
     block.params.iter().chain(&block.yields).all(|v| typed(kernel, *v)) && block.insts.iter().all(inst)
 }
 
-/// Bytes of shared memory that a kernel gets without asking the driver for more.
-pub const MOST_SHARED: u32 = 48 << 10;
+/// Bytes of shared memory that a CTA of any target can have.
+const MOST_SHARED: u32 = 227 << 10;
 
 struct Verifier<'a> {
     k: &'a Kernel,
@@ -89,9 +89,9 @@ impl Verifier<'_> {
         if launch.ctas == 0 || launch.rows == 0 {
             self.fault(None, "found no CTAs or no rows of an item, expected at least one".into());
         }
-        let shared = self.k.shared_bytes();
-        if shared > MOST_SHARED {
-            self.fault(None, format!("found {shared} bytes of shared memory, expected at most {MOST_SHARED}"));
+        let (shared, most) = (self.k.shared_bytes(), self.target.map_or(MOST_SHARED, |t| t.most_shared(launch.ctas)));
+        if shared > most {
+            self.fault(None, format!("found {shared} bytes of shared memory, expected at most {most}"));
         }
         for p in self.k.params.iter().filter(|p| self.k.ty(p.value) == Type::Ptr(Space::Scratch)) {
             self.fault(None, format!("parameter {} is scratch memory, which a GPU has only as `shared`", p.name));
@@ -218,6 +218,7 @@ fn expectation(op: &Op) -> &'static str {
         Op::Shared { .. } => "at least one byte and a pointer to scratch memory",
         Op::ShuffleXor(_) | Op::Shuffle => "lanes of 32 bits, a lane of a warp, and a result of the same type",
         Op::Mma => "bf16x8, bf16x4, f32x4 and a result f32x4",
+        Op::LoadMatrix { .. } => "scratch memory, an offset that is a multiple of 16 and a result i32x4",
         Op::CopyAsync { .. } => "scratch memory, global memory, and offsets that are multiples of 16",
         _ => "operands that suit the operation",
     }
@@ -255,10 +256,11 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::Prefetch { .. }, [Ptr(_)], []) => true,
         (Op::ThreadId | Op::CtaId, [], [Vec(Index, 1)]) => true,
         (Op::Shared { bytes }, [], [Ptr(Space::Scratch)]) => *bytes > 0,
-        (Op::Barrier | Op::CopyCommit | Op::CopyWait(_), [], []) => true,
+        (Op::Barrier | Op::CopyCommit | Op::CopyWait(_) | Op::AwaitPrevious | Op::ReleaseNext, [], []) => true,
         (Op::ShuffleXor(bits), [a @ Vec(F32 | I32 | Index, _)], [r]) => a == r && u32::from(*bits) < WARP,
         (Op::Shuffle, [a @ Vec(F32 | I32 | Index, _), Vec(Index, 1)], [r]) => a == r,
         (Op::Mma, [Vec(Bf16, 8), Vec(Bf16, 4), c @ Vec(F32, 4)], [r]) => c == r,
+        (Op::LoadMatrix { offset, .. }, [Ptr(Space::Scratch)], [Vec(I32, 4)]) => offset.rem_euclid(16) == 0,
         (Op::CopyAsync { to, from }, [Ptr(Space::Scratch), Ptr(Space::Global)], []) => {
             to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0
         }

@@ -74,3 +74,23 @@ fn over_a_window_in_a_ring() {
         }
     }
 }
+
+/// The heads of the 2B and the 4B model; caches in the middle of a ring, and blocks that every row of a tile sees.
+#[test]
+fn heads_of_the_models() {
+    for (group, window, past, tokens) in [(6, 0, 0, 130), (6, 0, 150, 75), (6, 1152, 1300, 33), (8, 2048, 100, 66)] {
+        let g = graph(2, group, 128, window);
+        let case = Case {
+            graph: &g,
+            phase: Phase::Prefill,
+            past: vec![past],
+            slots: vec![1],
+            tokens,
+            capacity: if window == 0 { 300 } else { window + tokens - 1 },
+            rounded: false,
+            tolerance: ATTENTION,
+            tolerance_of_bytes: ATTENTION,
+        };
+        case.check(&compile(&g, Phase::Prefill));
+    }
+}

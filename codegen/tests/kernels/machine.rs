@@ -3,7 +3,7 @@
 use crate::loader::Code;
 use jet_codegen::Built;
 use jet_codegen::targets::Target;
-use jet_ptxsim::{Device, DeviceConfig, Launch, Module};
+use jet_ptxsim::{Counters, Device, DeviceConfig, Launch, Module};
 use std::collections::HashMap;
 
 /// Compiled kernels of a target.
@@ -56,11 +56,11 @@ impl Machine {
         Machine::Simulated(Box::new(module))
     }
 
-    /// Runs a kernel for `rows` rows.
+    /// Runs a kernel for `rows` rows; of a simulated one, says what it did.
     ///
     /// # Safety
     /// The words are what the kernel expects, and their memory is alive.
-    pub unsafe fn run(&self, built: &Built, words: &[Word], rows: u64) {
+    pub unsafe fn run(&self, built: &Built, words: &[Word], rows: u64) -> Counters {
         match self {
             Machine::Here(code) => {
                 let address = |w: &Word| match *w {
@@ -69,6 +69,7 @@ impl Machine {
                 };
                 // SAFETY: as promised by the caller.
                 unsafe { code.call(&built.name, &words.iter().map(address).collect::<Vec<_>>()) };
+                Counters::default()
             }
             // SAFETY: as promised by the caller.
             Machine::Simulated(module) => unsafe { simulate(module, built, words, rows) },
@@ -77,11 +78,11 @@ impl Machine {
 }
 
 /// Copies what the words name to a fresh device, runs the kernel there, and copies it back.
-unsafe fn simulate(module: &Module, built: &Built, words: &[Word], rows: u64) {
+unsafe fn simulate(module: &Module, built: &Built, words: &[Word], rows: u64) -> Counters {
     let launch = built.kernel.launch.expect("a kernel of a GPU says how many threads it has");
     let tiles = if built.items.per_row { rows.div_ceil(launch.rows.into()) } else { 1 };
     let ctas = u32::try_from(u64::from(built.items.fixed) * tiles).expect("few items");
-    let mut gpu = Device::new(DeviceConfig::default());
+    let mut gpu = Device::new(DeviceConfig { sm: module.sm(), ..DeviceConfig::default() });
     let mut copies: HashMap<*mut u8, (u64, usize)> = HashMap::new();
     let mut address = |w: &Word| match *w {
         Word::Number(n) => n,
@@ -97,15 +98,15 @@ unsafe fn simulate(module: &Module, built: &Built, words: &[Word], rows: u64) {
         }
     };
     let words: Vec<u64> = words.iter().map(&mut address).collect();
-    if ctas > 0 {
-        let shape = Launch::new(ctas, launch.threads);
-        gpu.launch(module, &built.name, shape, &words).unwrap_or_else(|e| panic!("{}: {e}", built.name));
-    }
+    let shape = Launch::new(ctas, launch.threads).shared(built.kernel.dynamic_shared_bytes());
+    let launched = (ctas > 0).then(|| gpu.launch(module, &built.name, shape, &words));
+    let counted = launched.transpose().unwrap_or_else(|e| panic!("{}: {e}", built.name)).unwrap_or_default();
     for (start, (base, bytes)) in copies {
         let content = gpu.read(base, bytes as u64).unwrap_or_else(|e| panic!("{e}"));
         // SAFETY: the caller answers for the memory.
         unsafe { std::ptr::copy_nonoverlapping(content.as_ptr(), start, bytes) };
     }
+    counted
 }
 
 fn numbered(text: &str) -> String {

@@ -34,6 +34,13 @@ mod tolerance {
     /// A normalised row is rounded to bf16 before a GPU multiplies it: each element by at most 2^-9 of itself, 2^-9.8 in the
     /// mean, which the functions behind the product may double.
     pub const BF16_OPERANDS: f64 = 4e-3;
+    /// Softmax weights rounded to bf16 before they multiply the values: each by at most 2^-9 of itself, their sum not.
+    pub const BF16_WEIGHTS: f64 = 1.0 / 512.0;
+    /// The delta rule by chunks: keys, queries, state and what was learned are rounded to bf16 before they multiply, each element
+    /// by 2^-9.8 in the mean; several roundings add up, and again from token to token.
+    pub const BF16_CHUNKS: f64 = 5e-3;
+    /// The same over a few tokens, whose products of keys and queries may happen to cancel.
+    pub const BF16_TOKENS: f64 = 1e-2;
     /// Elementary functions of a GPU are right to two units in the last place, in several places.
     pub const GPU: f64 = 5e-6;
     /// Bits are moved.

@@ -142,8 +142,21 @@ fn check_launches(reader: &Reader<'_>, target: u32, kernels: usize) -> Result<()
         return require(none, "launches", || format!("found a table for target {target}, which is a CPU"));
     }
     let bytes = reader.required(SectionKind::Launches, target)?;
-    let found = Table::<LaunchDesc>::checked("launches", bytes, reader.strings())?.len();
-    require(found == kernels, "launches", || format!("{found} rows for target {target}, expected {kernels}"))
+    let table = Table::<LaunchDesc>::checked("launches", bytes, reader.strings())?;
+    let found = table.len();
+    require(found == kernels, "launches", || format!("{found} rows for target {target}, expected {kernels}"))?;
+    for (i, launch) in table.iter().enumerate() {
+        let Some(wider) = launch.wider else { continue };
+        let next = table.get(wider.kernel).filter(|_| wider.kernel as usize > i);
+        let good = next.is_some_and(|n| n.wider.is_none_or(|w| w.beyond > wider.beyond));
+        require(good, &format!("launch {i}"), || {
+            format!(
+                "kernel {} takes over beyond {} rows, expected a later one that serves more",
+                wider.kernel, wider.beyond
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// The program under check with what its rows refer to.

@@ -178,6 +178,23 @@ pub struct LaunchDesc {
     pub threads: u32,
     /// Rows that one item covers where items are counted by rows.
     pub rows: u32,
+    /// Items, those of one tile of rows where they are counted by rows.
+    pub items: u32,
+    /// Shared memory that the launch asks for, in bytes.
+    pub shared_bytes: u32,
+    /// The kernel may start before the one before it has finished: it waits itself.
+    pub overlaps: bool,
+    /// The kernel that takes over in calls of many rows; it has the same parameters.
+    pub wider: Option<Wider>,
+}
+
+/// Another kernel for the same work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wider {
+    /// It runs in calls of more rows than this.
+    pub beyond: u32,
+    /// Index of the kernel, higher than that of the one that it takes over from.
+    pub kernel: u32,
 }
 
 /// A schedule with its memory plan, for one target and phase.

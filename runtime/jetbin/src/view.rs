@@ -120,11 +120,22 @@ impl<'a> Row<'a> for KernelDesc<&'a str> {
 impl<'a> Row<'a> for LaunchDesc {
     type Record = LaunchRecord;
     fn decode(r: LaunchRecord, _: Strings<'a>) -> Result<Self, String> {
+        zero("reserved", r.reserved.into())?;
         if !r.threads.is_multiple_of(32) || !(32..=1024).contains(&r.threads) || r.rows == 0 {
             let found = format!("{} threads and {} rows", r.threads, r.rows);
             return Err(format!("{found}, expected a multiple of 32 up to 1024 and at least one"));
         }
-        Ok(Self { threads: r.threads, rows: r.rows })
+        if r.overlaps > 1 || (r.wider == NONE) != (r.beyond == 0) {
+            return Err(format!("{r:?} has an unknown flag, or half of another kernel for many rows"));
+        }
+        Ok(Self {
+            threads: r.threads,
+            rows: r.rows,
+            items: r.items,
+            shared_bytes: r.shared_bytes,
+            overlaps: r.overlaps == 1,
+            wider: (r.wider != NONE).then_some(Wider { beyond: r.beyond, kernel: r.wider }),
+        })
     }
 }
 

@@ -218,7 +218,12 @@ impl Writer {
     /// If the target has such a table already.
     pub fn launches(&mut self, target: u32, launches: &[LaunchDesc]) -> Result<(), WriteError> {
         let mut out = Vec::new();
-        launches.iter().for_each(|l| LaunchRecord { threads: l.threads, rows: l.rows }.put(&mut out));
+        for l in launches {
+            let LaunchDesc { threads, rows, items, shared_bytes, overlaps, wider } = *l;
+            let (beyond, wider) = wider.map_or((0, NONE), |w| (w.beyond, w.kernel));
+            let overlaps = overlaps.into();
+            LaunchRecord { threads, rows, items, shared_bytes, overlaps, beyond, wider, reserved: 0 }.put(&mut out);
+        }
         self.section(SectionKind::Launches, target, &out)
     }
 

@@ -155,8 +155,8 @@ fn a_state_whose_size_is_beyond_64_bits_is_refused() {
     );
 }
 
-/// Threads and rows of each launch.
-type Launches = Option<&'static [(u32, u32)]>;
+/// Threads and rows of each launch, and who takes over.
+type Launches = Option<&'static [(u32, u32, Option<Wider>)]>;
 
 /// Every kernel of a GPU has a launch that some GPU can do, and no kernel of a CPU has one.
 #[test]
@@ -164,26 +164,40 @@ fn launches_fit_their_device_and_kernels() {
     let opened = |device, launches: Launches| {
         let folder = Folder::new(&format!("launches-{:?}", std::thread::current().id()));
         let path = folder.0.join("a.jetbin");
-        let launch = |&(threads, rows): &(u32, u32)| LaunchDesc { threads, rows };
+        let launch = |&(threads, rows, wider): &(u32, u32, Option<Wider>)| LaunchDesc {
+            threads,
+            rows,
+            items: 1,
+            shared_bytes: 0,
+            overlaps: false,
+            wider,
+        };
         let launches = launches.map(|all| all.iter().map(launch).collect::<Vec<_>>());
         write_for(&path, WriterOptions::default(), device, launches.as_deref()).unwrap();
         let file = std::fs::read(path).unwrap();
         Reader::open(&file).err().map(|e| e.to_string()).unwrap_or_else(|| "accepted".into())
     };
-    const GOOD: (u32, u32) = (256, 8);
+    const GOOD: (u32, u32, Option<Wider>) = (256, 8, None);
+    const TO_0: (u32, u32, Option<Wider>) = (256, 8, Some(Wider { beyond: 8, kernel: 0 }));
+    const TO_1: (u32, u32, Option<Wider>) = (256, 8, Some(Wider { beyond: 8, kernel: 1 }));
+    const TO_2: (u32, u32, Option<Wider>) = (256, 8, Some(Wider { beyond: 8, kernel: 2 }));
     let cases: &[(DeviceKind, Launches, &str)] = &[
-        (DeviceKind::Cuda, Some(&[GOOD, (1024, 1)]), "accepted"),
+        (DeviceKind::Cuda, Some(&[GOOD, (1024, 1, None)]), "accepted"),
+        (DeviceKind::Cuda, Some(&[TO_1, GOOD]), "accepted"),
+        (DeviceKind::Cuda, Some(&[TO_2, GOOD]), "launch 0: kernel 2 takes over beyond 8 rows"),
+        (DeviceKind::Cuda, Some(&[GOOD, TO_1]), "launch 1: kernel 1 takes over beyond 8 rows"),
+        (DeviceKind::Cuda, Some(&[TO_1, TO_0]), "expected a later one that serves more"),
         (DeviceKind::Cpu, None, "accepted"),
         (DeviceKind::Cpu, Some(&[GOOD, GOOD]), "found a table for target 0, which is a CPU"),
         (DeviceKind::Cuda, None, "no section launches for index 0"),
         (DeviceKind::Cuda, Some(&[GOOD]), "launches: 1 rows for target 0, expected 2"),
         (DeviceKind::Cuda, Some(&[GOOD; 3]), "launches: 3 rows for target 0, expected 2"),
-        (DeviceKind::Cuda, Some(&[GOOD, (0, 1)]), "0 threads and 1 rows, expected a multiple of 32 up to 1024"),
-        (DeviceKind::Cuda, Some(&[(48, 1), GOOD]), "48 threads and 1 rows, expected a multiple of 32"),
-        (DeviceKind::Cuda, Some(&[(1056, 1), GOOD]), "1056 threads and 1 rows, expected a multiple of 32"),
+        (DeviceKind::Cuda, Some(&[GOOD, (0, 1, None)]), "0 threads and 1 rows, expected a multiple of 32 up to 1024"),
+        (DeviceKind::Cuda, Some(&[(48, 1, None), GOOD]), "48 threads and 1 rows, expected a multiple of 32"),
+        (DeviceKind::Cuda, Some(&[(1056, 1, None), GOOD]), "1056 threads and 1 rows, expected a multiple of 32"),
         (
             DeviceKind::Cuda,
-            Some(&[GOOD, (32, 0)]),
+            Some(&[GOOD, (32, 0, None)]),
             "32 threads and 0 rows, expected a multiple of 32 up to 1024 and at least one",
         ),
     ];

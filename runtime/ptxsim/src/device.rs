@@ -101,6 +101,11 @@ impl Device {
         Device { global: Global::new(config.global_bytes), config, epoch: 0, last: Finished::default() }
     }
 
+    /// Makes it a device of another architecture; its memory stays as it is.
+    pub fn become_sm(&mut self, sm: u32) {
+        self.config.sm = sm;
+    }
+
     /// Allocates `bytes` bytes, aligned to 256, that nobody has written yet.
     ///
     /// # Errors

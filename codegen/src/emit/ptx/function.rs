@@ -47,6 +47,9 @@ impl Class {
 /// Operations of a loop body beyond which the kernel has unrolled what pays: the assembler would only run out of registers.
 const UNROLLED: usize = 32;
 
+/// Shared memory that a launch asks for.
+pub const DYNAMIC: &str = "dynamic_shared";
+
 /// Operations of a block and those inside.
 fn operations(block: &Block) -> usize {
     block.insts.iter().map(|i| 1 + i.blocks.iter().map(operations).sum::<usize>()).sum()
@@ -76,7 +79,8 @@ pub struct Emitter<'a> {
     regs: HashMap<Value, Regs>,
     counts: BTreeMap<Class, usize>,
     labels: usize,
-    regions: usize,
+    /// How many regions of shared memory there are, and their bytes.
+    regions: (usize, u32),
     /// What the next line is for.
     comment: String,
 }
@@ -94,7 +98,7 @@ pub fn emit(kernel: &Kernel) -> Result<String, EmitError> {
         regs: HashMap::new(),
         counts: BTreeMap::new(),
         labels: 0,
-        regions: 0,
+        regions: (0, 0),
         comment: String::new(),
     };
     e.params();
@@ -154,11 +158,15 @@ impl Emitter<'_> {
         r
     }
 
-    /// A region of shared memory; gives its name.
+    /// A region of shared memory; gives its address, which is within the memory of the launch if the regions together are large.
     pub fn region(&mut self, bytes: u32) -> String {
-        let name = format!("shared{}", self.regions);
-        self.regions += 1;
-        let _ = writeln!(self.shared, "  .shared .align 16 .b8 {name}[{}];", bytes.next_multiple_of(16));
+        let ((number, start), bytes) = (self.regions, bytes.next_multiple_of(16));
+        self.regions = (number + 1, start + bytes);
+        if self.k.dynamic_shared_bytes() > 0 {
+            return format!("{DYNAMIC}+{start}");
+        }
+        let name = format!("shared{number}");
+        let _ = writeln!(self.shared, "  .shared .align 16 .b8 {name}[{bytes}];");
         name
     }
 

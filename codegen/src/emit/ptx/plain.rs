@@ -53,7 +53,17 @@ impl Emitter<'_> {
                 let d = self.define(inst.results[0]);
                 self.load(&access, &d);
             }
+            (Op::LoadMatrix { offset, trans }, _) => {
+                let (d, trans) = (self.define(inst.results[0]), if *trans { ".trans" } else { "" });
+                self.line(&format!(
+                    "ldmatrix.sync.aligned.m8n8.x4{trans}.shared.b16 {}, [{}{offset:+}]",
+                    tuple(&d),
+                    a[0][0]
+                ));
+            }
             (Op::Barrier, _) => self.line("bar.sync 0"),
+            (Op::AwaitPrevious, _) => self.line("griddepcontrol.wait"),
+            (Op::ReleaseNext, _) => self.line("griddepcontrol.launch_dependents"),
             (Op::CopyAsync { to, from }, _) => {
                 self.line(&format!("cp.async.cg.shared.global [{}{to:+}], [{}{from:+}], 16", a[0][0], a[1][0]));
             }

@@ -7,8 +7,9 @@
 use super::super::attention::{Attention, LOWEST};
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::heads::Heads;
+use super::flash;
 use super::operand::rows_of_fours;
-use crate::kir::{F32, Index, Items, Launch, MOST_SHARED, Operand, Ptr, V, WARP};
+use crate::kir::{F32, Index, Items, Launch, Operand, Ptr, STATIC_SHARED, V, WARP};
 use jet_ir::Id;
 use jetbin::Phase;
 
@@ -45,11 +46,14 @@ struct Cta<'a, 'k, 'g> {
 /// The kernel of an attention grid with its stores.
 pub fn attention(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
     let a = Attention::new(cx, grid)?;
+    if flash::supports(&a) {
+        return Ok(flash::flash(&a, stores));
+    }
     let rows = if cx.phase == Phase::Prefill { (QUERIES / a.group).max(1) } else { 1 };
     let queries = rows * a.group;
     let padded = queries.next_multiple_of(WARPS);
     let shared = 4 * (queries * a.head_dim + padded * THREADS + padded);
-    if shared > MOST_SHARED || queries * a.head_dim.div_ceil(THREADS) > MOST_SUMS {
+    if shared > STATIC_SHARED || queries * a.head_dim.div_ceil(THREADS) > MOST_SUMS {
         let reason = format!("{} query heads of {} for one key-value head are too many", a.group, a.head_dim);
         return Err(Unsupported::new(cx.graph, grid, reason));
     }

@@ -5,9 +5,10 @@
 
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::delta::Delta;
+use super::chunk;
 use super::operand::sum_of_squares;
 use super::threads_for;
-use crate::kir::{Carry, F32, Index, Items, Launch, MOST_SHARED, Operand, Ptr, V, WARP};
+use crate::kir::{Carry, F32, Index, Items, Launch, Operand, Ptr, STATIC_SHARED, V, WARP};
 use jet_ir::Id;
 use jetbin::Phase;
 
@@ -16,7 +17,7 @@ const REGISTERS: u32 = 65536;
 /// Rows of a state that a thread has registers for, whatever else it needs.
 const MOST_ROWS: u32 = 96;
 /// Registers that a thread needs beside the state.
-const OTHERS: u32 = 60;
+const OTHERS: u32 = 72;
 /// Threads of a CTA whose state stays in memory.
 const THREADS: u32 = 256;
 /// Elements between the rows of two neighbours, so that they do not meet in a bank.
@@ -34,7 +35,10 @@ struct Token<'k> {
 /// The kernel of a delta grid with its stores.
 pub fn delta(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
     let d = Delta::new(cx, grid, stores)?;
-    if 4 * (2 * (d.dk + 4 * GAP) + d.dv) + 256 > MOST_SHARED {
+    if chunk::supports(&d) {
+        return Ok(chunk::chunked(&d));
+    }
+    if 4 * (2 * (d.dk + 4 * GAP) + d.dv) + 256 > STATIC_SHARED {
         let reason = format!("heads of {} by {} need more shared memory than there is", d.dk, d.dv);
         return Err(Unsupported::new(cx.graph, grid, reason));
     }

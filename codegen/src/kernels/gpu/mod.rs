@@ -6,8 +6,12 @@
 //! of a CPU kernel does not exist.
 
 mod attention;
+mod chunk;
+mod chunk_columns;
 mod delta;
+mod flash;
 mod gather;
+mod matrix;
 mod operand;
 mod product;
 mod rowwise;

@@ -8,7 +8,7 @@ use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::super::product::{Segment, cost, segments};
 use super::operand::Activation;
-use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, MOST_SHARED, Operand, Ptr, V, WARP};
+use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Ptr, STATIC_SHARED, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
 use jet_ir::{Id, Op};
 use jetbin::Phase;
@@ -112,7 +112,7 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
         return refuse(format!("a weight takes {} bytes, expected less than 2^31", s.spec.bytes()));
     }
     let plan = Plan::new(cx.phase, k_len as u32, &segments);
-    if plan.shared(cx.phase) + 4 * plan.rows() + 16 > MOST_SHARED {
+    if plan.shared(cx.phase) + 4 * plan.rows() + 16 > STATIC_SHARED {
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
     let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();

@@ -1,0 +1,78 @@
+//! Operands of tile products that a CTA shares, and operands made of the sums of other products.
+//!
+//! A matrix lies in shared memory in pieces of 8 by 8 bf16, each in 128 bytes without a gap: the rows of a piece are in
+//! different banks, whichever way it is read.
+
+use crate::kir::{Bf16, Builder, F32, I32, Index, Operand, Ptr, V};
+
+/// Rows and columns of a piece.
+pub const PIECE: u32 = 8;
+/// Elements of a piece.
+const ELEMENTS: u32 = PIECE * PIECE;
+
+/// A matrix of bf16 in shared memory.
+#[derive(Clone, Copy)]
+pub struct Matrix<'k> {
+    base: Ptr<'k, Bf16>,
+    /// Pieces of a row.
+    across: u32,
+    /// The row that this lane addresses of four pieces, two rows of two: first along the rows, or first down the columns.
+    along: Ptr<'k, Bf16>,
+    down: Ptr<'k, Bf16>,
+}
+
+impl<'k> Matrix<'k> {
+    /// A matrix of `cols` columns at `base`; columns, as rows, are padded to multiples of 16.
+    pub fn new(k: &'k Builder, base: Ptr<'k, Bf16>, cols: u32) -> Self {
+        let (lane, across) = (k.warp().rank, cols / PIECE);
+        let (row, first, second) = (lane % PIECE, lane / PIECE % 2u32, lane / (2 * PIECE));
+        let four = |right: V<'k, Index>, below: V<'k, Index>| {
+            base.at(right * ELEMENTS).at(below * (across * ELEMENTS)).at(row * PIECE)
+        };
+        Matrix { base, across, along: four(first, second), down: four(second, first) }
+    }
+
+    /// The address of an element; a constant part of `row` counts only whole pieces.
+    pub fn at(&self, row: V<'k, Index>, col: V<'k, Index>) -> Ptr<'k, Bf16> {
+        let piece = row / PIECE * self.across + col / PIECE;
+        self.base.at(piece * ELEMENTS).at(row % PIECE * PIECE).at(col % PIECE)
+    }
+
+    /// The first operand of `mma`: 16 rows from piece `row` on, 16 columns from piece `col` on.
+    pub fn left(&self, row: impl Operand<'k, Index>, col: impl Operand<'k, Index>) -> V<'k, Bf16> {
+        self.four(self.down, row, col, false).as_bf16_pairs()
+    }
+
+    /// Two second operands of `mma` for the product with the transposed matrix: 8 rows each from piece `row` on, 16 columns from
+    /// piece `col` on.
+    pub fn right_rows(&self, row: impl Operand<'k, Index>, col: impl Operand<'k, Index>) -> [V<'k, Bf16>; 2] {
+        halves(self.four(self.along, row, col, false))
+    }
+
+    /// Two second operands of `mma`: 16 rows from piece `row` on, 8 columns each from piece `col` on.
+    pub fn right_cols(&self, row: impl Operand<'k, Index>, col: impl Operand<'k, Index>) -> [V<'k, Bf16>; 2] {
+        halves(self.four(self.down, row, col, true))
+    }
+
+    fn four(
+        &self,
+        from: Ptr<'k, Bf16>,
+        row: impl Operand<'k, Index>,
+        col: impl Operand<'k, Index>,
+        trans: bool,
+    ) -> V<'k, I32> {
+        let k = self.base.builder();
+        let piece = row.on(k) * self.across + col.on(k);
+        from.at(piece * ELEMENTS).load_matrix(trans)
+    }
+}
+
+fn halves(four: V<'_, I32>) -> [V<'_, Bf16>; 2] {
+    [0, 2].map(|i| V::pack(&[four.lane(i), four.lane(i + 1)]).as_bf16_pairs())
+}
+
+/// The first operand of `mma` whose 16 columns are two neighbouring results of it.
+pub fn left_of_sums<'k>(low: V<'k, F32>, high: V<'k, F32>) -> V<'k, Bf16> {
+    let lanes: Vec<_> = [low, high].iter().flat_map(|sum| (0..4).map(|i| sum.lane(i))).collect();
+    V::pack(&lanes).round_bf16()
+}

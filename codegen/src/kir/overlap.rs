@@ -1,0 +1,29 @@
+//! Lets a kernel start while the one before still runs: what nobody writes is read at once, everything else after a wait.
+
+use super::{Block, Inst, Kernel, Mem, Op, Space, Type};
+
+/// The kernel with a wait for the one before in front of the first access to memory that kernels write, and with leave for the
+/// next one right behind. Both stand outside loops and branches, so that every thread comes by.
+///
+/// The order matters: a CTA that gives leave has seen everything before the kernel before finish, so at most two kernels
+/// run at once, and what is older than the kernel before needs no wait.
+pub fn overlap(kernel: &Kernel) -> Kernel {
+    let mut kernel = kernel.clone();
+    let insts = &kernel.body.insts;
+    let at = insts.iter().position(|i| touches_mutable(&kernel, i)).unwrap_or(insts.len());
+    let plain = |op| Inst { op, args: vec![], results: vec![], blocks: vec![] };
+    kernel.body.insts.splice(at..at, [plain(Op::AwaitPrevious), plain(Op::ReleaseNext)]);
+    kernel
+}
+
+/// Whether an instruction, or one inside it, accesses global memory that a kernel may write.
+fn touches_mutable(kernel: &Kernel, inst: &Inst) -> bool {
+    let global = |at: usize| inst.args.get(at).is_some_and(|p| kernel.ty(*p) == Type::Ptr(Space::Global));
+    let here = match inst.op {
+        Op::Load(Mem { constant, .. }) => !constant && global(0),
+        Op::Store(_) | Op::CopyAsync { .. } => global(1),
+        _ => false,
+    };
+    let inside = |block: &Block| block.insts.iter().any(|i| touches_mutable(kernel, i));
+    here || inst.blocks.iter().any(inside)
+}
