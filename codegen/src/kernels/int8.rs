@@ -158,23 +158,23 @@ impl<'k> Product<'k> {
     /// The sums of `rows` rows and `panels` panels; `part` is of what comes next.
     fn tile(&self, k: &'k Builder, (rows, panels): (usize, usize), part: Option<Part<'k>>) {
         let zeros: Sums<F32> = vec![vec![k.splat(0.0, LANES); panels]; rows];
-        let sums = k.range(0u32, self.x.groups, 1, zeros, |g, sums| {
+        let sums = k.range(0u32, self.x.groups, 1, zeros, |g, mut sums| {
             part.iter().for_each(|part| part.ask(g));
             let blocks: Vec<_> = (0..panels).map(|p| self.block(p, g)).collect();
             let dots = self.dots(k, &blocks, g, rows);
-            let scales = blocks.iter().map(|b| scales(self.format, *b, LANES, 1)[0]).collect::<Vec<_>>();
-            let row = |(r, (sums, dots)): (u32, (Vec<V<'k, F32>>, Vec<V<'k, I32>>))| {
-                let scale = self.extra(g, r).load_splat(LANES);
-                let one = |((sum, dot), (d, m)): ((V<'k, F32>, V<'k, I32>), &(V<'k, F32>, V<'k, F32>))| {
+            let scales: Vec<_> = blocks.iter().map(|b| scales(self.format, *b, LANES, 1)[0]).collect();
+            for (r, (row, dots)) in (0..).zip(sums.iter_mut().zip(dots)) {
+                let extra = self.extra(g, r);
+                let scale = extra.load_splat(LANES);
+                for ((sum, dot), (d, m)) in row.iter_mut().zip(dots).zip(&scales) {
                     let here = match self.format {
                         Format::Q8 => dot.to_f32() * *d,
-                        Format::Q4 => dot.to_f32().fma(*d, *m * self.extra(g, r).at(1u32).load_splat(LANES)),
+                        Format::Q4 => dot.to_f32().fma(*d, *m * extra.at(1u32).load_splat(LANES)),
                     };
-                    here.fma(scale, sum)
-                };
-                sums.into_iter().zip(dots).zip(&scales).map(one).collect()
-            };
-            (0..).zip(sums.into_iter().zip(dots)).map(row).collect()
+                    *sum = here.fma(scale, *sum);
+                }
+            }
+            sums
         });
         for (r, row) in sums.iter().enumerate() {
             let out = self.out.at(r as u32 * self.stride);
