@@ -80,6 +80,12 @@ impl PtxSim {
     }
 }
 
+impl Default for PtxSim {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Device for PtxSim {
     fn threads(&self) -> u32 {
         1
