@@ -82,6 +82,8 @@ pub enum Cap {
     AsyncCopy,
     /// Dot products of four bytes in one instruction.
     Int8Dot,
+    /// Hints of memory that will be read.
+    Prefetch,
     /// A kernel starts while the one before still runs, and says where it needs what that one wrote.
     DependentLaunch,
 }
@@ -142,6 +144,12 @@ pub enum Op {
     Load(Mem),
     /// `(value, ptr)`.
     Store(Mem),
+    /// `(ptr)`: the cache line there will be read some time later, so that it ought to be in the second-level cache. A hint: the
+    /// address may be any.
+    Prefetch {
+        /// Bytes added to the address.
+        offset: i32,
+    },
     /// `(lo, hi, init...)`, one block with parameters `(i, carried...)`, results `carried...`.
     For {
         /// What the subscript grows by in each turn.
@@ -309,6 +317,7 @@ impl Op {
             Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
+            Op::Prefetch { .. } => Some(Cap::Prefetch),
             Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),
             _ => None,
         }
@@ -320,7 +329,8 @@ impl Op {
         let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma);
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
-        !(memory || threads || copies || launches || matches!(self, Op::For { .. } | Op::If))
+        let others = matches!(self, Op::For { .. } | Op::If | Op::Prefetch { .. });
+        !(memory || threads || copies || launches || others)
     }
 }
 
