@@ -2,9 +2,10 @@
 
 use crate::ceilings::{Arithmetic, Meter, median};
 use jet_frontend::synth::token_ids;
-use jet_runtime::{Model, Session};
+use jet_runtime::{Model, Options, Session};
 use jetbin::{Domain, Phase};
 use serde::Serialize;
+use std::path::Path;
 use std::time::Instant;
 
 /// What to measure: `n_prompt` tokens of a prompt or `n_gen` generated ones, after `n_depth` tokens in each of `n_batch` sequences.
@@ -88,9 +89,10 @@ struct Work {
 ///
 /// # Errors
 /// As for opening and running a model.
-pub fn load(open: impl FnOnce() -> anyhow::Result<Session>) -> anyhow::Result<Load> {
+pub fn load(path: &Path, options: Options) -> jet_runtime::Result<Load> {
     let start = Instant::now();
-    let mut session = open()?;
+    let model = Model::open(path)?;
+    let mut session = Session::new(&model, options)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     session.prefill(0, &[0])?;
     session.argmax(0)?;

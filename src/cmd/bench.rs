@@ -1,11 +1,11 @@
 //! `jetc bench`: how fast an artifact is on this machine, and how near to the machine's limits.
 
-use super::{Outcome, MachineArgs, output};
+use super::{Outcome, TeamArgs, output};
 use crate::bench::{Load, Row, Test, load, measure};
 use crate::ceilings::{self, Arithmetic, Ceilings, Meter};
 use anyhow::ensure;
 use clap::ValueEnum;
-use jet_runtime::DeviceChoice;
+use jet_runtime::{DeviceChoice, Session};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
     #[command(flatten)]
-    machine: MachineArgs,
+    team: TeamArgs,
     /// Form of the report
     #[arg(short, long, value_enum, default_value_t = Form::Md)]
     output: Form,
@@ -73,8 +73,7 @@ struct Report {
 /// # Errors
 /// If the artifact cannot be used, or the tests do not fit it.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = args.machine.open(&args.artifact)?;
-    ensure!(model.device() == DeviceChoice::Cpu, "--device: expected cpu, whose limits are known");
+    let model = super::open(&args.artifact, DeviceChoice::Cpu)?;
     let tests = tests(args);
     ensure!(!tests.is_empty(), "nothing to measure: -p and -n are both 0");
     let facts = model.facts();
@@ -87,12 +86,12 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let bar = output::progress(tests.len() as u64 + 2, output::Unit::Items);
     bar.set_message("ceilings");
     let sequences = tests.iter().map(|t| t.n_batch).max().unwrap_or(1);
-    let mut session = args.machine.session(&model, sequences)?;
+    let mut session = Session::new(&model, args.team.options(sequences))?;
     let ceilings = ceilings::measure(session.threads() as usize);
     let meter = Meter::new(ceilings.threads);
     bar.inc(1);
     bar.set_message("loading");
-    let load = load(|| args.machine.session(&args.machine.open(&args.artifact)?, 1))?;
+    let load = load(&args.artifact, args.team.options(1))?;
     let mut rows = Vec::new();
     for test in tests {
         bar.inc(1);

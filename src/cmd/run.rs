@@ -1,13 +1,13 @@
 //! `jetc run`: generates text, or token ids, or chats.
 
 use super::compile::{Bar, CompileArgs};
-use super::{Outcome, MachineArgs, output};
+use super::{Outcome, TeamArgs, output};
 use crate::defaults::{Generation, GenerationArgs};
 use crate::source;
 use crate::talk::{self, Chat, Speaker};
 use anyhow::{Context, ensure};
 use jet_runtime::text::AddedTokens;
-use jet_runtime::{Model};
+use jet_runtime::{DeviceChoice, Model};
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -45,7 +45,10 @@ pub struct Args {
     #[arg(short, long = "ctx-size", value_name = "N")]
     ctx_size: Option<u32>,
     #[command(flatten)]
-    machine: MachineArgs,
+    team: TeamArgs,
+    /// What runs the kernels: cpu, cuda (cuda:N for the GPU with number N), or ptxsim, the simulator of GPU code
+    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = DeviceChoice::named)]
+    device: DeviceChoice,
     /// Print times, rates, memory and the seed on stderr afterwards
     #[arg(long)]
     stats: bool,
@@ -65,9 +68,9 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let artifact = source::artifact(&args.source, &args.compile, &mut bar);
     bar.end();
     let start = Instant::now();
-    let model = args.machine.open(&artifact?)?;
+    let model = super::open(&artifact?, args.device)?;
     let generation = args.generation.settle(&talk::generation_defaults(&model)?)?;
-    let session = args.machine.session(&model, 1)?;
+    let session = super::session(&model, args.team.options(1))?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut speaker = Speaker::new(session, &generation, context(args, &model)?)?;
     if let Some(ids) = &args.ids {

@@ -1,6 +1,6 @@
 //! `jetc verify`: whether an artifact is what it says, and computes what its model means.
 
-use super::{Outcome, MachineArgs, output};
+use super::{Outcome, TeamArgs, output};
 use crate::compare::evaluated::Evaluated;
 use crate::compare::judge::Report;
 use crate::compare::tolerance::{self, Tolerance};
@@ -8,6 +8,7 @@ use crate::selftest;
 use anyhow::Context;
 use jet_frontend::{ModelSpec, WeightFormat};
 use jet_frontend::graph::model_graph;
+use jet_runtime::{DeviceChoice, Session};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "REL_L2")]
     tolerance: Option<f64>,
     #[command(flatten)]
-    machine: MachineArgs,
+    team: TeamArgs,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
@@ -58,11 +59,11 @@ struct Verdict {
 /// # Errors
 /// If the artifact or the source cannot be used at all.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = args.machine.open(&args.artifact)?;
+    let model = super::open(&args.artifact, DeviceChoice::Cpu)?;
     let recipe = tolerance::recipe(&model)?;
     let weights_problem = model.verify_weights().err().map(|e| e.to_string());
     let tolerance = Tolerance::of_two_sides(&model, args.tolerance)?;
-    let mut session = args.machine.session(&model, 1)?;
+    let mut session = Session::new(&model, args.team.options(1))?;
     let bar = output::progress(2 * selftest::steps(&session)? as u64, output::Unit::Items).with_message("self-test");
     let prefill_against_decode = selftest::against_itself(&mut session, tolerance, &|| bar.inc(1))?;
     let (mut source_problem, mut against_reference) = (None, None);
