@@ -218,8 +218,8 @@ impl<'k> Product<'k> {
             }
             sums
         };
-        // a word of 4 bits is two
-        let steps = STEPS * self.format.bits() as u32 / 8;
+        // a word of 4 bits is two; one row leaves registers enough
+        let steps = if rows == 1 { STEPS } else { STEPS * self.format.bits() as u32 / 8 };
         k.range(0u32, n_words, steps, start, |b, sums| {
             (0..steps).fold(sums, |sums, u| {
                 let at = SCALE_BYTES as u32 / 4 + u * u32::from(LANES);
