@@ -18,7 +18,7 @@ struct Flight {
     groups: u32,
     /// Sums that products have overwritten.
     overwritten: HashSet<Value>,
-    /// Values that a product may overwrite: those that a loop carries, and results of products.
+    /// Values that a product may overwrite: those that a loop carries or leaves, and results of products.
     sums: HashSet<Value>,
     faults: Vec<(usize, String)>,
 }
@@ -70,6 +70,9 @@ impl Flight {
                     self.flying.clear();
                 }
                 self.block(kernel, inside);
+                if matches!(inst.op, Op::For { .. }) {
+                    self.sums.extend(&inst.results);
+                }
                 if !self.flying.is_empty() {
                     self.faults.push((at, "found tile products in flight at the end of a block".into()));
                     self.flying.clear();
