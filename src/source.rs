@@ -1,6 +1,7 @@
 //! What `run` accepts: an artifact, or something to compile first into the cache.
 
 use crate::cmd::compile::CompileArgs;
+use crate::cmd::output;
 use crate::compile::{Progress, compile};
 use anyhow::Context;
 use jet_frontend::{ModelSpec, WeightsAt};
@@ -36,9 +37,7 @@ pub fn artifact(source: &Path, options: &CompileArgs, progress: &mut dyn Progres
     std::fs::create_dir_all(&directory).with_context(|| format!("{}: cannot create", directory.display()))?;
     eprintln!("compiling {} to {}", source.display(), cached.display());
     let summary = compile(&options.request(source.to_path_buf(), cached.clone()), progress)?;
-    for warning in &summary.warnings {
-        eprintln!("warning: {warning}");
-    }
+    summary.warnings.iter().for_each(|warning| output::warn(warning));
     Ok(cached)
 }
 

@@ -1,9 +1,8 @@
 //! The device that every machine has: its own memory, machine code in this process, one thread per core.
 
-use crate::device::{Device, DeviceError, Launch};
+use crate::device::{Code, Device, DeviceError, Launch};
 use crate::mapping::Mapping;
 use crate::pool::Pool;
-use jetbin::KernelDesc;
 
 /// A kernel: one word per parameter, in order.
 type Kernel = extern "C" fn(*const u64);
@@ -89,7 +88,8 @@ impl Device for Cpu {
         Ok(())
     }
 
-    unsafe fn load(&mut self, code: &[u8], kernels: &[KernelDesc<&str>]) -> Result<(), DeviceError> {
+    unsafe fn load(&mut self, code: &Code<'_>) -> Result<(), DeviceError> {
+        let Code { bytes: code, kernels, .. } = *code;
         let refused = |problem: String| DeviceError::new("load", problem);
         let map = Mapping::of_code(code).map_err(|e| refused(format!("{} bytes of code: {e}", code.len())))?;
         self.kernels.clear();

@@ -1,6 +1,6 @@
 //! What the executor needs of a machine: memory, code, launches.
 
-use jetbin::KernelDesc;
+use jetbin::{KernelDesc, LaunchDesc, Phase};
 
 /// Why a device call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,10 +46,52 @@ impl Launch {
     }
 }
 
+/// The code of a target.
+#[derive(Clone, Copy, Debug)]
+pub struct Code<'a> {
+    /// Name of the target.
+    pub target: &'a str,
+    /// Machine code of a CPU, or PTX text.
+    pub bytes: &'a [u8],
+    /// Its kernels.
+    pub kernels: &'a [KernelDesc<&'a str>],
+    /// How a GPU launches them; empty for a CPU.
+    pub launches: &'a [LaunchDesc],
+}
+
+/// A use of memory, in bytes: what for, and how much.
+pub type Piece = (&'static str, u64);
+
+/// Names a list of launches with its words: the same name, the same list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListName {
+    /// Which program.
+    pub phase: Phase,
+    /// Whether these are its steps over head rows.
+    pub head: bool,
+    /// Rows of the call.
+    pub rows: u32,
+}
+
 /// A machine that holds memory and runs kernels. Addresses are 8-byte words, meaningful to the device alone.
 pub trait Device: Send {
     /// Threads that every kernel call is shared out among.
     fn threads(&self) -> u32;
+
+    /// Hears of the code and of all memory that will be asked for, before any of it is: `pieces` in the order of the calls of
+    /// [`constant`](Self::constant) (the first piece) and [`alloc`](Self::alloc) (the others).
+    ///
+    /// # Errors
+    /// If this device cannot run such code, or has not so much memory: what was found and what is needed.
+    fn reserve(&mut self, code: &Code<'_>, pieces: &[Piece]) -> Result<(), DeviceError> {
+        let _ = (code, pieces);
+        Ok(())
+    }
+
+    /// What a user should know about this device and this code; empty if all is as expected.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
 
     /// Zeroed memory, aligned to 64 bytes at least, until the device is dropped.
     ///
@@ -66,16 +108,16 @@ pub trait Device: Send {
     /// If there is no room for a copy.
     unsafe fn constant(&mut self, data: &[u8]) -> Result<u64, DeviceError>;
 
-    /// Copies to memory that [`alloc`](Self::alloc) gave.
+    /// Copies to memory that [`alloc`](Self::alloc) gave. `bytes` may change as soon as this returns.
     ///
     /// # Errors
     /// If the range is not within one allocation.
     fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<(), DeviceError>;
 
-    /// Copies from memory that [`alloc`](Self::alloc) gave.
+    /// Copies from memory that [`alloc`](Self::alloc) gave, after everything that was launched.
     ///
     /// # Errors
-    /// If the range is not within one allocation.
+    /// If the range is not within one allocation, or if something launched has failed.
     fn download(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
     /// Fills memory that [`alloc`](Self::alloc) gave with zeros.
@@ -84,16 +126,16 @@ pub trait Device: Send {
     /// If the range is not within one allocation.
     fn zero(&mut self, address: u64, bytes: u64) -> Result<(), DeviceError>;
 
-    /// Takes the code of a target; later launches name a kernel by its index in `kernels`.
+    /// Takes the code of a target; later launches name a kernel by its index in `code.kernels`.
     ///
     /// # Safety
     /// `code` must be code for this device, and the kernels must keep to their parameters.
     ///
     /// # Errors
     /// If the device refuses it.
-    unsafe fn load(&mut self, code: &[u8], kernels: &[KernelDesc<&str>]) -> Result<(), DeviceError>;
+    unsafe fn load(&mut self, code: &Code<'_>) -> Result<(), DeviceError>;
 
-    /// Runs kernel calls in order, each after the one before has finished on all threads.
+    /// Runs kernel calls in order, each after the one before has finished on all threads. A GPU may still be at it when this returns.
     ///
     /// # Safety
     /// The words must be what the kernels expect: addresses of this device with the room that the kernel uses.
@@ -101,6 +143,19 @@ pub trait Device: Send {
     /// # Errors
     /// If the device fails.
     unsafe fn launch(&mut self, launches: &[Launch], words: &[u64]) -> Result<(), DeviceError>;
+
+    /// [`launch`](Self::launch) of a list that may come again: a device may record it under its name and replay the record.
+    ///
+    /// # Safety
+    /// As there; a name must not come with another list.
+    ///
+    /// # Errors
+    /// If the device fails.
+    unsafe fn launch_named(&mut self, name: ListName, launches: &[Launch], words: &[u64]) -> Result<(), DeviceError> {
+        let _ = name;
+        // SAFETY: the caller's promise.
+        unsafe { self.launch(launches, words) }
+    }
 
     /// Waits until everything launched has finished.
     ///

@@ -20,10 +20,14 @@ mod affinity;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod device;
 mod error;
 mod export;
 pub mod generate;
+#[cfg(any(feature = "cuda", feature = "ptxsim"))]
+mod gpu;
 mod machine;
 mod mapping;
 mod model;
@@ -40,7 +44,7 @@ pub mod text;
 pub mod utf8;
 
 pub use cpu::Cpu;
-pub use device::{Device, DeviceError, Launch};
+pub use device::{Code, Device, DeviceError, Launch, ListName, Piece};
 pub use error::{Error, Result};
 pub use export::StateTensor;
 pub use machine::{Candidate, DeviceChoice, Machine, judge, this_machine};

@@ -64,7 +64,7 @@ impl Model {
     /// Opens an artifact to look at it, whether or not this machine can run it.
     ///
     /// # Errors
-    /// If the file cannot be read, is damaged or of another version.
+    /// If the file cannot be read, is damaged or of another version, or if the device of `options` is not there.
     pub fn read(path: &Path, options: &OpenOptions) -> Result<Self> {
         let file = map(path)?;
         // SAFETY: a private read-only mapping that this process never writes to.
@@ -89,7 +89,7 @@ impl Model {
             }
         };
         let wanted = |t: &jetbin::TargetDesc| options.target.as_ref().is_none_or(|name| *name == t.name);
-        let mut candidates = judge(reader.targets().iter(), &options.device.machine());
+        let mut candidates = judge(reader.targets().iter(), &options.device.machine()?);
         for c in &mut candidates {
             if reader.targets().get(c.index).is_some_and(|t| !wanted(&t)) {
                 c.rejected = Some("is not the one that was asked for".into());

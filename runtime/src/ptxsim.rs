@@ -1,8 +1,8 @@
 //! A GPU for tests: the kernels' PTX text runs in a simulator, everything else is as on a device.
 
-use crate::device::{Device, DeviceError, Launch};
+use crate::device::{Code, Device, DeviceError, Launch};
+use crate::gpu;
 use jet_ptxsim::{DeviceConfig, Module};
-use jetbin::KernelDesc;
 
 /// Memory of the simulated GPU. The simulator takes several times as much.
 const BYTES: u64 = 1 << 30;
@@ -60,32 +60,29 @@ impl Device for PtxSim {
         self.upload(address, &vec![0; bytes as usize])
     }
 
-    unsafe fn load(&mut self, code: &[u8], kernels: &[KernelDesc<&str>]) -> Result<(), DeviceError> {
+    unsafe fn load(&mut self, code: &Code<'_>) -> Result<(), DeviceError> {
         let refused = |problem: String| DeviceError::new("load", problem);
-        let text = std::str::from_utf8(code).map_err(|e| refused(format!("the code is no PTX text: {e}")))?;
+        let text = std::str::from_utf8(code.bytes).map_err(|e| refused(format!("the code is no PTX text: {e}")))?;
         let module = Module::parse(text).map_err(|e| refused(e.to_string()))?;
         self.gpu.become_sm(module.sm());
-        if let Some(absent) = kernels.iter().find(|k| !module.kernels().any(|name| name == k.name)) {
+        if let Some(absent) = code.kernels.iter().find(|k| !module.kernels().any(|name| name == k.name)) {
             return Err(refused(format!("the text has no kernel {}", absent.name)));
         }
-        self.kernels = kernels.iter().map(|k| k.name.to_string()).collect();
+        self.kernels = code.kernels.iter().map(|k| k.name.to_string()).collect();
         self.module = Some(module);
         Ok(())
     }
 
     unsafe fn launch(&mut self, launches: &[Launch], words: &[u64]) -> Result<(), DeviceError> {
-        for launch in launches.iter().filter(|l| l.active > 0) {
-            let (Some(module), Some(name)) = (&self.module, self.kernels.get(launch.kernel as usize)) else {
-                return Err(DeviceError::new("launch", format!("no kernel {}", launch.kernel)));
-            };
+        let Self { gpu, module, kernels } = self;
+        let module = module.as_ref().ok_or_else(|| DeviceError::new("launch", "no code was loaded"))?;
+        gpu::walk(kernels, launches, words, |name, launch, words| {
             let shape = jet_ptxsim::Launch {
                 programmatic: launch.overlaps,
                 ..jet_ptxsim::Launch::new(launch.active, launch.cta_threads).shared(launch.shared_bytes)
             };
-            let run = self.gpu.launch(module, name, shape, launch.words_of(words, 0));
-            run.map_err(|e| DeviceError::new("launch", format!("{name}: {e}")))?;
-        }
-        Ok(())
+            gpu.launch(module, name, shape, words).map(|_| ()).map_err(|e| e.to_string())
+        })
     }
 
     fn sync(&mut self) -> Result<(), DeviceError> {

@@ -1,7 +1,7 @@
 //! Sequences of one model on one device: prefill, decode, logits.
 
 use crate::cpu::Cpu;
-use crate::device::Device;
+use crate::device::{Code, Device, ListName, Piece};
 use crate::error::{Error, Result};
 use crate::machine::DeviceChoice;
 use crate::model::Model;
@@ -58,6 +58,8 @@ pub struct Session {
     /// What the arena holds: the rows of the last call, and which of them the head has seen.
     last: Option<Last>,
     logits_row: Vec<f32>,
+    /// The rows of the greedy choices of the head window, once they have been asked for.
+    greedy: Vec<i32>,
     memory: Memory,
 }
 
@@ -76,13 +78,12 @@ struct Last {
     head: Option<(u32, u32)>,
 }
 
-/// Inputs of a call on the host, one entry a row.
+/// Inputs of a call on the host, as they lie on the device: ids, slots, positions, `capacity` each; then `cos | sin` of each row's
+/// position, `rope_dim` numbers.
 struct Inputs {
-    ids: Vec<i32>,
-    slots: Vec<i32>,
-    positions: Vec<i32>,
-    /// `cos | sin` of a row's position, `rope_dim` numbers.
-    rope: Vec<f32>,
+    block: Vec<u32>,
+    rows: usize,
+    capacity: usize,
     inv_freq: Vec<f32>,
 }
 
@@ -104,6 +105,8 @@ impl Session {
         model.will_need_weights();
         let device: Box<dyn Device> = match model.device() {
             DeviceChoice::Cpu => Box::new(cpu(options)?),
+            #[cfg(feature = "cuda")]
+            DeviceChoice::Cuda(ordinal) => Box::new(crate::cuda::Cuda::new(ordinal)?),
             #[cfg(feature = "ptxsim")]
             DeviceChoice::PtxSim => Box::new(crate::ptxsim::PtxSim::new()),
         };
@@ -125,20 +128,26 @@ impl Session {
         };
         let programs = [program(PHASES[0])?, program(PHASES[1])?];
         let kernels: Vec<_> = reader.kernels(target).iter().collect();
-        // SAFETY: the target was chosen for this machine, and the hash of its code was checked against the artifact.
-        unsafe { device.load(reader.code(target), &kernels)? };
-        let inputs = Inputs::new(facts, reader.inv_freq().collect());
-        let mut memory = Memory { code: reader.code(target).len() as u64, ..Memory::default() };
-        memory.weights = model.weight_data().len() as u64;
-        let places = place(model, device.as_mut(), &programs, sequences, &inputs, &mut memory)?;
         let launches: Vec<_> = reader.launches(target).iter().collect();
+        let name = reader.targets().get(target).map(|t| t.name).unwrap_or_default();
+        let code = Code { target: &name, bytes: reader.code(target), kernels: &kernels, launches: &launches };
+        let inputs = Inputs::new(facts, reader.inv_freq().collect());
+        let mut memory = requirements(model, &programs, sequences)?;
+        memory.scratch *= u64::from(device.threads());
+        device.reserve(&code, &pieces(&memory, &inputs, device.threads()))?;
+        // SAFETY: the target was chosen for this machine, and the hash of its code was checked against the artifact.
+        unsafe { device.load(&code)? };
+        let places = place(model, device.as_mut(), &memory, &inputs)?;
         let plan = |program| Plan::new(program, &launches, &places);
         let plans = [plan(&programs[0])?, plan(&programs[1])?];
         let logits_row = vec![0.0; facts.vocab_size as usize];
+        let greedy = |p: &Plan| p.argmax.map_or(0, |(_, row_bytes)| p.head_rows as usize * row_bytes as usize / 4);
+        let greedy = Vec::with_capacity(plans.iter().map(greedy).max().unwrap_or(0));
         memory.small += plans.iter().map(|p| p.words.len() as u64 * 8).sum::<u64>();
-        memory.small += inputs.bytes() + logits_row.len() as u64 * 4;
+        memory.small += 2 * inputs.bytes() + (logits_row.len() + greedy.capacity()) as u64 * 4;
         let sequences = vec![Sequence::default(); sequences as usize];
-        Ok(Self { model: model.clone(), device, places, sequences, plans, inputs, last: None, logits_row, memory })
+        let (model, last) = (model.clone(), None);
+        Ok(Self { model, device, places, sequences, plans, inputs, last, logits_row, greedy, memory })
     }
 
     /// The model.
@@ -154,6 +163,11 @@ impl Session {
     /// What the session takes.
     pub fn memory(&self) -> Memory {
         self.memory
+    }
+
+    /// What a user should know about the device and the code that it runs; empty if all is as expected.
+    pub fn notes(&self) -> &[String] {
+        self.device.notes()
     }
 
     /// Tokens that a sequence holds.
@@ -266,8 +280,9 @@ impl Session {
     /// Runs the token steps of a program on the inputs.
     fn step(&mut self, phase: Phase, observer: Observer<'_>) -> Result<()> {
         self.last = None;
-        let rows = self.inputs.ids.len() as u32;
-        for &slot in &self.inputs.slots {
+        self.greedy.clear();
+        let rows = self.inputs.rows as u32;
+        for &slot in self.inputs.slots() {
             self.sequences[slot as usize].interrupted = true;
         }
         self.inputs.upload(self.device.as_mut(), &self.places)?;
@@ -275,7 +290,7 @@ impl Session {
         plan.set_rows(rows);
         let steps = 0..plan.first_head_step;
         self.run(phase, steps, (0, rows), observer)?;
-        for &slot in &self.inputs.slots {
+        for &slot in self.inputs.slots() {
             let sequence = &mut self.sequences[slot as usize];
             sequence.length += 1;
             sequence.interrupted = false;
@@ -286,23 +301,40 @@ impl Session {
 
     /// Launches steps in order, stopping at probes if somebody looks.
     fn run(&mut self, phase: Phase, steps: Range<usize>, window: (u32, u32), observer: Observer<'_>) -> Result<()> {
+        let again = window.0 == 0 && self.comes_again(phase, window.1);
         let plan = &self.plans[phase.code() as usize];
         let device = self.device.as_mut();
-        let mut next = steps.start;
-        if let Some(observer) = observer {
-            let hidden = self.model.facts().hidden_size as usize;
-            for probe in plan.probes.iter().filter(|p| steps.contains(&(p.probe.step as usize))) {
-                let end = probe.probe.step as usize + 1;
-                // SAFETY: the words of a plan are places in this device, laid out as the program's kernels expect.
-                unsafe { device.launch(&plan.launches[next..end], &plan.words)? };
-                device.sync()?;
-                next = end;
-                observer(Seen::read(device, probe, window, hidden)?.view());
+        let Some(observer) = observer else {
+            let launches = &plan.launches[steps.clone()];
+            let name = ListName { phase, head: steps.start > 0, rows: window.1 };
+            if again {
+                // SAFETY: the words of a plan are places in this device, laid out as the program's kernels expect. Those of a phase's
+                // token steps or head steps for a number of rows from row 0 on are always the same.
+                unsafe { device.launch_named(name, launches, &plan.words)? };
+            } else {
+                // SAFETY: as above.
+                unsafe { device.launch(launches, &plan.words)? };
             }
+            return Ok(());
+        };
+        let hidden = self.model.facts().hidden_size as usize;
+        let mut next = steps.start;
+        for probe in plan.probes.iter().filter(|p| steps.contains(&(p.probe.step as usize))) {
+            let end = probe.probe.step as usize + 1;
+            // SAFETY: as above.
+            unsafe { device.launch(&plan.launches[next..end], &plan.words)? };
+            device.sync()?;
+            next = end;
+            observer(Seen::read(device, probe, window, hidden)?.view());
         }
         // SAFETY: as above.
         unsafe { device.launch(&plan.launches[next..steps.end], &plan.words)? };
-        Ok(device.sync()?)
+        Ok(())
+    }
+
+    /// Whether calls with so many rows are worth recording: any batch, but of prompts only whole chunks, whose remainders have any length.
+    fn comes_again(&self, phase: Phase, rows: u32) -> bool {
+        phase == Phase::Decode || rows == self.model.facts().prefill_chunk
     }
 
     /// Rows of the last call: the tokens of its last chunk, or the sequences of the batch. 0 before the first call.
@@ -328,6 +360,7 @@ impl Session {
         let steps = plan.first_head_step..plan.launches.len();
         last.head = None;
         self.last = Some(last);
+        self.greedy.clear();
         self.run(last.phase, steps, (row, n), observer)?;
         last.head = Some((row, n));
         self.last = Some(last);
@@ -357,85 +390,113 @@ impl Session {
         let Some((address, row_bytes)) = self.plans[phase.code() as usize].argmax else {
             return crate::sampling::argmax(self.logits(row)?);
         };
-        let mut id = [0i32];
-        self.device.download(address + row_bytes * u64::from(row - window.start), bytes_of_mut(&mut id))?;
+        let stride = row_bytes as usize / 4;
+        if self.greedy.is_empty() {
+            // All rows at once: on a GPU every look costs a round trip.
+            let mut greedy = std::mem::take(&mut self.greedy);
+            greedy.resize((window.len() - 1) * stride + 1, 0);
+            let read = self.device.download(address, bytes_of_mut(&mut greedy));
+            if read.is_err() {
+                greedy.clear();
+            }
+            self.greedy = greedy;
+            read?;
+        }
+        let id = self.greedy[(row - window.start) as usize * stride];
         let vocab = self.model.facts().vocab_size;
-        let bad = || Error::NotFinite(format!("the greedy choice is {}, expected 0 to {}", id[0], vocab - 1));
-        u32::try_from(id[0]).ok().filter(|&id| id < vocab).ok_or_else(bad)
+        let bad = || Error::NotFinite(format!("the greedy choice is {id}, expected 0 to {}", vocab - 1));
+        u32::try_from(id).ok().filter(|&id| id < vocab).ok_or_else(bad)
     }
 }
 
 impl Inputs {
     fn new(facts: &jetbin::Facts, inv_freq: Vec<f32>) -> Self {
-        let rows = facts.prefill_chunk.max(facts.max_batch) as usize;
-        let column = || Vec::with_capacity(rows);
-        let rope = Vec::with_capacity(rows * facts.rope_dim as usize);
-        Self { ids: column(), slots: column(), positions: column(), rope, inv_freq }
+        // Every column starts at a multiple of 64 bytes.
+        let capacity = (facts.prefill_chunk.max(facts.max_batch) as usize).next_multiple_of(jetbin::ALIGN as usize / 4);
+        let block = vec![0; capacity * (3 + facts.rope_dim as usize)];
+        Self { block, rows: 0, capacity, inv_freq }
     }
 
     fn bytes(&self) -> u64 {
-        (self.ids.capacity() * 3 * 4 + self.rope.capacity() * 4) as u64 * 2
+        self.block.len() as u64 * 4
     }
 
     fn clear(&mut self) {
-        [&mut self.ids, &mut self.slots, &mut self.positions].into_iter().for_each(Vec::clear);
-        self.rope.clear();
+        self.rows = 0;
+    }
+
+    /// The slot of each row's sequence.
+    fn slots(&self) -> &[u32] {
+        &self.block[self.capacity..self.capacity + self.rows]
     }
 
     fn push(&mut self, id: u32, slot: u32, position: u32) {
-        self.ids.push(id as i32);
-        self.slots.push(slot as i32);
-        self.positions.push(position as i32);
-        // The product is an f32, as in the official model: another rounding would shift late positions.
-        let angle = |f: &f32| position as f32 * f;
-        self.rope.extend(self.inv_freq.iter().map(|f| angle(f).cos()));
-        self.rope.extend(self.inv_freq.iter().map(|f| angle(f).sin()));
+        for (column, value) in [id, slot, position].into_iter().enumerate() {
+            self.block[column * self.capacity + self.rows] = value;
+        }
+        let half = self.inv_freq.len();
+        let rope = &mut self.block[3 * self.capacity + self.rows * 2 * half..][..2 * half];
+        for (i, frequency) in self.inv_freq.iter().enumerate() {
+            // The product is an f32, as in the official model: another rounding would shift late positions.
+            let angle = position as f32 * frequency;
+            (rope[i], rope[half + i]) = (angle.cos().to_bits(), angle.sin().to_bits());
+        }
+        self.rows += 1;
     }
 
+    /// One copy of everything up to the last row's rotary input.
     fn upload(&self, device: &mut dyn Device, places: &Places) -> Result<()> {
-        device.upload(places.ids, bytes_of(&self.ids))?;
-        device.upload(places.slots, bytes_of(&self.slots))?;
-        device.upload(places.positions, bytes_of(&self.positions))?;
-        Ok(device.upload(places.rope, bytes_of(&self.rope))?)
+        let used = 3 * self.capacity + self.rows * 2 * self.inv_freq.len();
+        Ok(device.upload(places.ids, bytes_of(&self.block[..used]))?)
     }
 }
 
+/// What a session needs, but for the host's small things; `scratch` is that of one thread.
+fn requirements(model: &Model, programs: &[jetbin::ProgramView<'_>; 2], sequences: u32) -> Result<Memory> {
+    let slot_bytes = model.reader().slot_bytes();
+    let too_many = || Error::request(format!("{sequences} sequences of {slot_bytes} bytes each"));
+    Ok(Memory {
+        states: slot_bytes.checked_mul(sequences.into()).ok_or_else(too_many)?,
+        arena: programs.iter().map(|p| p.arena_bytes()).max().unwrap_or(0),
+        scratch: programs.iter().map(|p| p.scratch_bytes()).max().unwrap_or(0),
+        small: 0,
+        code: model.reader().code(model.target()).len() as u64,
+        weights: model.weight_data().len() as u64,
+    })
+}
+
+/// The calls for memory that [`place`] makes, in their order.
+fn pieces(memory: &Memory, inputs: &Inputs, threads: u32) -> Vec<Piece> {
+    let fixed =
+        [("weights", memory.weights), ("states", memory.states), ("arena", memory.arena), ("inputs", inputs.bytes())];
+    let scratch = (0..threads).map(|_| ("scratch", memory.scratch / u64::from(threads)));
+    fixed.into_iter().chain(scratch).collect()
+}
+
 /// Gives everything its place on the device.
-fn place(
-    model: &Model,
-    device: &mut dyn Device,
-    programs: &[jetbin::ProgramView<'_>; 2],
-    sequences: u32,
-    inputs: &Inputs,
-    memory: &mut Memory,
-) -> Result<Places> {
+fn place(model: &Model, device: &mut dyn Device, memory: &Memory, inputs: &Inputs) -> Result<Places> {
     let reader = model.reader();
-    let slot_bytes = reader.slot_bytes();
-    memory.states = slot_bytes
-        .checked_mul(sequences.into())
-        .ok_or_else(|| Error::request(format!("{sequences} sequences of {slot_bytes} bytes each")))?;
-    memory.arena = programs.iter().map(|p| p.arena_bytes()).max().unwrap_or(0);
-    let states = device.alloc(memory.states)?;
-    let arena = device.alloc(memory.arena)?;
-    let column = inputs.ids.capacity() as u64 * 4;
     // SAFETY: the mapping belongs to the model, which the session holds for as long as the device.
     let weights = unsafe { device.constant(model.weight_data())? };
+    let states = device.alloc(memory.states)?;
+    let arena = device.alloc(memory.arena)?;
+    let ids = device.alloc(inputs.bytes())?;
+    let column = inputs.capacity as u64 * 4;
     let mut places = Places {
         arena,
         weights: reader.weights().iter().map(|w| weights + w.offset).collect(),
         states: reader.states().iter().map(|s| states + s.offset).collect(),
-        slot_bytes,
-        slots: device.alloc(column)?,
-        positions: device.alloc(column)?,
-        ids: device.alloc(column)?,
-        rope: device.alloc(inputs.rope.capacity() as u64 * 4)?,
+        slot_bytes: reader.slot_bytes(),
+        ids,
+        slots: ids + column,
+        positions: ids + 2 * column,
+        rope: ids + 3 * column,
         rope_row_bytes: u64::from(model.facts().rope_dim) * 4,
         scratch: Vec::new(),
     };
-    let scratch = programs.iter().map(|p| p.scratch_bytes()).max().unwrap_or(0);
-    for _ in 0..device.threads() {
-        places.scratch.push(device.alloc(scratch)?);
-        memory.scratch += scratch;
+    let threads = device.threads();
+    for _ in 0..threads {
+        places.scratch.push(device.alloc(memory.scratch / u64::from(threads))?);
     }
     Ok(places)
 }

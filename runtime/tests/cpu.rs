@@ -3,7 +3,7 @@
 mod toy;
 
 use jet_runtime::jetbin::KernelDesc;
-use jet_runtime::{Cpu, Device, Error, Launch, Model, OpenOptions, Session};
+use jet_runtime::{Code, Cpu, Device, Error, Launch, Model, OpenOptions, Session};
 use toy::*;
 
 /// `*(words[0] as *mut u64) = words[1]; return`
@@ -17,13 +17,17 @@ fn store_word() -> &'static [u8] {
     }
 }
 
+fn code<'a>(bytes: &'a [u8], kernels: &'a [KernelDesc<&'a str>]) -> Code<'a> {
+    Code { target: "this", bytes, kernels, launches: &[] }
+}
+
 /// A device with the kernel at offset 64, to see that offsets count.
 fn loaded(threads: u32) -> Cpu {
     let mut cpu = Cpu::new(threads).unwrap();
-    let code = [&[0; 64][..], store_word()].concat();
+    let bytes = [&[0; 64][..], store_word()].concat();
     let kernel = KernelDesc { name: "store", key: "store", offset: 64, length: 16 };
     // SAFETY: the bytes are code for this machine.
-    unsafe { cpu.load(&code, &[kernel]).unwrap() };
+    unsafe { cpu.load(&code(&bytes, &[kernel])).unwrap() };
     cpu
 }
 
@@ -60,7 +64,7 @@ fn a_kernel_that_is_not_there_and_memory_of_others_are_refused() {
     assert!(cpu.alloc(1 << 60).unwrap_err().to_string().starts_with("device: alloc: 1152921504606846976 bytes: "));
     let kernel = KernelDesc { name: "far", key: "", offset: 4, length: 1 };
     // SAFETY: the call is refused.
-    let error = unsafe { cpu.load(&[0xc3; 4], &[kernel]).unwrap_err() };
+    let error = unsafe { cpu.load(&code(&[0xc3; 4], &[kernel])).unwrap_err() };
     assert_eq!(error.to_string(), "device: load: kernel far at 4 of 4 bytes");
 }
 

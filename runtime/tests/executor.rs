@@ -192,7 +192,7 @@ fn whichever_device_call_fails_the_error_names_it_and_a_reset_repairs() {
             let mut s = Session::with_device(&model, Box::new(toy), 1)?;
             let calls = |s: &mut Session| {
                 s.reset(0)?;
-                s.prefill(0, &IDS[..6])?;
+                s.prefill_observed(0, &IDS[..6], Some(&mut |_| ()))?;
                 s.decode(&[(0, IDS[6])])?;
                 s.logits(0)?;
                 s.argmax(0)?;

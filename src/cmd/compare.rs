@@ -4,7 +4,7 @@ use super::{Outcome, TeamArgs, output};
 use crate::compare::tolerance::Tolerance;
 use crate::compare::{feed, judge, reference, tensors};
 use anyhow::Context;
-use jet_runtime::{DeviceChoice, Model, Session};
+use jet_runtime::{DeviceChoice, Model};
 use std::path::PathBuf;
 
 const HELP: &str = "\
@@ -38,8 +38,8 @@ pub struct Args {
     chunks: Option<Vec<usize>>,
     #[command(flatten)]
     team: TeamArgs,
-    /// What runs the kernels: cpu, or ptxsim, the simulator of GPU code
-    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = super::device)]
+    /// What runs the kernels: cpu, cuda (cuda:N for the GPU with number N), or ptxsim, the simulator of GPU code
+    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = DeviceChoice::named)]
     device: DeviceChoice,
     /// Print JSON instead of a table
     #[arg(long)]
@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         .with_context(|| args.reference.display().to_string())?;
     check_room(&model, &sequences, args.together)?;
     let slots = if args.together { sequences.len() as u32 } else { 1 };
-    let mut session = Session::new(&model, args.team.options(slots))?;
+    let mut session = super::session(&model, args.team.options(slots))?;
     let calls = feed::calls(&sequences, args.together) as u64;
     let bar = output::progress(calls, output::Unit::Items).with_message("calls");
     let ours = feed::collect(&mut session, &file, &sequences, args.together, &|| bar.inc(1))?;

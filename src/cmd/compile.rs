@@ -150,9 +150,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let summary = compile(&request, &mut bar);
     bar.end();
     let summary = summary?;
-    for warning in &summary.warnings {
-        eprintln!("warning: {warning}");
-    }
+    summary.warnings.iter().for_each(|warning| output::warn(warning));
     if args.json {
         output::json(&as_json(args, &summary))?;
     } else {

@@ -32,7 +32,34 @@ struct Report {
     cpu_problem: Option<String>,
     backends: Vec<&'static str>,
     devices: Vec<&'static str>,
+    /// The first GPU, or why there is none; absent in a build without the device `cuda`.
+    gpu: Option<Gpu>,
     ceilings: Option<ceilings::Ceilings>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Gpu {
+    Found { name: String, compute_capability: String, driver: String, multiprocessors: u32 },
+    Problem(String),
+}
+
+#[cfg(feature = "cuda")]
+fn gpu() -> Option<Gpu> {
+    Some(match jet_runtime::cuda::Gpu::open(0) {
+        Ok(gpu) => Gpu::Found {
+            compute_capability: format!("{}.{}", gpu.compute.0, gpu.compute.1),
+            driver: gpu.driver_version(),
+            name: gpu.name,
+            multiprocessors: gpu.multiprocessors,
+        },
+        Err(error) => Gpu::Problem(error.to_string()),
+    })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu() -> Option<Gpu> {
+    None
 }
 
 /// Generators of CPU code in this build, each once.
@@ -59,6 +86,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         cpu_problem: targets.as_ref().err().map(ToString::to_string),
         backends: backends(),
         devices: DeviceChoice::ALL.iter().map(|(name, _)| *name).collect(),
+        gpu: gpu(),
         ceilings: args.measure.then(|| ceilings::measure(threads)),
     };
     if args.json {
@@ -84,6 +112,13 @@ fn print_text(report: &Report) {
     }
     println!("backends  {}", report.backends.join(", "));
     println!("devices   {}", report.devices.join(", "));
+    match &report.gpu {
+        Some(Gpu::Found { name, compute_capability, driver, multiprocessors }) => println!(
+            "gpu       {name}, compute capability {compute_capability}, {multiprocessors} multiprocessors, driver for CUDA {driver}"
+        ),
+        Some(Gpu::Problem(problem)) => println!("gpu       none: {problem}"),
+        None => {}
+    }
     if let Some(c) = &report.ceilings {
         let rates: String = c.arithmetic.named().map(|(name, rate)| format!(", {rate:.0} {name}")).collect();
         println!("ceilings  {} threads: {:.1} GB/s read{rates} GFLOP/s", c.threads, c.read_gbps);

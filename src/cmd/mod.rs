@@ -5,7 +5,7 @@
 pub mod output;
 
 use clap::{Parser, Subcommand};
-use jet_runtime::{DeviceChoice, OpenOptions, Options};
+use jet_runtime::{DeviceChoice, Model, OpenOptions, Options, Session};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -86,16 +86,26 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Opens an artifact to run it on this machine.
+/// Opens an artifact to run it on a device.
 ///
 /// # Errors
-/// If the file is not an artifact, or a damaged one; [`DeviceCannot`] if it holds no code for this machine.
-pub fn open(path: &Path, device: DeviceChoice) -> anyhow::Result<jet_runtime::Model> {
+/// If the file is not an artifact, or a damaged one, if it holds no code for the device, or if there is no such device.
+pub fn open(path: &Path, device: DeviceChoice) -> anyhow::Result<Model> {
     let options = OpenOptions { device, ..OpenOptions::default() };
-    jet_runtime::Model::open_with(path, &options).map_err(|error| match error {
+    Model::open_with(path, &options).map_err(|error| match error {
         jet_runtime::Error::NoTarget(_) => DeviceCannot(format!("{}: {error}", path.display())).into(),
         other => other.into(),
     })
+}
+
+/// A session on the device that the model was opened for; what the device has to say goes to stderr.
+///
+/// # Errors
+/// If the device refuses.
+pub fn session(model: &Model, options: Options) -> anyhow::Result<Session> {
+    let session = Session::new(model, options)?;
+    session.notes().iter().for_each(|note| output::warn(note));
+    Ok(session)
 }
 
 /// The threads that run a model.
@@ -116,15 +126,12 @@ impl TeamArgs {
     }
 }
 
-/// The device called `name`.
-fn device(name: &str) -> Result<DeviceChoice, String> {
-    let found = DeviceChoice::ALL.iter().find(|(n, _)| *n == name).map(|(_, device)| *device);
-    let names: Vec<_> = DeviceChoice::ALL.iter().map(|(n, _)| *n).collect();
-    found.ok_or_else(|| format!("expected {}", names.join(" or ")))
-}
-
+/// 3 for what the machine cannot do, or failed to do; else the request is at fault.
 fn code_of(error: &anyhow::Error) -> u8 {
-    if error.chain().any(|cause| cause.is::<DeviceCannot>()) { 3 } else { 2 }
+    let of_machine = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<DeviceCannot>() || matches!(cause.downcast_ref(), Some(jet_runtime::Error::Device(_)))
+    };
+    if error.chain().any(of_machine) { 3 } else { 2 }
 }
 
 #[cfg(test)]
@@ -157,6 +164,8 @@ mod tests {
     fn a_machine_that_cannot_do_it_has_its_own_code() {
         let error = anyhow::Error::new(DeviceCannot("no AVX2".into())).context("loading");
         assert_eq!(code_of(&error), 3);
+        let failed = jet_runtime::Error::from(jet_runtime::DeviceError::new("alloc", "no memory"));
+        assert_eq!(code_of(&anyhow::Error::new(failed).context("loading")), 3);
         assert_eq!(code_of(&anyhow::anyhow!("bad input")), 2);
     }
 }

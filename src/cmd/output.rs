@@ -11,6 +11,11 @@ pub fn report(error: &anyhow::Error) {
     }
 }
 
+/// Prints something that a user should know.
+pub fn warn(text: &str) {
+    text.lines().for_each(|line| eprintln!("warning: {line}"));
+}
+
 /// The error and its causes, separated by colons; a cause that the text before it ends with is not said twice.
 fn with_causes(error: &anyhow::Error) -> String {
     error.chain().fold(String::new(), |text, cause| match cause.to_string() {

@@ -7,7 +7,7 @@ use crate::source;
 use crate::talk::{self, Chat, Speaker};
 use anyhow::{Context, ensure};
 use jet_runtime::text::AddedTokens;
-use jet_runtime::{DeviceChoice, Model, Session};
+use jet_runtime::{DeviceChoice, Model};
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -46,8 +46,8 @@ pub struct Args {
     ctx_size: Option<u32>,
     #[command(flatten)]
     team: TeamArgs,
-    /// What runs the kernels: cpu, or ptxsim, the simulator of GPU code
-    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = super::device)]
+    /// What runs the kernels: cpu, cuda (cuda:N for the GPU with number N), or ptxsim, the simulator of GPU code
+    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = DeviceChoice::named)]
     device: DeviceChoice,
     /// Print times, rates, memory and the seed on stderr afterwards
     #[arg(long)]
@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let model = super::open(&artifact?, args.device)?;
     let generation = args.generation.settle(&talk::generation_defaults(&model)?)?;
-    let session = Session::new(&model, args.team.options(1))?;
+    let session = super::session(&model, args.team.options(1))?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut speaker = Speaker::new(session, &generation, context(args, &model)?)?;
     if let Some(ids) = &args.ids {

@@ -105,7 +105,7 @@ pub fn compile_target(
     let desc = TargetDesc {
         name: name.to_string(),
         device: if target.is_gpu() { DeviceKind::Cuda } else { DeviceKind::Cpu },
-        arch: if target.is_gpu() { String::new() } else { target.arch.to_string() },
+        arch: target.arch.to_string(),
         features: target.requires.iter().map(ToString::to_string).collect(),
         rank: target.rank,
     };

@@ -2,6 +2,7 @@
 
 mod austen;
 mod command_line;
+mod cuda;
 mod golden;
 mod heavy;
 mod help;

@@ -1,13 +1,16 @@
-//! GPU code without a GPU: whole models through the simulator of PTX text, against the values of the official code.
+//! GPU code without a GPU: whole models through the simulator of PTX text, against the values of the official code; `cuda.rs` does the same
+//! through the driver's interface.
 
 use crate::args;
 use crate::support::*;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// What they are compiled for: every GPU, the one whose code runs where an artifact holds both first.
-const GPUS: [&str; 2] = ["sm_90a", "sm_80"];
+pub const GPUS: [&str; 2] = ["sm_90a", "sm_80"];
 
-fn compiled(folder: &Path, case: &str, target: &str) -> PathBuf {
+/// A golden model for a GPU.
+pub fn compiled(folder: &Path, case: &str, target: &str) -> PathBuf {
     let limits = ["--max-context", "256", "--max-batch", "8", "--prefill-chunk", "64"];
     compile(folder, &golden(case), &[&limits[..], &["--target", target]].concat())
 }
@@ -18,10 +21,10 @@ fn tolerance_of_bf16(case: &str) -> f64 {
 }
 
 /// Every value but the greedy choices, which differ where two logits are nearer than bf16 can tell.
-fn matches(artifact: &Path, case: &str, more: &[&str]) {
+pub fn matches(mut jetc: Command, device: &str, artifact: &Path, case: &str, more: &[&str]) {
     let (tolerance, reference) = (tolerance_of_bf16(case), golden(case).join("io.safetensors"));
-    let said =
-        run(args!["compare", artifact, reference, "--json", "--device", "ptxsim"].into_iter().chain(args_of(more)));
+    let args = args!["compare", artifact, reference, "--json", "--device", device];
+    let said = Said::of(jetc.args(args).args(more).output().expect("the binary starts"));
     assert!(said.code == Some(0) || said.code == Some(1), "{case} {more:?}\n{}\n{}", said.stdout, said.stderr);
     let report = said.json();
     let keys = report["keys"].as_array().unwrap();
@@ -34,10 +37,6 @@ fn matches(artifact: &Path, case: &str, more: &[&str]) {
     assert!(compared > 10, "{case}: {compared} keys");
 }
 
-fn args_of(more: &[&str]) -> Vec<std::ffi::OsString> {
-    more.iter().map(Into::into).collect()
-}
-
 macro_rules! cases {
     ($($test:ident $case:literal $(, $more:expr)*;)*) => {$(
         #[test]
@@ -45,8 +44,8 @@ macro_rules! cases {
             for target in GPUS {
                 let folder = folder();
                 let artifact = compiled(folder.path(), $case, target);
-                matches(&artifact, $case, &[]);
-                $(matches(&artifact, $case, &$more);)*
+                matches(jetc(), "ptxsim", &artifact, $case, &[]);
+                $(matches(jetc(), "ptxsim", &artifact, $case, &$more);)*
             }
         }
     )*};

@@ -50,4 +50,4 @@ mod types;
 pub use counters::Counters;
 pub use device::{Device, DeviceConfig, Launch};
 pub use error::{Error, ParseError, Trap, TrapKind};
-pub use module::Module;
+pub use module::{Limits, Module};

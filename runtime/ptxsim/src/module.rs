@@ -37,14 +37,41 @@ impl Module {
         self.kernels.iter().map(|k| k.name.as_str())
     }
 
+    /// What every launch of a kernel must keep to; `None` if there is no such kernel.
+    pub fn limits(&self, name: &str) -> Option<Limits> {
+        let kernel = self.kernel(name)?;
+        let volume = |e: [u32; 3]| e.iter().fold(1u32, |product, n| product.saturating_mul(*n));
+        Some(Limits {
+            parameters: kernel.params.len(),
+            shared_bytes: kernel.shared_bytes,
+            threads: kernel.required_threads.or(kernel.max_threads).map(volume),
+        })
+    }
+
     /// The architecture that it is for: 80 for `sm_80`.
     pub fn sm(&self) -> u32 {
         self.target.sm
     }
 
+    /// Whether it is for that architecture alone, as `sm_90a` is.
+    pub fn is_specific(&self) -> bool {
+        self.target.specific
+    }
+
     pub(crate) fn kernel(&self, name: &str) -> Option<&Kernel> {
         self.kernels.iter().find(|k| k.name == name)
     }
+}
+
+/// What every launch of a kernel must keep to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Number of parameters.
+    pub parameters: usize,
+    /// Bytes of shared variables.
+    pub shared_bytes: u32,
+    /// Most threads of a block, where the text says so.
+    pub threads: Option<u32>,
 }
 
 /// A kernel.

@@ -5,7 +5,7 @@
 #![allow(dead_code)]
 
 use jet_runtime::jetbin::*;
-use jet_runtime::{Device, DeviceError, Launch, Model};
+use jet_runtime::{Code, Device, DeviceError, Launch, Model};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
@@ -403,10 +403,10 @@ impl Device for Toy {
         self.place(address, bytes as usize).fill(0);
         Ok(())
     }
-    unsafe fn load(&mut self, _: &[u8], kernels: &[KernelDesc<&str>]) -> Result<(), DeviceError> {
+    unsafe fn load(&mut self, code: &Code<'_>) -> Result<(), DeviceError> {
         self.count("load")?;
         let named = |k: &KernelDesc<&str>| KERNELS.iter().find(|(name, _)| *name == k.name).expect("a known kernel").1;
-        self.kernels = kernels.iter().map(named).collect();
+        self.kernels = code.kernels.iter().map(named).collect();
         Ok(())
     }
     unsafe fn launch(&mut self, launches: &[Launch], words: &[u64]) -> Result<(), DeviceError> {
