@@ -136,8 +136,11 @@ impl Emitter<'_> {
             }
             Op::Stride => self.line(&format!("mad.lo.s32 {}, {}, {}, {}", d[0], a[1][0], a[2][0], a[0][0])),
             Op::Shared { bytes } => {
-                let region = self.region(*bytes);
+                let (region, start) = self.region(*bytes);
                 self.line(&format!("mov.u32 {}, {region}", d[0]));
+                if start > 0 {
+                    self.line(&format!("add.u32 {0}, {0}, {start}", d[0]));
+                }
             }
             Op::ThreadId => self.line(&format!("mov.u32 {}, %tid.x", d[0])),
             Op::CtaId => self.line(&format!("mov.u32 {}, %ctaid.x", d[0])),

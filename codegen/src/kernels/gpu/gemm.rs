@@ -15,7 +15,7 @@ use crate::targets::Target;
 const USUAL_ROWS: u32 = 512;
 
 /// Warps, panels of a warp, groups of 8 rows, CTAs of a multiprocessor: 256, 128 and 64 columns by 128 and 64 rows.
-const TILES: [(u32, u32, u32, u32); 4] = [(8, 2, 16, 1), (8, 1, 16, 2), (8, 1, 8, 2), (4, 1, 8, 2)];
+const TILES: [(u32, u32, u32, u32); 4] = [(16, 1, 16, 1), (8, 1, 16, 1), (8, 1, 8, 2), (4, 1, 8, 2)];
 
 /// The plan of a product whose input has `blocks` blocks of columns, on targets that have warpgroups.
 pub fn plan(target: &Target, blocks: u32, segments: &[Segment]) -> Option<Plan> {
