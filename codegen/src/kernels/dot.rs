@@ -4,6 +4,7 @@
 //! depend neither on the rows beside it nor on the phase. A tile is up to 12 rows by two panels, so that 24 of 32 registers are
 //! sums: more than the 14 that keep both units of Zen 5 busy, and each load of weights serves twelve rows.
 
+use super::ahead::Ahead;
 use crate::kir::{Bf16, Builder, F32, I32, Index, Operand, Ptr, Tile, V};
 use crate::pack::PANEL;
 
@@ -23,6 +24,8 @@ pub struct DotProduct<'k> {
     pub x: Ptr<'k, Bf16>,
     /// Pairs of steps in a sum.
     pub pairs: u32,
+    /// The panels after these, and the number of this tile among those that share them.
+    pub ahead: Option<(Ahead<'k>, V<'k, Index>)>,
     /// The sums, those of the second panel right after those of the first.
     pub out: Ptr<'k, F32>,
     /// Elements from one row of sums to the next.
@@ -37,7 +40,11 @@ impl<'k> DotProduct<'k> {
         // enough loads in a turn that the loop costs nothing
         let unrolled = (8 / (rows * panels) as u32).max(2);
         let whole = self.pairs / unrolled * unrolled;
-        let turn = |i, sums| (0..unrolled).fold(sums, |sums, u| self.step(i, u, sums));
+        let part = self.ahead.map(|(ahead, tile)| ahead.part(tile, (whole / unrolled).on(k), 1));
+        let turn = |i: V<'k, Index>, sums| {
+            part.iter().for_each(|part| part.ask(i / unrolled));
+            (0..unrolled).fold(sums, |sums, u| self.step(i, u, sums))
+        };
         let mut sums = k.range(0u32, whole, unrolled, zeros, turn);
         for u in 0..self.pairs - whole {
             sums = self.step(whole.on(k), u, sums);

@@ -2,9 +2,14 @@
 //!
 //! A row of activations is cut into the groups of the weights. In each, `x = s y` with integers `|y| <= 127`, `s = max |x| / 127`;
 //! the word `b` of a group holds `y` of the columns `b`, `b + 16`, `b + 32`, `b + 48`, as the blocks of weights do. A code `c` of a
-//! weight stands for `d c + m`, so that a group adds `d s sum(c y) + m s sum(y)` to a product, whose first sum is exact. The bits of
-//! a row depend neither on the rows beside it nor on the phase.
+//! weight stands for `d c + m`, so that a group adds `s (d sum(c y) + m sum(y))` to a product, where both sums are exact; in 8 bits
+//! `m = -128 d`, and a sum starts at `-128 sum(y)` instead of zero, which is free. The bits of a row depend neither on the rows and
+//! panels beside it nor on the phase.
+//!
+//! A tile is six rows by two panels: exact and rounded sums take 24 of 32 registers, and 12 dot products wait for 8 loads. (12 rows
+//! by one panel wait for 13, and a processor that starts two dot products in a cycle loads no more than two registers.)
 
+use super::ahead::{Ahead, Part};
 use super::context::Context;
 use super::quantised::{in_tiles, scales};
 use crate::kir::{Builder, Cap, F32, I32, Index, Operand, Ptr, V};
@@ -15,12 +20,16 @@ use jet_ir::quant::{Format, GROUP};
 
 /// Words of a quantised group of activations.
 const WORDS: u32 = STRIDE as u32;
-/// Numbers beside them: `s`, and `s sum(y)`.
-const EXTRA: u32 = 2;
+/// Numbers beside them: `s`; `sum(y)` in f32; `-128 sum(y)`, an integer.
+const EXTRA: u32 = 3;
 /// Words of weights in one turn of the loop.
 const STEPS: u32 = 4;
-/// Rows that share a panel: with the most, sums and dot products take 24 of 32 registers.
-const TILES: [usize; 4] = [12, 4, 2, 1];
+/// Rows of tiles.
+const TILES: [usize; 3] = [6, 2, 1];
+/// Lines of the next panels that every turn asks for: enough where some 100 rows take turns.
+const LINES: u32 = 2;
+/// Panels that are read side by side.
+pub const PANELS: usize = 2;
 /// Lanes of the registers.
 const LANES: u16 = PANEL as u16;
 /// Groups whose numbers are all smaller than this count as zero, so that `127 / max |x|` is finite.
@@ -85,9 +94,12 @@ impl<'k> Rows<'k> {
             sum = sum + (shifted - MAGIC);
         }
         self.words.at(g * WORDS).store(word);
-        let extra = self.extra.at(g * EXTRA);
+        let (extra, sum) = (self.extra.at(g * EXTRA), sum.sum_lanes());
         extra.store(scale);
-        extra.at(1u32).store(scale * sum.sum_lanes());
+        extra.at(1u32).store(sum);
+        // exact: a product of small integers, read from the low bits of a float
+        let offset = sum.fma(-128.0, MAGIC).as_i32().isub(MAGIC.to_bits() as i32);
+        extra.cast::<I32>().at(2u32).store(offset);
     }
 }
 
@@ -103,71 +115,112 @@ fn load<'k>(k: &'k Builder, x: Ptr<'k, F32>, n: u32) -> V<'k, F32> {
     }
 }
 
-/// Operands of a product of quantised rows with one panel.
+/// Operands of a product of quantised rows with some panels.
 #[derive(Clone, Copy)]
 pub struct Product<'k> {
-    /// How the panel is quantised.
+    /// How the panels are quantised.
     pub format: Format,
-    /// The panel.
+    /// The first panel.
     pub panel: Ptr<'k, I32>,
-    /// The rows.
+    /// Bytes from one panel to the next.
+    pub panel_bytes: u32,
+    /// All rows.
     pub x: Rows<'k>,
-    /// The sums, rows `stride` apart.
+    /// The panels after these.
+    pub ahead: Option<Ahead<'k>>,
+    /// The sums, those of the next panel right after those of the first.
     pub out: Ptr<'k, F32>,
     /// Elements from one row of sums to the next.
     pub stride: u32,
 }
 
+/// Sums of rows and panels.
+type Sums<'k, E> = Vec<Vec<V<'k, E>>>;
+
 impl<'k> Product<'k> {
-    /// The same for the rows from `row` on.
-    pub fn from(self, row: V<'k, Index>) -> Product<'k> {
-        Product { x: self.x.from(row), ..self }
+    /// `out[r][0..16 panels] = sum_k x[row + r][k] panels[k]` for rows `0..rows`, two panels at a time.
+    pub fn emit(&self, k: &'k Builder, (row, rows): (V<'k, Index>, V<'k, Index>), panels: V<'k, Index>) {
+        let some = |first: V<'k, Index>, together: usize| {
+            let panel = self.panel.byte_offset(first * self.panel_bytes);
+            let out = self.out.at(first * PANEL as u32);
+            in_tiles(k, rows, &TILES, &|r, n| {
+                let number = (row + r) / TILES[0] as u32 * (panels / PANELS as u32) + first / PANELS as u32;
+                let part = self.ahead.map(|a| a.part(number, self.x.groups.on(k), LINES));
+                let tile = Product { panel, x: self.x.from(row + r), out: out.at(r * self.stride), ..*self };
+                tile.tile(k, (n, together), part);
+            });
+        };
+        let odd = panels % PANELS as u32;
+        k.range(0u32, panels - odd, PANELS as u32, (), |p, ()| some(p, PANELS));
+        k.when(odd.equals(1u32), || some(panels - 1u32, 1));
     }
 
-    /// [`Self::emit`] for as many rows as there are at run time.
-    pub fn emit_rows(&self, k: &'k Builder, rows: V<'k, Index>) {
-        in_tiles(k, rows, &TILES, &|row, n| {
-            let tile = Product { out: self.out.at(row * self.stride), ..self.from(row) };
-            tile.emit(k, n);
+    /// The sums of `rows` rows and `panels` panels; `part` is of what comes next.
+    fn tile(&self, k: &'k Builder, (rows, panels): (usize, usize), part: Option<Part<'k>>) {
+        let zeros: Sums<F32> = vec![vec![k.splat(0.0, LANES); panels]; rows];
+        let sums = k.range(0u32, self.x.groups, 1, zeros, |g, mut sums| {
+            part.iter().for_each(|part| part.ask(g));
+            let blocks: Vec<_> = (0..panels).map(|p| self.block(p, g)).collect();
+            let dots = self.dots(k, &blocks, g, rows);
+            let scales: Vec<_> = blocks.iter().map(|b| scales(self.format, *b, LANES, 1)[0]).collect();
+            for (r, (row, dots)) in (0..).zip(sums.iter_mut().zip(dots)) {
+                let extra = self.extra(g, r);
+                let scale = extra.load_splat(LANES);
+                for ((sum, dot), (d, m)) in row.iter_mut().zip(dots).zip(&scales) {
+                    let here = match self.format {
+                        Format::Q8 => dot.to_f32() * *d,
+                        Format::Q4 => dot.to_f32().fma(*d, *m * extra.at(1u32).load_splat(LANES)),
+                    };
+                    *sum = here.fma(scale, *sum);
+                }
+            }
+            sums
         });
+        for (r, row) in sums.iter().enumerate() {
+            let out = self.out.at(r as u32 * self.stride);
+            row.iter().enumerate().for_each(|(p, sum)| out.at((p * PANEL) as u32).store(*sum));
+        }
     }
 
-    /// `out[r][0..16] = sum_k x[r][k] panel[k][0..16]` for rows `0..rows`.
-    fn emit(&self, k: &'k Builder, rows: usize) {
-        let zeros = vec![k.splat::<F32>(0.0, LANES); rows];
-        let sums = k.range(0u32, self.x.groups, 1, zeros, |g, sums| {
-            let block = self.panel.byte_offset(g * block_bytes(self.format) as u32);
-            let (d, m) = scales(self.format, block, LANES, 1)[0];
-            let dots = self.dots(k, block, g, rows);
-            let one = |(r, (sum, dot)): (usize, (V<'k, F32>, V<'k, I32>))| {
-                let extra = self.x.extra.at(g * EXTRA + r as u32 * (self.x.groups * EXTRA));
-                let (scale, scaled_sum) = (extra.load_splat(LANES), extra.at(1u32).load_splat(LANES));
-                (dot.to_f32() * scale).fma(d, m.fma(scaled_sum, sum))
-            };
-            sums.into_iter().zip(dots).enumerate().map(one).collect::<Vec<_>>()
-        });
-        sums.iter().enumerate().for_each(|(r, sum)| self.out.at(r as u32 * self.stride).store(*sum));
+    /// Block `g` of panel `p`.
+    fn block(&self, p: usize, g: V<'k, Index>) -> Ptr<'k, I32> {
+        let panel = self.panel.byte_offset(p as u32 * self.panel_bytes);
+        panel.byte_offset(g * block_bytes(self.format) as u32)
     }
 
-    /// `sum(c y)` over the columns of group `g`, for each row.
-    fn dots(&self, k: &'k Builder, block: Ptr<'k, I32>, g: V<'k, Index>, rows: usize) -> Vec<V<'k, I32>> {
-        let weights = block.byte_offset(SCALE_BYTES as u32);
+    /// The numbers beside group `g` of row `r`.
+    fn extra(&self, g: V<'k, Index>, r: u32) -> Ptr<'k, F32> {
+        self.x.extra.at(g * EXTRA + r * (self.x.groups * EXTRA))
+    }
+
+    /// `sum(c y)` over the columns of group `g`, in 8 bits `sum((c - 128) y)`, for each row and block.
+    fn dots(&self, k: &'k Builder, blocks: &[Ptr<'k, I32>], g: V<'k, Index>, rows: usize) -> Sums<'k, I32> {
         let n_words = (quantised::block_bytes(self.format) - SCALE_BYTES) as u32 / (4 * u32::from(LANES));
-        let x = |r: usize, word: V<'k, Index>| {
-            let row = self.x.words.at(g * WORDS + r as u32 * (self.x.groups * WORDS));
-            row.at(word).load_splat(LANES)
+        let start = |r: u32| match self.format {
+            Format::Q8 => self.extra(g, r).cast::<I32>().at(2u32).load_splat(LANES),
+            Format::Q4 => k.splat::<I32>(0, LANES),
         };
-        let add = |sums: Vec<V<'k, I32>>, codes: V<'k, I32>, word: V<'k, Index>| -> Vec<V<'k, I32>> {
-            sums.into_iter().enumerate().map(|(r, sum)| sum.dot_bytes(codes, x(r, word))).collect()
+        let start: Sums<I32> = (0..rows as u32).map(|r| vec![start(r); blocks.len()]).collect();
+        let add = |mut sums: Sums<'k, I32>, codes: &[V<'k, I32>], word: V<'k, Index>| -> Sums<'k, I32> {
+            for (r, row) in (0..).zip(&mut sums) {
+                let x = self.x.words.at(g * WORDS + r * (self.x.groups * WORDS)).at(word).load_splat(LANES);
+                row.iter_mut().zip(codes).for_each(|(sum, codes)| *sum = sum.dot_bytes(*codes, x));
+            }
+            sums
         };
-        k.range(0u32, n_words, STEPS, vec![k.splat::<I32>(0, LANES); rows], |b, sums| {
+        k.range(0u32, n_words, STEPS, start, |b, sums| {
             (0..STEPS).fold(sums, |sums, u| {
-                let codes = weights.at((b + u) * u32::from(LANES)).load(LANES);
+                let at = SCALE_BYTES as u32 / 4 + u * u32::from(LANES);
+                let word = |block: &Ptr<'k, I32>| block.at(b * u32::from(LANES) + at).load(LANES);
+                let codes: Vec<_> = blocks.iter().map(word).collect();
+                let mask = |codes: V<'k, I32>| codes.and(0x0f0f_0f0f);
                 match self.format {
-                    Format::Q8 => add(sums, codes, b + u),
+                    Format::Q8 => add(sums, &codes, b + u),
                     Format::Q4 => {
-                        let low = add(sums, codes.and(0x0f0f_0f0f), b + u);
-                        add(low, codes.shift_right(4).and(0x0f0f_0f0f), b + (u + n_words))
+                        let [low, high]: [Vec<_>; 2] = [0, 4].map(|by| {
+                            codes.iter().map(|c| mask(if by > 0 { c.shift_right(by) } else { *c })).collect()
+                        });
+                        add(add(sums, &low, b + u), &high, b + (u + n_words))
                     }
                 }
             })

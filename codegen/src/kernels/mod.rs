@@ -5,6 +5,7 @@
 //! and never depends on how items are spread over threads; rows never influence each other, and the bits of a row do
 //! not depend on how many rows there are.
 
+mod ahead;
 mod attention;
 mod chunk;
 mod context;

@@ -6,6 +6,7 @@
 //! scratch memory is the normalised input, row-major f32. Behind the tile lies what quantised weights need: a panel of
 //! numbers, or quantised rows of the input.
 
+use super::ahead::Ahead;
 use super::context::{Context, Scratch, Shape, Unsupported};
 use super::dot::{self, DotProduct};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
@@ -47,10 +48,15 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
     let (begin, end) = cx.item_range(Items { fixed, per_row: false });
     let all_bf16 = segments.iter().all(|s| s.spec.elem == Elem::Bf16);
     let Input { rows: x, row_bytes } = Input::stage(cx, grid, all_bf16, begin.lt(end))?;
-    let (most, group) = match (x, cx.phase) {
-        (Rows::Floats(_), _) => (most_rows(&cx.k.target), 1),
-        (Rows::Pairs(_), Phase::Decode) => (dot::ROWS, dot::PANELS as u32),
-        (Rows::Pairs(_), Phase::Prefill) => (dot::ROWS, group_panels(&cx.k.target, k_len)),
+    let target = &cx.k.target;
+    let in_bytes = int8::is_for(target) && segments.iter().any(|s| Format::of(s.spec.elem).is_some());
+    let (most, together) = match x {
+        Rows::Pairs(_) => (dot::ROWS, dot::PANELS),
+        Rows::Floats(_) => (most_rows(target), if in_bytes { int8::PANELS } else { 1 }),
+    };
+    let group = match cx.phase {
+        Phase::Prefill if together > 1 => group_panels(target, &segments),
+        _ => together as u32,
     };
     let slots = segments.iter().map(|s| s.group_items(group) as usize * s.spec.item_slots());
     let stride = slots.max().unwrap_or(PANEL) as u32;
@@ -81,11 +87,12 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
     Ok(Shape { name, scratch, cost: cost(cx, &segments, k_len as usize) })
 }
 
-/// Panels of bf16 that many rows take turns on, so that a tile of rows is read once for all of them: half of the
-/// second-level cache, an even number of 2 to 8.
-fn group_panels(target: &Target, k_len: usize) -> u32 {
-    let panels = target.cache.l2_bytes / 2 / (2 * PANEL * k_len) as u64;
-    (panels.clamp(2, 8) / 2 * 2) as u32
+/// Panels that many rows take turns on, so that a tile of rows is read once for all of them: an even number of 2 to 16 that takes
+/// up to five eighths of the second-level cache, where a few rows have to stay beside them.
+fn group_panels(target: &Target, segments: &[Segment]) -> u32 {
+    let largest = segments.iter().map(|s| s.spec.panel_bytes() as u64).max().unwrap_or(1);
+    let panels = target.cache.l2_bytes * 5 / 8 / largest;
+    (panels.clamp(2, 16) / 2 * 2) as u32
 }
 
 /// What a kernel with quantised weights keeps in scratch memory.
@@ -264,7 +271,7 @@ impl<'k> Kernel<'_, 'k, '_> {
             let here = (rows - row).imin(self.most);
             match self.x {
                 Rows::Floats(x) => self.sums(x, row, here, panels),
-                Rows::Pairs(x) => self.dots(x.at(row * (2 * self.pairs())), here, panels),
+                Rows::Pairs(x) => self.dots(x, (row, here), panels),
             }
             self.finish((item, items), row, here);
         });
@@ -295,8 +302,18 @@ impl<'k> Kernel<'_, 'k, '_> {
 
     /// Panel `p` of an item with weights of type `elem`.
     fn panel(&self, item: Item<'k>, p: V<'k, Index>, elem: Elem) -> Ptr<'k, F32> {
-        let bytes = PackSpec { elem, ..self.segments[0].spec }.panel_bytes();
-        item.weights.byte_offset(p * bytes as u32)
+        item.weights.byte_offset(p * self.panel_bytes(elem))
+    }
+
+    /// The panels after those of an item, which is as many, if many rows take turns on them.
+    fn ahead(&self, item: Item<'k>, elem: Elem) -> Option<Ahead<'k>> {
+        let bytes = item.panels * self.panel_bytes(elem);
+        (self.cx.phase == Phase::Prefill).then(|| Ahead::new(item.weights.byte_offset(bytes), bytes)).flatten()
+    }
+
+    /// Bytes of a panel of type `elem`.
+    fn panel_bytes(&self, elem: Elem) -> u32 {
+        PackSpec { elem, ..self.segments[0].spec }.panel_bytes() as u32
     }
 
     /// The numbers of an item's panels, if they are quantised.
@@ -335,20 +352,17 @@ impl<'k> Kernel<'_, 'k, '_> {
 
     /// Fills the tile with the sums of `here` rows from `row` on.
     fn sums(&self, x: Ptr<'k, F32>, row: V<'k, Index>, here: V<'k, Index>, item: Item<'k>) {
-        let (k, most) = (self.cx.k, self.most as usize);
-        let x = x.at(row * self.k_len);
-        k.range(0u32, item.panels, 1, (), |p, ()| {
-            let out = self.tile.at(p * PANEL as u32);
-            let plain = |elem: Elem, panel: Ptr<'k, F32>| {
-                Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride }.emit_some(k, here, most);
-            };
-            self.by_elem(item, &|elem| {
-                let panel = self.panel(item, p, elem);
-                match (Format::of(elem), self.quantised) {
-                    (Some(format), Some(Quantised::Bytes(rows))) => {
-                        let product = int8::Product { format, panel: panel.cast(), x: rows, out, stride: self.stride };
-                        product.from(row).emit_rows(k, here);
-                    }
+        let (k, x) = (self.cx.k, x.at(row * self.k_len));
+        self.by_elem(item, &|elem| match (Format::of(elem), self.quantised) {
+            (Some(format), Some(Quantised::Bytes(rows))) => {
+                let (panel, panel_bytes) = (item.weights.cast(), self.panel_bytes(elem));
+                let (out, stride, ahead) = (self.tile, self.stride, self.ahead(item, elem));
+                let product = int8::Product { format, panel, panel_bytes, x: rows, ahead, out, stride };
+                product.emit(k, (row, here), item.panels);
+            }
+            (format, quantised) => k.range(0u32, item.panels, 1, (), |p, ()| {
+                let (panel, out) = (self.panel(item, p, elem), self.tile.at(p * PANEL as u32));
+                match (format, quantised) {
                     (Some(format), Some(Quantised::Numbers(to))) => {
                         let codes = Panel::whole(k, Some(format), panel.cast(), self.k_len);
                         let numbers = Panel::whole(k, None, to.at(p * (PANEL as u32 * self.k_len)).cast(), self.k_len);
@@ -358,19 +372,25 @@ impl<'k> Kernel<'_, 'k, '_> {
                             || numbers.products(k, x, (out, self.stride), here),
                         );
                     }
-                    _ => plain(elem, panel),
+                    _ => {
+                        let product = Product { elem, panel, x, k_len: self.k_len, out, stride: self.stride };
+                        product.emit_some(k, here, self.most as usize);
+                    }
                 }
-            });
+            }),
         });
     }
 
-    /// The same for `here` rows of pairs at `x`, two panels at a time.
-    fn dots(&self, x: Ptr<'k, Bf16>, here: V<'k, Index>, item: Item<'k>) {
+    /// The same for `here` rows from `row` on of all rows `x` in pairs, two panels at a time.
+    fn dots(&self, x: Ptr<'k, Bf16>, (row, here): (V<'k, Index>, V<'k, Index>), item: Item<'k>) {
         let (k, pairs) = (self.cx.k, self.pairs());
-        let panel_bytes = self.segments[0].spec.panel_bytes() as u32;
+        let (x, panel_bytes, ahead) =
+            (x.at(row * (2 * pairs)), self.panel_bytes(Elem::Bf16), self.ahead(item, Elem::Bf16));
         let some = |first: V<'k, Index>, together: usize| {
             let (panel, out) = (self.panel(item, first, Elem::Bf16).cast(), self.tile.at(first * PANEL as u32));
-            let tile = DotProduct { panel, panel_bytes, x, pairs, out, stride: self.stride };
+            let number = row / dot::ROWS as u32 * (item.panels / dot::PANELS as u32) + first / dot::PANELS as u32;
+            let ahead = ahead.map(|a| (a, number));
+            let tile = DotProduct { panel, panel_bytes, x, pairs, ahead, out, stride: self.stride };
             cover(k, here, dot::ROWS, |row, rows| {
                 let (x, out) = (x.at(row * (2 * pairs)), out.at(row * self.stride));
                 DotProduct { x, out, ..tile }.emit(k, rows, together);

@@ -84,6 +84,8 @@ pub enum Cap {
     Int8Dot,
     /// Tile products of four warps that go on beside the threads, with operands in shared memory.
     Wgmma,
+    /// Hints of memory that will be read.
+    Prefetch,
     /// A kernel starts while the one before still runs, and says where it needs what that one wrote.
     DependentLaunch,
 }
@@ -144,6 +146,12 @@ pub enum Op {
     Load(Mem),
     /// `(value, ptr)`.
     Store(Mem),
+    /// `(ptr)`: the cache line there will be read some time later, so that it ought to be in the second-level cache. A hint: the
+    /// address may be any.
+    Prefetch {
+        /// Bytes added to the address.
+        offset: i32,
+    },
     /// `(lo, hi, init...)`, one block with parameters `(i, carried...)`, results `carried...`.
     For {
         /// What the subscript grows by in each turn.
@@ -331,6 +339,7 @@ impl Op {
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
             Op::WgmmaFence | Op::Wgmma { .. } | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence => Some(Cap::Wgmma),
+            Op::Prefetch { .. } => Some(Cap::Prefetch),
             Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),
             _ => None,
         }
@@ -343,7 +352,8 @@ impl Op {
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
         let groups = self.needs() == Some(Cap::Wgmma);
-        !(groups || memory || threads || copies || launches || matches!(self, Op::For { .. } | Op::If))
+        let others = matches!(self, Op::For { .. } | Op::If | Op::Prefetch { .. });
+        !(groups || memory || threads || copies || launches || others)
     }
 }
 

@@ -1,17 +1,25 @@
 //! Rewrites what a target cannot spell into what it can, in the IR itself, so that each rewrite is written once.
 
 use super::value::{Bf16, F32, I32, V};
-use super::{Block, Builder, Inst, Kernel, Op, Operand, Scalar, Value};
+use super::{Block, Builder, Cap, Inst, Kernel, Op, Operand, Scalar, Value};
 use crate::targets::Target;
 use std::collections::HashMap;
 
 /// Repeats until every operation is native (a rewrite may use operations that need one themselves).
 pub fn legalise(kernel: &Kernel, target: &Target) -> Kernel {
     let mut kernel = kernel.clone();
+    if !target.has(Cap::Prefetch) {
+        without_hints(&mut kernel.body);
+    }
     while let Some(next) = one_round(&kernel, target) {
         kernel = next;
     }
     kernel
+}
+
+fn without_hints(block: &mut Block) {
+    block.insts.retain(|i| !matches!(i.op, Op::Prefetch { .. }));
+    block.insts.iter_mut().flat_map(|i| &mut i.blocks).for_each(without_hints);
 }
 
 fn one_round(kernel: &Kernel, target: &Target) -> Option<Kernel> {

@@ -32,7 +32,13 @@ impl<'k> V<'k, F32> {
 
     /// The largest lane.
     pub fn max_lanes(self) -> Self {
-        let mut lanes: Vec<_> = (0..self.lanes()).map(|i| self.lane(i)).collect();
+        let (n, wide) = (self.lanes(), self.k.target.lanes);
+        if n > 4 && n.is_power_of_two() && n <= wide {
+            // halves of a register, which are a shuffle away; of several registers they would be lanes one by one
+            let half = |from: u16| V::pack(&(from..from + n / 2).map(|i| self.lane(i)).collect::<Vec<_>>());
+            return half(0).max(half(n / 2)).max_lanes();
+        }
+        let mut lanes: Vec<_> = (0..n).map(|i| self.lane(i)).collect();
         // by pairs, so that the chain is short
         while lanes.len() > 1 {
             lanes = lanes.chunks(2).map(|pair| pair[1..].iter().fold(pair[0], |a, b| a.max(*b))).collect();

@@ -53,6 +53,11 @@ impl<'k, E: Stored> Ptr<'k, E> {
         self.k.push(Op::CopyAsync { to: self.offset, from: from.offset }, &[self.id, from.id], &[]);
     }
 
+    /// Says that the cache line here will be read some time later; targets that take no such hints leave it out.
+    pub fn prefetch(self) {
+        self.k.push(Op::Prefetch { offset: self.offset }, &[self.id], &[]);
+    }
+
     /// Four matrices of 8 by 8 bf16, see [`Op::LoadMatrix`]; here is the row that this lane addresses, in shared memory.
     pub fn load_matrix(self, trans: bool) -> V<'k, I32> {
         let op = Op::LoadMatrix { offset: self.offset, trans };

@@ -1,13 +1,25 @@
 //! Addresses, loads and stores.
 
 use crate::{Engine, cases, floats, kernel};
-use jet_codegen::kir::{F32, I32};
+use jet_codegen::kir::{F32, I32, Operand};
 
 cases! {
     a_load_after_a_store_sees_it,
     subscripts_come_from_memory_with_their_sign,
     addresses_fold_constants_and_take_strides,
     carried_pointers_keep_their_constant_part,
+    hints_touch_nothing_wherever_they_point,
+}
+
+fn hints_touch_nothing_wherever_they_point(e: &Engine) {
+    let y = floats(e, &[2.0], 1, |k, x, y| {
+        for at in [0u32.on(k), 1000u32.on(k), k.index(0) - 0x4000_0000u32] {
+            x.at(at).prefetch();
+            y.at(at).prefetch();
+        }
+        y.store(x.load(1));
+    });
+    assert_eq!(y, [2.0]);
 }
 
 fn a_load_after_a_store_sees_it(e: &Engine) {
