@@ -272,7 +272,7 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::Shuffle, [a @ Vec(F32 | I32 | Index, _), Vec(Index, 1)], [r]) => a == r,
         (Op::Mma, [Vec(Bf16, 8), Vec(Bf16, 4), c @ Vec(F32, 4)], [r]) => c == r,
         (Op::Wgmma { offset, lead, stride }, [c @ Vec(F32, n), Vec(Bf16, 8), Ptr(Space::Scratch)], [r]) => {
-            let fits = |bytes: u32| bytes % 16 == 0 && bytes < 1 << 18;
+            let fits = |bytes: u32| bytes.is_multiple_of(16) && bytes < 1 << 18;
             c == r && n % 4 == 0 && *n <= 128 && offset.rem_euclid(16) == 0 && fits(*lead) && fits(*stride)
         }
         (Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence, [], []) => true,
