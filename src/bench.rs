@@ -1,8 +1,8 @@
 //! Timing of an artifact: prompts (`pp`), generation (`tg`), loading.
 
-use crate::ceilings::{Arithmetic, Meter, median};
+use crate::ceilings::{Arithmetic, MemoryMeter, median};
 use jet_frontend::synth::token_ids;
-use jet_runtime::{Model, Options, Session};
+use jet_runtime::{DeviceChoice, Model, OpenOptions, Options, Session};
 use jetbin::{Domain, Phase};
 use serde::Serialize;
 use std::path::Path;
@@ -59,7 +59,7 @@ pub struct Row {
     pub test: String,
     /// Bytes of weights and states that a second moves, by the artifact's own account, in 1e9.
     pub gbps: f64,
-    /// Median over the repetitions of the share of the rate of reading memory, measured within the repetition.
+    /// Median over the repetitions of the share of the rate of reading memory, or of copying on a GPU, measured within the repetition.
     pub read_share: f64,
     /// Median of that rate, in 1e9 bytes per second.
     pub read_gbps: f64,
@@ -89,9 +89,9 @@ struct Work {
 ///
 /// # Errors
 /// As for opening and running a model.
-pub fn load(path: &Path, options: Options) -> jet_runtime::Result<Load> {
+pub fn load(path: &Path, device: DeviceChoice, options: Options) -> jet_runtime::Result<Load> {
     let start = Instant::now();
-    let model = Model::open(path)?;
+    let model = Model::open_with(path, &OpenOptions { device, ..OpenOptions::default() })?;
     let mut session = Session::new(&model, options)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     session.prefill(0, &[0])?;
@@ -115,7 +115,7 @@ pub fn measure(
     session: &mut Session,
     test: Test,
     repetitions: u32,
-    (meter, limits): (&Meter, &Arithmetic),
+    (meter, limits): (&MemoryMeter, &Arithmetic),
 ) -> jet_runtime::Result<Row> {
     once(session, test, meter)?;
     let samples = (0..repetitions).map(|_| once(session, test, meter)).collect::<jet_runtime::Result<Vec<_>>>()?;
@@ -145,7 +145,7 @@ pub fn measure(
 }
 
 /// One repetition; what comes before does not count, nor does the time in which memory is measured.
-fn once(session: &mut Session, test: Test, meter: &Meter) -> jet_runtime::Result<Sample> {
+fn once(session: &mut Session, test: Test, meter: &MemoryMeter) -> jet_runtime::Result<Sample> {
     let vocab = session.model().facts().vocab_size as usize;
     for sequence in 0..test.n_batch {
         session.reset(sequence)?;
@@ -156,7 +156,7 @@ fn once(session: &mut Session, test: Test, meter: &Meter) -> jet_runtime::Result
     let prompts: Vec<_> =
         (0..test.n_batch).map(|s| token_ids(100 + s as usize, 1, vocab, test.n_prompt as usize)).collect();
     let mut batch: Vec<(u32, u32)> = (0..test.n_batch).map(|s| (s, 1 % vocab as u32)).collect();
-    let mut clock = Clock::new(meter);
+    let mut clock = Clock::new(meter)?;
     for (sequence, prompt) in (0..).zip(prompts.iter().filter(|p| !p.is_empty())) {
         clock.time(|| {
             session.prefill(sequence, prompt)?;
@@ -178,7 +178,7 @@ fn once(session: &mut Session, test: Test, meter: &Meter) -> jet_runtime::Result
 /// Adds up the time of calls, and measures memory between them every now and then: its rate changes within seconds on a
 /// shared machine, so that only figures of the same moment can be compared.
 struct Clock<'a> {
-    meter: &'a Meter,
+    meter: &'a MemoryMeter,
     seconds: f64,
     /// Seconds at which memory is measured next.
     next: f64,
@@ -189,8 +189,8 @@ struct Clock<'a> {
 const BETWEEN: f64 = 0.1;
 
 impl Clock<'_> {
-    fn new(meter: &Meter) -> Clock<'_> {
-        Clock { meter, seconds: 0.0, next: BETWEEN, read_gbps: vec![meter.read_gbps()] }
+    fn new(meter: &MemoryMeter) -> jet_runtime::Result<Clock<'_>> {
+        Ok(Clock { meter, seconds: 0.0, next: BETWEEN, read_gbps: vec![meter.gbps()?] })
     }
 
     fn time<T>(&mut self, call: impl FnOnce() -> jet_runtime::Result<T>) -> jet_runtime::Result<T> {
@@ -199,7 +199,7 @@ impl Clock<'_> {
         self.seconds += start.elapsed().as_secs_f64();
         if self.seconds >= self.next {
             self.next = self.seconds + BETWEEN;
-            self.read_gbps.push(self.meter.read_gbps());
+            self.read_gbps.push(self.meter.gbps()?);
         }
         Ok(result)
     }

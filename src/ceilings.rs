@@ -7,6 +7,7 @@ mod arithmetic;
 
 pub use arithmetic::Arithmetic;
 
+use jet_runtime::{DeviceChoice, DeviceError, Session};
 use serde::Serialize;
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -17,9 +18,9 @@ use std::time::Instant;
 pub struct Ceilings {
     /// Threads that ran at once.
     pub threads: usize,
-    /// Reading memory that is in no cache, in 1e9 bytes per second: the median of some passes.
+    /// Reading memory that is in no cache, or copying on a GPU, in 1e9 bytes per second: the median of some passes.
     pub read_gbps: f64,
-    /// Multiply-adds.
+    /// Multiply-adds; none of a GPU are measured.
     pub arithmetic: Arithmetic,
 }
 
@@ -33,6 +34,60 @@ pub fn measure(threads: usize) -> Ceilings {
     let meter = Meter::new(threads);
     let passes = (0..PASSES).map(|_| meter.read_gbps()).collect();
     Ceilings { threads: meter.threads, read_gbps: median(passes), arithmetic: arithmetic::measure(meter.threads) }
+}
+
+/// What memory is measured with.
+pub enum MemoryMeter {
+    /// Reading of main memory.
+    Host(Meter),
+    /// Copying within a GPU.
+    #[cfg(feature = "cuda")]
+    Gpu(jet_runtime::cuda::CopyMeter),
+}
+
+impl MemoryMeter {
+    /// For the device that a session runs on, with its ceilings.
+    ///
+    /// # Errors
+    /// If the device fails, or is one that tells nothing about time.
+    pub fn of(session: &Session) -> anyhow::Result<(MemoryMeter, Ceilings)> {
+        let threads = session.threads() as usize;
+        Ok(match session.model().device() {
+            DeviceChoice::Cpu => (MemoryMeter::Host(Meter::new(threads)), measure(threads)),
+            #[cfg(feature = "cuda")]
+            DeviceChoice::Cuda(ordinal) => {
+                let meter = jet_runtime::cuda::CopyMeter::new(ordinal)?;
+                let passes = (0..PASSES).map(|_| meter.gbps()).collect::<Result<Vec<_>, _>>()?;
+                let ceilings = Ceilings { threads, read_gbps: median(passes), arithmetic: Arithmetic::default() };
+                (MemoryMeter::Gpu(meter), ceilings)
+            }
+            #[cfg(feature = "ptxsim")]
+            DeviceChoice::PtxSim => {
+                anyhow::bail!("--device ptxsim: a simulator tells nothing about time, expected cpu or cuda")
+            }
+        })
+    }
+
+    /// 1e9 bytes per second.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn gbps(&self) -> Result<f64, DeviceError> {
+        match self {
+            MemoryMeter::Host(meter) => Ok(meter.read_gbps()),
+            #[cfg(feature = "cuda")]
+            MemoryMeter::Gpu(meter) => meter.gbps(),
+        }
+    }
+
+    /// What it measures, for a table.
+    pub fn what(&self) -> &'static str {
+        match self {
+            MemoryMeter::Host(_) => "reading",
+            #[cfg(feature = "cuda")]
+            MemoryMeter::Gpu(_) => "copying",
+        }
+    }
 }
 
 /// The median; 0 of nothing.

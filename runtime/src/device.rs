@@ -1,6 +1,6 @@
 //! What the executor needs of a machine: memory, code, launches.
 
-use jetbin::{KernelDesc, LaunchDesc, Phase};
+use jetbin::{Cubin, KernelDesc, LaunchDesc, Phase};
 
 /// Why a device call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +53,10 @@ pub struct Code<'a> {
     pub target: &'a str,
     /// Machine code of a CPU, or PTX text.
     pub bytes: &'a [u8],
+    /// For a GPU, the same assembled, if it was.
+    pub cubin: Option<Cubin<'a>>,
+    /// The architecture that it is for, as the artifact spells it.
+    pub arch: &'a str,
     /// Its kernels.
     pub kernels: &'a [KernelDesc<&'a str>],
     /// How a GPU launches them; empty for a CPU.

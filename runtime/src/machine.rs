@@ -144,18 +144,23 @@ fn rejection(target: &TargetDesc, machine: &Machine<'_>) -> Option<String> {
     (!unknown.is_empty()).then(|| format!("needs {}, which this build cannot detect", unknown.join(", ")))
 }
 
-/// Why a GPU of a compute capability cannot run code for an architecture: `sm_80` runs on 8.0 and all later ones, `sm_90a` on
-/// 9.0 alone.
-fn wrong_gpu(arch: &str, (major, minor): (u32, u32)) -> Option<String> {
-    let number = arch.strip_prefix("sm_").unwrap_or_default();
+/// The compute capability of an architecture like `sm_80`, and whether its code is for that one alone, as that of `sm_90a` is.
+pub(crate) fn gpu_architecture(arch: &str) -> Option<((u32, u32), bool)> {
+    let number = arch.strip_prefix("sm_")?;
     let (number, specific) = match number.strip_suffix(['a', 'f']) {
         Some(shorter) => (shorter, true),
         None => (number, false),
     };
-    let Ok(needed) = number.parse::<u32>() else {
+    let number = number.parse::<u32>().ok()?;
+    Some(((number / 10, number % 10), specific))
+}
+
+/// Why a GPU of a compute capability cannot run code for an architecture: `sm_80` runs on 8.0 and all later ones, `sm_90a` on
+/// 9.0 alone.
+fn wrong_gpu(arch: &str, (major, minor): (u32, u32)) -> Option<String> {
+    let Some((needed, specific)) = gpu_architecture(arch) else {
         return Some(format!("names the GPU architecture `{arch}`, expected one like `sm_80`; compile again"));
     };
-    let needed = (needed / 10, needed % 10);
     let fits = if specific { (major, minor) == needed } else { (major, minor) >= needed };
     let more = if specific { "" } else { " or more" };
     (!fits).then(|| format!("needs compute capability {}.{}{more}, this GPU has {major}.{minor}", needed.0, needed.1))

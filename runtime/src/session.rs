@@ -129,8 +129,9 @@ impl Session {
         let programs = [program(PHASES[0])?, program(PHASES[1])?];
         let kernels: Vec<_> = reader.kernels(target).iter().collect();
         let launches: Vec<_> = reader.launches(target).iter().collect();
-        let name = reader.targets().get(target).map(|t| t.name).unwrap_or_default();
-        let code = Code { target: &name, bytes: reader.code(target), kernels: &kernels, launches: &launches };
+        let desc = reader.targets().get(target).ok_or_else(|| Error::request(format!("no target {target}")))?;
+        let (bytes, cubin) = (reader.code(target), reader.cubin(target));
+        let code = Code { target: &desc.name, bytes, cubin, arch: &desc.arch, kernels: &kernels, launches: &launches };
         let inputs = Inputs::new(facts, reader.inv_freq().collect());
         let mut memory = requirements(model, &programs, sequences)?;
         memory.scratch *= u64::from(device.threads());
@@ -306,7 +307,7 @@ impl Session {
         let device = self.device.as_mut();
         let Some(observer) = observer else {
             let launches = &plan.launches[steps.clone()];
-            let name = ListName { phase, head: steps.start > 0, rows: window.1 };
+            let name = ListName { phase, head: steps.end > plan.first_head_step, rows: window.1 };
             if again {
                 // SAFETY: the words of a plan are places in this device, laid out as the program's kernels expect. Those of a phase's
                 // token steps or head steps for a number of rows from row 0 on are always the same.

@@ -18,7 +18,7 @@ fn store_word() -> &'static [u8] {
 }
 
 fn code<'a>(bytes: &'a [u8], kernels: &'a [KernelDesc<&'a str>]) -> Code<'a> {
-    Code { target: "this", bytes, kernels, launches: &[] }
+    Code { target: "this", bytes, cubin: None, arch: "", kernels, launches: &[] }
 }
 
 /// A device with the kernel at offset 64, to see that offsets count.

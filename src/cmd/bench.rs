@@ -2,21 +2,21 @@
 
 use super::{Outcome, TeamArgs, output};
 use crate::bench::{Load, Row, Test, load, measure};
-use crate::ceilings::{self, Arithmetic, Ceilings, Meter};
+use crate::ceilings::{Arithmetic, Ceilings, MemoryMeter};
 use anyhow::ensure;
 use clap::ValueEnum;
-use jet_runtime::{DeviceChoice, Session};
 use serde::Serialize;
 use std::path::PathBuf;
 
 const HELP: &str = "\
-Shares are of limits measured in the same run: reading memory, sampled between the calls, and multiply-adds of several
-widths and types. Bytes and operations are those that the artifact states for its steps: weights once a call, states once
+Shares are of limits measured in the same run: reading memory (on a GPU, copying), sampled between the calls, and multiply-adds
+of several widths and types (on a CPU). Bytes and operations are those that the artifact states for its steps: weights once a call, states once
 a sequence, operations once a row.
 
 Examples:
   jetc bench model.jetbin
-  jetc bench model.jetbin -p 128,512 -n 64 -d 0,4096 -b 1,4 -o json";
+  jetc bench model.jetbin -p 128,512 -n 64 -d 0,4096 -b 1,4 -o json
+  jetc bench model.jetbin --device cuda -b 1,8,64";
 
 /// Measure tokens per second for prompts and generation, and the share of the machine's measured limits
 #[derive(clap::Args)]
@@ -64,6 +64,8 @@ struct Report {
     target: String,
     weight_bytes: u64,
     ceilings: Ceilings,
+    /// What the memory's rate is one of: reading, or copying within a GPU.
+    memory: &'static str,
     load: Load,
     rows: Vec<Row>,
 }
@@ -73,7 +75,7 @@ struct Report {
 /// # Errors
 /// If the artifact cannot be used, or the tests do not fit it.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = super::open(&args.artifact, DeviceChoice::Cpu)?;
+    let model = super::open(&args.artifact, args.team.device)?;
     let tests = tests(args);
     ensure!(!tests.is_empty(), "nothing to measure: -p and -n are both 0");
     let facts = model.facts();
@@ -86,12 +88,11 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let bar = output::progress(tests.len() as u64 + 2, output::Unit::Items);
     bar.set_message("ceilings");
     let sequences = tests.iter().map(|t| t.n_batch).max().unwrap_or(1);
-    let mut session = Session::new(&model, args.team.options(sequences))?;
-    let ceilings = ceilings::measure(session.threads() as usize);
-    let meter = Meter::new(ceilings.threads);
+    let mut session = super::session(&model, args.team.options(sequences))?;
+    let (meter, ceilings) = MemoryMeter::of(&session)?;
     bar.inc(1);
     bar.set_message("loading");
-    let load = load(&args.artifact, args.team.options(1))?;
+    let load = load(&args.artifact, args.team.device, args.team.options(1))?;
     let mut rows = Vec::new();
     for test in tests {
         bar.inc(1);
@@ -101,7 +102,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     bar.finish_and_clear();
     let target = model.candidates().first().map(|c| c.name.clone()).unwrap_or_default();
     let weight_bytes = model.weight_data().len() as u64;
-    let report = Report { model: facts.name.clone(), target, weight_bytes, ceilings, load, rows };
+    let report = Report { model: facts.name.clone(), target, weight_bytes, ceilings, memory: meter.what(), load, rows };
     print(&report, args.output)?;
     Ok(Outcome::Done)
 }
@@ -149,7 +150,7 @@ fn print(report: &Report, form: Form) -> anyhow::Result<()> {
 fn print_table(report: &Report) {
     let Ceilings { threads, arithmetic, .. } = report.ceilings;
     let limits: Vec<_> = arithmetic.named().collect();
-    print!("| model | target | threads | test | tok/s | GB/s | of reading |");
+    print!("| model | target | threads | test | tok/s | GB/s | of {} |", report.memory);
     limits.iter().for_each(|(name, gflops)| print!(" of {gflops:.0} {name} |"));
     println!("\n| --- | --- | ---: | --- | ---: | ---: | ---: |{}", " ---: |".repeat(limits.len()));
     for row in &report.rows {

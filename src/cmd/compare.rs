@@ -4,7 +4,7 @@ use super::{Outcome, TeamArgs, output};
 use crate::compare::tolerance::Tolerance;
 use crate::compare::{feed, judge, reference, tensors};
 use anyhow::Context;
-use jet_runtime::{DeviceChoice, Model};
+use jet_runtime::Model;
 use std::path::PathBuf;
 
 const HELP: &str = "\
@@ -38,9 +38,6 @@ pub struct Args {
     chunks: Option<Vec<usize>>,
     #[command(flatten)]
     team: TeamArgs,
-    /// What runs the kernels: cpu, cuda (cuda:N for the GPU with number N), or ptxsim, the simulator of GPU code
-    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = DeviceChoice::named)]
-    device: DeviceChoice,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -52,7 +49,7 @@ pub struct Args {
 /// If a file cannot be used, or the sequences do not fit the artifact.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let file = tensors::read(&args.reference)?;
-    let model = super::open(&args.artifact, args.device)?;
+    let model = super::open(&args.artifact, args.team.device)?;
     let tolerance = Tolerance::of(&model, args.tolerance)?;
     let vocab = model.facts().vocab_size as usize;
     let sequences = reference::sequences(&file, vocab, args.chunks.as_deref())

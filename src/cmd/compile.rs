@@ -61,6 +61,10 @@ pub struct CompileArgs {
     /// Stored type of matrices (default: the checkpoint's)
     #[arg(long, value_enum)]
     weights: Option<Format>,
+    /// Do not assemble GPU code, although there is a `ptxas` (the variable JETC_PTXAS, else on the path): the driver translates
+    /// the PTX text, which is always there, when the model is loaded
+    #[arg(long)]
+    no_cubin: bool,
     /// Where the packed weights go (default: embed)
     #[arg(long, value_enum)]
     weights_file: Option<Place>,
@@ -108,6 +112,7 @@ impl CompileArgs {
                     Place::External => WeightsFile::External,
                 }),
             },
+            no_cubin: self.no_cubin,
             dump: None,
         }
     }
@@ -169,7 +174,11 @@ fn print_text(args: &Args, summary: &Summary) {
     );
     println!("identity {}", summary.identity);
     for target in &summary.targets {
-        println!("{}: {} kernels, {} of code", target.name, target.kernels, output::bytes(target.code_bytes as u64));
+        print!("{}: {} kernels, {} of code", target.name, target.kernels, output::bytes(target.code_bytes as u64));
+        match &target.assembled {
+            Some((bytes, version)) => println!(", {} assembled by ptxas {version}", output::bytes(*bytes as u64)),
+            None => println!(),
+        }
         for p in &target.programs {
             println!(
                 "  {:<8} {} kernel calls instead of {}, {} moved per {} instead of {}, arena {} instead of {}",
@@ -200,7 +209,8 @@ fn as_json(args: &Args, summary: &Summary) -> Value {
                         "arena_bytes": p.arena.0, "arena_bytes_without_reuse": p.arena.1 })
                 })
                 .collect();
-            json!({ "name": t.name, "kernels": t.kernels, "code_bytes": t.code_bytes, "programs": programs })
+            json!({ "name": t.name, "kernels": t.kernels, "code_bytes": t.code_bytes,
+                "cubin_bytes": t.assembled.as_ref().map(|(bytes, _)| bytes), "programs": programs })
         })
         .collect();
     json!({ "path": args.output, "bytes": summary.bytes, "weight_bytes": summary.weight_bytes, "identity": summary.identity,

@@ -104,6 +104,7 @@ fn programs<'a>(reader: &Reader<'a>, target: u32) -> impl Iterator<Item = (Phase
 
 fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {
     let (facts, (major, minor)) = (reader.facts(), reader.version());
+    let recipe = json_section(reader, SectionKind::Recipe)?;
     let weights: u64 = reader.weights().iter().map(|w| w.length).sum();
     println!("{}: format {major}.{minor}, {}", facts.name, output::bytes(reader.total_bytes()));
     println!("identity   {}", hex(&reader.identity()));
@@ -116,7 +117,14 @@ fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {
     println!("states     {} a sequence", output::bytes(reader.slot_bytes()));
     for (index, target) in (0..).zip(reader.targets().iter()) {
         let (kernels, code) = (reader.kernels(index).len(), reader.code(index).len() as u64);
-        println!("target     {}: {kernels} kernels, {} of code", target.name, output::bytes(code));
+        print!("target     {}: {kernels} kernels, {} of code", target.name, output::bytes(code));
+        match reader.cubin(index) {
+            Some(cubin) => {
+                let version = recipe["compile"]["ptxas"].as_str().unwrap_or("of unknown version");
+                println!(", {} assembled by ptxas {version}", output::bytes(cubin.bytes.len() as u64));
+            }
+            None => println!(),
+        }
         for (phase, program) in programs(reader, index) {
             println!(
                 "  {phase:<8} {} steps, up to {} rows, arena {}, scratch {} a thread",
@@ -196,7 +204,8 @@ fn target_json(reader: &Reader<'_>, (index, target): (u32, &jetbin::TargetDesc),
     let each = |&n: &u32| programs(reader, index).map(move |(phase, program)| balance(phase, &program, n));
     let balances: Vec<_> = threads.iter().flat_map(each).collect();
     json!({ "name": target.name, "balance": balances, "device": target.device.to_string(), "arch": target.arch, "features": target.features,
-        "rank": target.rank, "code_bytes": reader.code(index).len(), "kernels": kernels, "programs": program_list })
+        "rank": target.rank, "code_bytes": reader.code(index).len(),
+        "cubin_bytes": reader.cubin(index).map(|c| c.bytes.len()), "kernels": kernels, "programs": program_list })
 }
 
 fn program_json(phase: Phase, program: &ProgramView<'_>) -> Value {

@@ -108,9 +108,12 @@ pub fn session(model: &Model, options: Options) -> anyhow::Result<Session> {
     Ok(session)
 }
 
-/// The threads that run a model.
+/// What runs a model.
 #[derive(clap::Args)]
 pub struct TeamArgs {
+    /// What runs the kernels: cpu, cuda (cuda:N for the GPU with number N), or ptxsim, the simulator of GPU code
+    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = DeviceChoice::named)]
+    pub device: DeviceChoice,
     /// Threads; 0 means one for each core
     #[arg(short, long, default_value_t = 0)]
     threads: u32,

@@ -5,7 +5,7 @@ use crate::quality::{Quality, Tally};
 use crate::talk;
 use anyhow::{Context, ensure};
 use jet_runtime::text::AddedTokens;
-use jet_runtime::{DeviceChoice, Model, Session};
+use jet_runtime::{Model, Session};
 use std::path::PathBuf;
 
 const HELP: &str = "\
@@ -43,7 +43,7 @@ pub struct Args {
 /// # Errors
 /// If a file cannot be used, or the models do not fit each other.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = super::open(&args.artifact, DeviceChoice::Cpu)?;
+    let model = super::open(&args.artifact, args.team.device)?;
     let text = std::fs::read_to_string(&args.text).with_context(|| format!("{}: cannot read", args.text.display()))?;
     let ids = talk::tokenizer(&model)?.encode(&text, AddedTokens::Parse)?;
     ensure!(ids.len() > 1, "{}: found {} tokens, expected 2 at least", args.text.display(), ids.len());
@@ -65,11 +65,11 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
 fn session(model: &Model, args: &Args) -> anyhow::Result<Session> {
     let room = model.facts().max_context;
     ensure!(args.window <= room, "--window: found {}, expected at most the artifact's context of {room}", args.window);
-    Ok(Session::new(model, args.team.options(1))?)
+    super::session(model, args.team.options(1))
 }
 
 fn session_against(path: &std::path::Path, model: &Model, args: &Args) -> anyhow::Result<Session> {
-    let other = super::open(path, DeviceChoice::Cpu)?;
+    let other = super::open(path, args.team.device)?;
     let (found, expected) = (other.facts().vocab_size, model.facts().vocab_size);
     ensure!(found == expected, "{}: found a vocabulary of {found}, expected {expected}", path.display());
     session(&other, args)

@@ -7,7 +7,7 @@ use crate::source;
 use crate::talk::{self, Chat, Speaker};
 use anyhow::{Context, ensure};
 use jet_runtime::text::AddedTokens;
-use jet_runtime::{DeviceChoice, Model};
+use jet_runtime::Model;
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -46,9 +46,6 @@ pub struct Args {
     ctx_size: Option<u32>,
     #[command(flatten)]
     team: TeamArgs,
-    /// What runs the kernels: cpu, cuda (cuda:N for the GPU with number N), or ptxsim, the simulator of GPU code
-    #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = DeviceChoice::named)]
-    device: DeviceChoice,
     /// Print times, rates, memory and the seed on stderr afterwards
     #[arg(long)]
     stats: bool,
@@ -68,7 +65,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let artifact = source::artifact(&args.source, &args.compile, &mut bar);
     bar.end();
     let start = Instant::now();
-    let model = super::open(&artifact?, args.device)?;
+    let model = super::open(&artifact?, args.team.device)?;
     let generation = args.generation.settle(&talk::generation_defaults(&model)?)?;
     let session = super::session(&model, args.team.options(1))?;
     let load_seconds = start.elapsed().as_secs_f64();

@@ -8,12 +8,11 @@ use crate::selftest;
 use anyhow::Context;
 use jet_frontend::{ModelSpec, WeightFormat};
 use jet_frontend::graph::model_graph;
-use jet_runtime::{DeviceChoice, Session};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 const HELP: &str = "\
-Checks the hashes of header, tables, code and packed weights; then the artifact's code computes on this machine: the prompt
+Checks the hashes of header, tables, code and packed weights; then the artifact's code computes on the device: the prompt
 program against the decode program, and with --source both against the reference evaluation of the source's graph, op by op.
 The latter takes about a minute for each billion weights.
 
@@ -59,11 +58,11 @@ struct Verdict {
 /// # Errors
 /// If the artifact or the source cannot be used at all.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = super::open(&args.artifact, DeviceChoice::Cpu)?;
+    let model = super::open(&args.artifact, args.team.device)?;
     let recipe = tolerance::recipe(&model)?;
     let weights_problem = model.verify_weights().err().map(|e| e.to_string());
     let tolerance = Tolerance::of_two_sides(&model, args.tolerance)?;
-    let mut session = Session::new(&model, args.team.options(1))?;
+    let mut session = super::session(&model, args.team.options(1))?;
     let bar = output::progress(2 * selftest::steps(&session)? as u64, output::Unit::Items).with_message("self-test");
     let prefill_against_decode = selftest::against_itself(&mut session, tolerance, &|| bar.inc(1))?;
     let (mut source_problem, mut against_reference) = (None, None);

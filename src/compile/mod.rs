@@ -4,6 +4,7 @@
 //! frontend -> graph -> passes (fuse, per target and phase) -> codegen (a kernel for each group) -> memory plan -> jetbin
 //! ```
 
+mod cubin;
 mod dump;
 mod options;
 pub mod price;
@@ -18,10 +19,11 @@ pub use recipe::BYTES;
 pub use states::{Limits, SlotPlan, plan_slot};
 
 use anyhow::{Context, Result, bail};
+use cubin::Assembler;
 use dump::Dump;
 use jet_frontend::{ModelConfig, ModelSpec, Sidecar, WeightFormat, WeightSource, WeightsFile, graph};
 use jet_ir::{Graph, OutputKind};
-use jetbin::{DeviceKind, Facts, SectionKind, Writer, WriterOptions};
+use jetbin::{Cubin, DeviceKind, Facts, SectionKind, Writer, WriterOptions};
 use std::time::Instant;
 use target::{Compiled, compile_target};
 pub use target::{Selected, select_phase};
@@ -144,12 +146,13 @@ pub fn compile(request: &CompileRequest, progress: &mut dyn Progress) -> Result<
         progress.begin(&format!("compiling for {name}"), 0);
         compiled.push(compile_target(&model, &slot, (index as u32, name), &mut weights, &dump)?);
     }
+    let assembler = assemble(request, &mut compiled, progress)?;
     let external = match model.settings.weights_file {
         WeightsFile::Embed => None,
         WeightsFile::External => Some(request.output.with_extension("weights")),
     };
     let mut writer = Writer::create(&request.output, WriterOptions { external_weights: external, sync: false })?;
-    write_sections(&mut writer, &model, &slot, &compiled)?;
+    write_sections(&mut writer, &model, &slot, (&compiled, assembler.as_ref()))?;
     let before = start.elapsed().as_secs_f64();
     progress.begin("packing weights", weights.bytes());
     weights.write(&mut writer, &mut |bytes| progress.advance(bytes))?;
@@ -165,14 +168,48 @@ pub fn compile(request: &CompileRequest, progress: &mut dyn Progress) -> Result<
     })
 }
 
+/// Assembles the code of all GPU targets at once, if there is an assembler and nobody said no.
+fn assemble(
+    request: &CompileRequest,
+    compiled: &mut [Compiled],
+    progress: &mut dyn Progress,
+) -> Result<Option<Assembler>> {
+    let mut gpus: Vec<&mut Compiled> = compiled.iter_mut().filter(|c| c.desc.device == DeviceKind::Cuda).collect();
+    if request.no_cubin || gpus.is_empty() {
+        return Ok(None);
+    }
+    let Some(assembler) = Assembler::find()? else { return Ok(None) };
+    let names: Vec<_> = gpus.iter().map(|c| c.desc.name.as_str()).collect();
+    progress.begin(&format!("assembling for {}", names.join(", ")), 0);
+    let each = |target: &mut Compiled| -> Result<()> {
+        let cubin = assembler.assemble(&target.desc.arch, &target.code)?;
+        target.summary.assembled = Some((cubin.len(), assembler.version.clone()));
+        target.cubin = Some(cubin);
+        Ok(())
+    };
+    let each = &each;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = gpus.iter_mut().map(|target| scope.spawn(move || each(target))).collect();
+        let joined =
+            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| bail!("assembling panicked, a defect of jetc")));
+        joined.collect::<Result<()>>()
+    })?;
+    Ok(Some(assembler))
+}
+
 /// A name for people that depends on the model alone: `jet-nemotron-2.0b`, `jet-nemotron-4.0m`.
 fn model_name(parameters: u64) -> String {
     let (unit, letter) = if parameters < 1_000_000_000 { (1e6, 'm') } else { (1e9, 'b') };
     format!("jet-nemotron-{:.1}{letter}", parameters as f64 / unit)
 }
 
-fn write_sections(writer: &mut Writer, model: &Model, slot: &SlotPlan, compiled: &[Compiled]) -> Result<()> {
-    writer.bytes(SectionKind::Recipe, recipe::recipe(model)?.as_bytes())?;
+fn write_sections(
+    writer: &mut Writer,
+    model: &Model,
+    slot: &SlotPlan,
+    (compiled, assembler): (&[Compiled], Option<&Assembler>),
+) -> Result<()> {
+    writer.bytes(SectionKind::Recipe, recipe::recipe(model, assembler.map(|a| a.version.as_str()))?.as_bytes())?;
     writer.bytes(SectionKind::Model, &std::fs::read(&model.spec.config)?)?;
     let facts = model.facts()?;
     writer.facts(&facts)?;
@@ -186,6 +223,9 @@ fn write_sections(writer: &mut Writer, model: &Model, slot: &SlotPlan, compiled:
         }
         if target.desc.device == DeviceKind::Cuda {
             writer.launches(index as u32, &target.launches)?;
+        }
+        if let (Some(bytes), Some(assembler)) = (&target.cubin, assembler) {
+            writer.cubin(index as u32, Cubin { version: assembler.release, bytes })?;
         }
         for program in &target.programs {
             writer.program(program)?;

@@ -23,6 +23,8 @@ pub struct CompileRequest {
     pub output: PathBuf,
     /// What shapes the artifact.
     pub options: CompileOptions,
+    /// Whether GPU code stays PTX text alone, although there is an assembler.
+    pub no_cubin: bool,
     /// A directory for the IR of every phase.
     pub dump: Option<PathBuf>,
 }
@@ -53,6 +55,8 @@ pub struct TargetSummary {
     pub kernels: usize,
     /// Bytes of code.
     pub code_bytes: usize,
+    /// Bytes of the assembled code of a GPU target, and the version of `ptxas` that made it.
+    pub assembled: Option<(usize, String)>,
     /// Prefill and decode.
     pub programs: Vec<ProgramSummary>,
 }

@@ -11,11 +11,11 @@ use jet_ir::Elem;
 use jet_ir::quant::GROUP;
 use serde_json::{Value, json};
 
-/// The recipe of a model as JSON.
+/// The recipe of a model as JSON; `assembler` is the version of the `ptxas` that assembled the code of its GPU targets.
 ///
 /// # Errors
 /// The configuration cannot be read again.
-pub fn recipe(model: &Model) -> Result<String> {
+pub fn recipe(model: &Model, assembler: Option<&str>) -> Result<String> {
     let config = &model.spec.config;
     let bytes = std::fs::read(config).with_context(|| format!("{}: cannot read", config.display()))?;
     let settings = &model.settings;
@@ -39,6 +39,7 @@ pub fn recipe(model: &Model) -> Result<String> {
         },
         "compile": {
             "targets": targets,
+            "ptxas": assembler,
             "max_context": max_context,
             "max_batch": max_batch,
             "prefill_chunk": prefill_chunk,

@@ -28,6 +28,8 @@ pub struct Compiled {
     pub launches: Vec<LaunchDesc>,
     /// Their code.
     pub code: Vec<u8>,
+    /// For a GPU, the same assembled.
+    pub cubin: Option<Vec<u8>>,
     /// Prefill and decode.
     pub programs: Vec<Program>,
     /// For the report.
@@ -100,6 +102,7 @@ pub fn compile_target(
         name: name.to_string(),
         kernels: kernels.len(),
         code_bytes: blob.bytes.len(),
+        assembled: None,
         programs: phases.iter().map(|p| p.summary.clone()).collect(),
     };
     let desc = TargetDesc {
@@ -109,7 +112,7 @@ pub fn compile_target(
         features: target.requires.iter().map(ToString::to_string).collect(),
         rank: target.rank,
     };
-    Ok(Compiled { desc, kernels: table, launches, code: blob.bytes, programs, summary })
+    Ok(Compiled { desc, kernels: table, launches, code: blob.bytes, cubin: None, programs, summary })
 }
 
 /// How a kernel of a GPU is launched.

@@ -7,17 +7,22 @@ use crate::support::*;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The library of the stand-in, which lies beside this test.
+fn standin() -> PathBuf {
+    let here = std::env::current_exe().expect("the path of this test");
+    let library = here.parent().expect("a folder").join("libjet_cuda_standin.so");
+    assert!(library.is_file(), "{}: expected the library of jet-cuda-standin", library.display());
+    library
+}
+
 /// A folder in which the stand-in has the names that the driver's library is looked for by.
 fn library(folder: &Path) -> PathBuf {
-    let here = std::env::current_exe().expect("the path of this test");
-    let standin = here.parent().expect("a folder").join("libjet_cuda_standin.so");
-    assert!(standin.is_file(), "{}: expected the library of jet-cuda-standin", standin.display());
     let library = folder.join("lib");
     std::fs::create_dir_all(&library).expect("a folder");
     for name in ["libcuda.so", "libcuda.so.1"] {
         let link = library.join(name);
         if !link.exists() {
-            std::os::unix::fs::symlink(&standin, link).expect("a link");
+            std::os::unix::fs::symlink(standin(), link).expect("a link");
         }
     }
     library
@@ -171,4 +176,128 @@ fn without_a_driver_the_device_says_what_is_missing() {
     assert!(said.stderr.starts_with("error: device: cu"), "{}", said.stderr);
     let missing = said.stderr.contains("found no NVIDIA driver: looked for libcuda.so and libcuda.so.1");
     assert!(missing || said.stderr.contains("cuInit"), "{}", said.stderr);
+}
+
+/// Something in the place of `ptxas`: what it makes is taken for binary code by the stand-in, and runs as the text that it was made from.
+fn assembler(folder: &Path, release: &str) -> PathBuf {
+    let path = folder.join(format!("ptxas-{release}"));
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'Cuda compilation tools, release {release}, V{release}.77'; exit; fi\n\
+         [ \"$1\" = -arch ] && grep -q \"^.target $2\" \"$5\" || {{ echo \"fatal: $*\" >&2; exit 1; }}\n\
+         {{ printf '\\177ELF'; cat \"$5\"; printf '\\000'; }} > \"$4\"\n"
+    );
+    std::fs::write(&path, script).expect("a script");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("its rights");
+    path
+}
+
+/// An artifact for both GPU targets, with code from an assembler of this CUDA version.
+fn assembled(folder: &Path, release: &str) -> PathBuf {
+    let artifact = folder.join("assembled.jetbin");
+    let args =
+        args!["compile", golden("tiny-c-attn"), "-o", artifact, "--target", "sm_90a,sm_80", "--max-context", "64"];
+    let said = Said::of(jetc().args(args).env("JETC_PTXAS", assembler(folder, release)).output().unwrap()).ok();
+    assert!(said.stdout.contains(&format!("assembled by ptxas {release}.77")), "{}", said.stdout);
+    artifact
+}
+
+#[test]
+fn assembled_code_is_taken_where_gpu_and_driver_can_and_otherwise_the_text_aloud() {
+    let folder = folder();
+    let artifact = assembled(folder.path(), "12.4");
+    let inspected = run(args!["inspect", artifact]).ok().stdout;
+    assert_eq!(inspected.matches("assembled by ptxas 12.4.77").count(), 2, "{inspected}");
+    let recipe = run(args!["inspect", artifact, "--recipe"]).ok().stdout;
+    assert!(recipe.contains("\"ptxas\": \"12.4.77\""), "{recipe}");
+    let tokens = |artifact: &Path, settings: &str| {
+        let args = args!["run", artifact, "--ids", "1,2,3", "-n", "3", "--temp", "0", "--device", "cuda"];
+        let said = Said::of(with_gpu(folder.path(), settings).args(args).output().unwrap()).ok();
+        (said.stdout, said.stderr)
+    };
+    for capability in ["9.0", "8.0", "8.6"] {
+        // The translator of this driver fails, so only binary code can have run.
+        let (_, said) = tokens(&artifact, &format!("capability={capability};jit=broken"));
+        assert_eq!(said, "", "{capability}");
+    }
+    let (expected, _) = tokens(&artifact, "capability=9.0");
+    let newer = assembled(folder.path(), "13.0");
+    let (found, said) = tokens(&newer, "driver=12.4");
+    let why = "warning: sm_90a: the driver translates the kernels, because it is for CUDA 12.4 and the assembled ones need one for 13.0 or newer\n";
+    assert_eq!((found, said.as_str()), (expected.clone(), why));
+    let refusing = folder.path().join("refused");
+    std::fs::write(
+        &refusing,
+        "#!/bin/sh\necho 'release 12.4, V12.4.1'\n[ \"$1\" = --version ] || printf '\\177ELFx\\000' > \"$4\"\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&refusing, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let args = args!["compile", golden("tiny-c-attn"), "-o", newer, "--target", "sm_90a", "--max-context", "64"];
+    Said::of(jetc().args(args).env("JETC_PTXAS", refusing).output().unwrap()).ok();
+    let (found, said) = tokens(&newer, "");
+    assert_eq!(found, expected);
+    let why =
+        "warning: sm_90a: the driver refuses the assembled kernels and translates them: CUDA_ERROR_NO_BINARY_FOR_GPU";
+    assert!(said.starts_with(why), "{said}");
+}
+
+#[test]
+fn an_assembler_that_fails_is_an_error_and_can_be_left_out() {
+    let folder = folder();
+    let compile = |assembler: &str, more: &str| {
+        let args = args!["compile", golden("tiny-c-attn"), "-o", folder.path().join("a.jetbin"), "--target", "sm_80"];
+        Said::of(jetc().args(args).args(more.split_whitespace()).env("JETC_PTXAS", assembler).output().unwrap())
+    };
+    let said = compile("/no/such/ptxas", "");
+    assert_eq!(said.code, Some(2));
+    let start = "error: /no/such/ptxas: cannot be run as ptxas; --no-cubin does without";
+    assert!(said.stderr.starts_with(start), "{}", said.stderr);
+    let said = compile("/bin/true", "");
+    assert!(
+        said.stderr.starts_with("error: /bin/true: found `")
+            && said.stderr.contains("`, expected the version of ptxas"),
+        "{}",
+        said.stderr
+    );
+    compile("/no/such/ptxas", "--no-cubin").ok();
+    let script = folder.path().join("failing");
+    std::fs::write(
+        &script,
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo 'release 12.4, V12.4.1' || { echo 'fatal: no'; exit 255; }\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let said = compile(script.to_str().unwrap(), "");
+    assert_eq!(said.code, Some(2));
+    let expected = "error: ptxas 12.4.1 refuses the code for sm_80; --no-cubin does without\nerror: fatal: no\n";
+    assert_eq!(said.stderr, expected);
+}
+
+/// `scripts/gpu-check` with the stand-in: every part but NVIDIA's tools and the peers runs, and the report says what it is.
+#[test]
+fn the_check_program_writes_its_report() {
+    let folder = folder();
+    let out = folder.path().join("gpu");
+    let mut script = Command::new(root().join("scripts/gpu-check"));
+    script.arg("--jetc").arg(env!("CARGO_BIN_EXE_jetc")).arg("--dry-run").arg(standin()).arg("--out").arg(&out);
+    script
+        .args(["--python", "/no/such/python"])
+        .arg("--work")
+        .arg(folder.path())
+        .env("JETC_PTXAS", assembler(folder.path(), "12.4"));
+    Said::of(script.output().unwrap()).ok();
+    let reports: Vec<_> = std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    let report = std::fs::read_to_string(&reports[0]).unwrap();
+    assert!(report.starts_with("# simulated GPU\n\n**A dry run with the stand-in for the driver"), "{report}");
+    let passed = report.lines().filter(|l| l.starts_with("| tiny-c-mix, sm_") && l.contains("| ok | ")).count();
+    assert_eq!(passed, 3 * GPUS.len(), "{report}");
+    for line in [
+        "| compute-sanitizer | not run | a dry run |",
+        "of copying |",
+        "| tg2 b2 |",
+        "has no PyTorch.",
+        "Every check passed.",
+    ] {
+        assert!(report.contains(line), "{line}\n{report}");
+    }
 }

@@ -12,7 +12,7 @@ pub const GPUS: [&str; 2] = ["sm_90a", "sm_80"];
 /// A golden model for a GPU.
 pub fn compiled(folder: &Path, case: &str, target: &str) -> PathBuf {
     let limits = ["--max-context", "256", "--max-batch", "8", "--prefill-chunk", "64"];
-    compile(folder, &golden(case), &[&limits[..], &["--target", target]].concat())
+    compile(folder, &golden(case), &[&limits[..], &["--target", target, "--no-cubin"]].concat())
 }
 
 /// What the official code itself deviates by in bf16, half as much again: products round their operands to bf16.

@@ -23,6 +23,7 @@ pub(crate) fn check_tables(reader: &Reader<'_>) -> Result<(), ReadError> {
             SectionKind::Kernels
             | SectionKind::Code
             | SectionKind::Launches
+            | SectionKind::Cubin
             | SectionKind::Prefill
             | SectionKind::Decode => targets,
             _ => 1,
@@ -131,7 +132,20 @@ fn check_kernels(reader: &Reader<'_>, target: u32) -> Result<(), ReadError> {
             format!("{} bytes at {}, the code has {code}", k.length, k.offset)
         })?;
     }
+    check_cubin(reader, target)?;
     check_launches(reader, target, kernels.len())
+}
+
+/// Only a GPU's code can be assembled; the driver checks the rest.
+fn check_cubin(reader: &Reader<'_>, target: u32) -> Result<(), ReadError> {
+    let Some(section) = reader.section(SectionKind::Cubin, target) else { return Ok(()) };
+    let is_gpu = reader.targets().get(target).is_some_and(|t| t.device == DeviceKind::Cuda);
+    require(is_gpu, "cubin", || format!("found one for target {target}, which is a CPU"))?;
+    let bytes = section.len();
+    let good = section
+        .split_at_checked(CubinRecord::SIZE)
+        .is_some_and(|(head, file)| CubinRecord::get(head).reserved == 0 && file.starts_with(b"\x7fELF"));
+    require(good, "cubin", || format!("{bytes} bytes for target {target}, expected a version and an ELF file"))
 }
 
 /// A GPU knows how to launch each of its kernels, a CPU has nothing to know.

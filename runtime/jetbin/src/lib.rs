@@ -23,4 +23,4 @@ pub use writer::{Writer, WriterOptions, Written};
 /// A reader of another major version must refuse.
 pub const MAJOR: u16 = 1;
 /// A reader of an older minor version must refuse.
-pub const MINOR: u16 = 1;
+pub const MINOR: u16 = 2;

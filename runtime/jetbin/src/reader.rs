@@ -147,6 +147,13 @@ impl<'a> Reader<'a> {
         self.table(SectionKind::Launches, target, 0)
     }
 
+    /// The assembled code of a GPU target, if it was assembled.
+    pub fn cubin(&self, target: u32) -> Option<Cubin<'a>> {
+        let (head, bytes) = self.section(SectionKind::Cubin, target)?.split_at_checked(CubinRecord::SIZE)?;
+        let CubinRecord { major, minor, .. } = CubinRecord::get(head);
+        Some(Cubin { version: (major, minor), bytes })
+    }
+
     /// Code of a target.
     pub fn code(&self, target: u32) -> &'a [u8] {
         self.section(SectionKind::Code, target).unwrap_or(&[])

@@ -81,6 +81,7 @@ records! {
     LaunchRecord {
         threads: u32, rows: u32, items: u32, shared_bytes: u32, overlaps: u32, beyond: u32, wider: u32, reserved: u32,
     }
+    CubinRecord { major: u32, minor: u32, reserved: u64, }
     StatesRecord { slot_bytes: u64, n_states: u64, }
     StateRecord {
         name: Text, kind: u32, layer: u32, offset: u64, rows: u32, cols: u32, heads: u32, window: u32,

@@ -117,6 +117,8 @@ codes! {
         InvFreq = 18 "inv-freq",
         /// Table of [`LaunchDesc`] of one target, a GPU.
         Launches = 19 "launches",
+        /// The code of a GPU target once more, assembled: [`Cubin`].
+        Cubin = 20 "cubin",
     }
 }
 
@@ -150,7 +152,7 @@ pub struct TargetDesc {
     pub name: String,
     /// Kind of device.
     pub device: DeviceKind,
-    /// `x86_64` or `aarch64`, as `std::env::consts::ARCH` spells it; empty for a GPU.
+    /// `x86_64` or `aarch64`, as `std::env::consts::ARCH` spells it; `sm_80` and the like for a GPU.
     pub arch: String,
     /// Features that the code uses, in Rust's spelling (`avx2`, `fma`, ..).
     pub features: Vec<String>,
@@ -169,6 +171,15 @@ pub struct KernelDesc<S = String> {
     pub offset: u64,
     /// Length of the code, in bytes.
     pub length: u64,
+}
+
+/// The kernels of a GPU target, assembled for its architecture from the target's PTX text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cubin<'a> {
+    /// The CUDA version of the assembler, major and minor.
+    pub version: (u32, u32),
+    /// An ELF file.
+    pub bytes: &'a [u8],
 }
 
 /// How a GPU runs a kernel: one CTA for each item.

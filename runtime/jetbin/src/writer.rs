@@ -227,6 +227,18 @@ impl Writer {
         self.section(SectionKind::Launches, target, &out)
     }
 
+    /// Writes the assembled code of a GPU target.
+    ///
+    /// # Errors
+    /// If the target has one already.
+    pub fn cubin(&mut self, target: u32, cubin: Cubin<'_>) -> Result<(), WriteError> {
+        let (major, minor) = cubin.version;
+        let mut out = Vec::with_capacity(CubinRecord::SIZE + cubin.bytes.len());
+        CubinRecord { major, minor, reserved: 0 }.put(&mut out);
+        out.extend_from_slice(cubin.bytes);
+        self.section(SectionKind::Cubin, target, &out)
+    }
+
     /// Writes a program of a target.
     ///
     /// # Errors

@@ -52,9 +52,9 @@ fn other_versions_are_refused_by_name() {
     let mut file = bytes();
     file[8] = 2;
     let error = Reader::open(&file).unwrap_err().to_string();
-    assert_eq!(error, "format version 2.1 found, this build reads 1.0 to 1.1");
-    (file[8], file[10]) = (1, 2);
-    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 2 })));
+    assert_eq!(error, "format version 2.2 found, this build reads 1.0 to 1.2");
+    (file[8], file[10]) = (1, 3);
+    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 3 })));
     file[0] = b'P';
     assert!(matches!(Reader::open(&file), Err(ReadError::NotAnArtifact(_))));
 }
@@ -173,7 +173,7 @@ fn launches_fit_their_device_and_kernels() {
             wider,
         };
         let launches = launches.map(|all| all.iter().map(launch).collect::<Vec<_>>());
-        write_for(&path, WriterOptions::default(), device, launches.as_deref()).unwrap();
+        write_for(&path, WriterOptions::default(), (device, None), launches.as_deref()).unwrap();
         let file = std::fs::read(path).unwrap();
         Reader::open(&file).err().map(|e| e.to_string()).unwrap_or_else(|| "accepted".into())
     };
@@ -205,6 +205,36 @@ fn launches_fit_their_device_and_kernels() {
         let error = opened(*device, *launches);
         assert!(error.contains(expected), "{device} {launches:?}: {error:?} does not contain {expected:?}");
     }
+}
+
+/// Assembled code is an ELF file behind its version, and a GPU's.
+#[test]
+fn assembled_code_is_that_of_a_gpu() {
+    const LAUNCH: LaunchDesc =
+        LaunchDesc { threads: 32, rows: 1, items: 1, shared_bytes: 0, overlaps: false, wider: None };
+    let written = |device, bytes: &[u8]| {
+        let folder = Folder::new(&format!("cubin-{:?}", std::thread::current().id()));
+        let path = folder.0.join("a.jetbin");
+        let launches = (device == DeviceKind::Cuda).then_some(&[LAUNCH; 2][..]);
+        let cubin = Some(Cubin { version: (13, 1), bytes });
+        write_for(&path, WriterOptions::default(), (device, cubin), launches).unwrap();
+        std::fs::read(path).unwrap()
+    };
+    let good = written(DeviceKind::Cuda, b"\x7fELF and more");
+    let cubin = Reader::open(&good).unwrap().cubin(0);
+    assert_eq!(cubin, Some(Cubin { version: (13, 1), bytes: b"\x7fELF and more" }));
+    let refused = |file: &[u8], expected: &str| {
+        let error = Reader::open(file).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error:?} does not contain {expected:?}");
+    };
+    refused(&written(DeviceKind::Cpu, b"\x7fELF"), "cubin: found one for target 0, which is a CPU");
+    refused(&written(DeviceKind::Cuda, b"\x7fEL"), "cubin: 19 bytes for target 0, expected a version and an ELF file");
+    refused(&written(DeviceKind::Cuda, b".version 7.8"), "cubin: 28 bytes for target 0");
+    let mut reserved = good.clone();
+    let (start, _) = section(&good, SectionKind::Cubin);
+    reserved[start + 8] = 1;
+    sign(&mut reserved);
+    refused(&reserved, "cubin: 29 bytes for target 0");
 }
 
 #[test]

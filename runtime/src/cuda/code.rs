@@ -2,6 +2,7 @@
 
 use super::api::{Gpu, Module, call, version};
 use crate::device::{Code, DeviceError};
+use crate::machine::gpu_architecture;
 use cudarc::driver::sys;
 use std::ffi::{CStr, CString, c_void};
 
@@ -38,8 +39,40 @@ pub(super) struct Function(pub sys::CUfunction);
 // SAFETY: a handle of the driver, which belongs to a context, not to a thread.
 unsafe impl Send for Function {}
 
+/// What the driver is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// PTX text, which it translates.
+    Text,
+    /// Assembled code.
+    Cubin,
+}
+
+/// Chooses the form for this GPU and driver; with the text, why it is not the cubin where the cubin is for this GPU.
+pub(super) fn choose(code: &Code<'_>, gpu: &Gpu) -> Result<(Form, Option<String>), DeviceError> {
+    let for_this_gpu = gpu_architecture(code.arch).is_some_and(|((major, minor), specific)| {
+        // Code for 8.0 runs on 8.6, but not the other way round, and not on 9.0.
+        let newer = if specific { gpu.compute.1 == minor } else { gpu.compute.1 >= minor };
+        gpu.compute.0 == major && newer
+    });
+    let Some(cubin) = code.cubin.filter(|_| for_this_gpu) else {
+        return check_version(code, gpu).map(|()| (Form::Text, None));
+    };
+    // Within a major version, drivers take code of newer assemblers ("minor version compatibility").
+    if gpu.driver >= cubin.version.0 * 1000 {
+        return Ok((Form::Cubin, None));
+    }
+    check_version(code, gpu)?;
+    let (found, needed) = (version(gpu.driver), cubin.version.0);
+    let why = format!(
+        "{}: the driver translates the kernels, because it is for CUDA {found} and the assembled ones need one for {needed}.0 or newer",
+        code.target
+    );
+    Ok((Form::Text, Some(why)))
+}
+
 /// Refuses PTX that the driver is too old for.
-pub(super) fn check_version(code: &Code<'_>, gpu: &Gpu) -> Result<(), DeviceError> {
+fn check_version(code: &Code<'_>, gpu: &Gpu) -> Result<(), DeviceError> {
     let found = ptx_version(code.bytes).ok_or_else(|| {
         DeviceError::new("load", format!("the code of {} is no PTX text: it names no .version", code.target))
     })?;
@@ -61,11 +94,22 @@ fn ptx_version(code: &[u8]) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Loads the code and finds every kernel in it.
-pub(super) fn load(code: &Code<'_>) -> Result<Loaded, DeviceError> {
+/// Loads the code in the chosen form and finds every kernel in it. A cubin that the driver refuses is replaced by the text, which `notes` then says.
+pub(super) fn load(code: &Code<'_>, form: Form, gpu: &Gpu, notes: &mut Vec<String>) -> Result<Loaded, DeviceError> {
     let refused = |problem: String| DeviceError::new("load", format!("{}: {problem}", code.target));
-    let text = CString::new(code.bytes).map_err(|e| refused(format!("the code is no PTX text: {e}")))?;
-    let module = translate(&text).map_err(|e| refused(format!("{}: {}", e.call, e.problem)))?;
+    let cubin = code.cubin.filter(|_| form == Form::Cubin).map(|cubin| image(cubin.bytes.as_ptr().cast()));
+    let module = match cubin {
+        Some(Ok(module)) => module,
+        other => {
+            if let Some(Err(e)) = other {
+                check_version(code, gpu)?;
+                let what = format!("the driver refuses the assembled kernels and translates them: {}", e.problem);
+                notes.push(format!("{}: {what}", code.target));
+            }
+            let text = CString::new(code.bytes).map_err(|e| refused(format!("the code is no PTX text: {e}")))?;
+            image(text.as_ptr().cast()).map_err(|e| refused(format!("{}: {}", e.call, e.problem)))?
+        }
+    };
     let mut functions = vec![];
     for (index, kernel) in code.kernels.iter().enumerate() {
         let name = CString::new(kernel.name).map_err(|e| refused(format!("kernel {:?}: {e}", kernel.name)))?;
@@ -94,14 +138,13 @@ pub(super) fn load(code: &Code<'_>) -> Result<Loaded, DeviceError> {
     Ok(Loaded { names, functions, _module: module })
 }
 
-/// Gives PTX to the driver; a failure carries the driver's report.
-fn translate(text: &CStr) -> Result<Module, DeviceError> {
+/// Gives an ELF file, or PTX text that ends with a zero, to the driver; a failure carries the driver's report.
+fn image(image: *const c_void) -> Result<Module, DeviceError> {
     use sys::CUjit_option as Option;
     let (mut errors, mut module) = (vec![0u8; LOG_BYTES], std::ptr::null_mut());
     let mut options = [Option::CU_JIT_ERROR_LOG_BUFFER, Option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
     // The size goes in the place of a pointer, as the driver wants it.
     let mut values = [errors.as_mut_ptr().cast(), std::ptr::without_provenance_mut::<c_void>(LOG_BYTES)];
-    let image = text.as_ptr().cast();
     let loaded =
         call!(cuModuleLoadDataEx(&mut module, image, options.len() as u32, options.as_mut_ptr(), values.as_mut_ptr()));
     loaded.map(|()| Module(module)).map_err(|error| {
@@ -115,6 +158,7 @@ fn translate(text: &CStr) -> Result<Module, DeviceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jetbin::Cubin;
 
     #[test]
     fn the_version_is_read_from_the_text() {
@@ -123,11 +167,20 @@ mod tests {
         assert_eq!(ptx_version(b"\x7fELF\xff"), None);
     }
 
+    fn gpu(compute: (u32, u32), driver: u32) -> Gpu {
+        Gpu { name: "a GPU".into(), compute, driver, multiprocessors: 1, device: 0 }
+    }
+
+    fn code(bytes: &'static [u8], arch: &'static str, version: Option<u32>) -> Code<'static> {
+        let cubin = version.map(|major| Cubin { version: (major, 0), bytes: b"\x7fELF" });
+        Code { target: arch, bytes, cubin, arch, kernels: &[], launches: &[] }
+    }
+
     #[test]
     fn an_old_driver_is_refused_and_an_unknown_version_is_left_to_the_driver() {
-        let gpu = |driver| Gpu { name: "a GPU".into(), compute: (9, 0), driver, multiprocessors: 1, device: 0 };
-        let code = |bytes| Code { target: "sm_90a", bytes, kernels: &[], launches: &[] };
-        let text = |bytes, driver| check_version(&code(bytes), &gpu(driver)).map_err(|e| e.to_string());
+        let text = |bytes, driver| {
+            check_version(&code(bytes, "sm_90a", None), &gpu((9, 0), driver)).map_err(|e| e.to_string())
+        };
         assert_eq!(text(b".version 8.0", 12000), Ok(()));
         assert_eq!(
             text(b".version 8.0", 11080).unwrap_err(),
@@ -139,5 +192,22 @@ mod tests {
             text(b"no", 11080).unwrap_err(),
             "device: load: the code of sm_90a is no PTX text: it names no .version"
         );
+    }
+
+    #[test]
+    fn assembled_code_is_for_gpus_and_drivers_that_run_it() {
+        let chosen = |arch, version, compute, driver| {
+            let (form, why) = choose(&code(b".version 7.8", arch, version), &gpu(compute, driver)).unwrap();
+            (form, why.is_some())
+        };
+        assert_eq!(chosen("sm_80", Some(13), (8, 0), 13000), (Form::Cubin, false));
+        assert_eq!(chosen("sm_80", Some(13), (8, 6), 13010), (Form::Cubin, false));
+        assert_eq!(chosen("sm_80", Some(13), (9, 0), 13000), (Form::Text, false));
+        assert_eq!(chosen("sm_90a", Some(13), (9, 0), 13000), (Form::Cubin, false));
+        assert_eq!(chosen("sm_80", Some(13), (8, 0), 12080), (Form::Text, true));
+        assert_eq!(chosen("sm_80", None, (8, 0), 13000), (Form::Text, false));
+        // Only the text needs a driver that knows its version.
+        let newer = code(b".version 9.0", "sm_90a", Some(12));
+        assert_eq!(choose(&newer, &gpu((9, 0), 12040)).unwrap(), (Form::Cubin, None));
     }
 }

@@ -5,14 +5,16 @@
 
 mod api;
 mod code;
+mod meter;
 mod transfer;
 
 pub use api::Gpu;
+pub use meter::CopyMeter;
 
 use crate::device::{Code, Device, DeviceError, Launch, ListName, Piece};
 use crate::gpu;
 use api::{Context, Graph, GraphExec, Memory, Stream, call};
-use code::Loaded;
+use code::{Form, Loaded};
 use cudarc::driver::sys;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -43,6 +45,9 @@ struct Arena {
 pub struct Cuda {
     recorded: HashMap<ListName, Recorded>,
     loaded: Option<Loaded>,
+    notes: Vec<String>,
+    /// In which form the code is to be loaded.
+    form: Form,
     arena: Option<Arena>,
     transfer: Transfer,
     /// The parameters of a launch, as the driver wants them.
@@ -64,8 +69,9 @@ impl Cuda {
         let gpu = Gpu::open(ordinal)?;
         let context = Context::new(&gpu)?;
         let (stream, transfer) = (Stream::new()?, Transfer::new()?);
-        let (recorded, parameters) = (HashMap::new(), vec![]);
-        Ok(Self { recorded, loaded: None, arena: None, transfer, parameters, stream, gpu, context })
+        let (recorded, parameters, notes) = (HashMap::new(), vec![], vec![]);
+        let (loaded, form, arena) = (None, Form::Text, None);
+        Ok(Self { recorded, loaded, notes, form, arena, transfer, parameters, stream, gpu, context })
     }
 
     /// Puts launches into the stream.
@@ -147,7 +153,9 @@ impl Device for Cuda {
     }
 
     fn reserve(&mut self, code: &Code<'_>, pieces: &[Piece]) -> Result<(), DeviceError> {
-        code::check_version(code, &self.gpu)?;
+        let (form, why) = code::choose(code, &self.gpu)?;
+        self.form = form;
+        self.notes.extend(why);
         self.context.enter()?;
         let (mut free, mut total) = (0, 0);
         call!(cuMemGetInfo_v2(&mut free, &mut total))?;
@@ -159,6 +167,10 @@ impl Device for Cuda {
         }
         self.arena = Some(Arena { memory: Memory::new(bytes)?, bytes, used: 0 });
         Ok(())
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError> {
@@ -194,7 +206,7 @@ impl Device for Cuda {
     unsafe fn load(&mut self, code: &Code<'_>) -> Result<(), DeviceError> {
         self.context.enter()?;
         self.recorded.clear();
-        self.loaded = Some(code::load(code)?);
+        self.loaded = Some(code::load(code, self.form, &self.gpu, &mut self.notes)?);
         Ok(())
     }
 

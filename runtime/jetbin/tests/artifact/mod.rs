@@ -78,14 +78,14 @@ fn program(phase: Phase, max_rows: u32) -> Program {
 
 /// Writes the artifact; the same bytes every time.
 pub fn write(path: &Path, options: WriterOptions) -> Result<Written, WriteError> {
-    write_for(path, options, DeviceKind::Cpu, None)
+    write_for(path, options, (DeviceKind::Cpu, None), None)
 }
 
-/// The same for a kind of device, with a table of launches or without one.
+/// The same for a kind of device, with assembled code or without, with a table of launches or without one.
 pub fn write_for(
     path: &Path,
     options: WriterOptions,
-    device: DeviceKind,
+    (device, cubin): (DeviceKind, Option<Cubin<'_>>),
     launches: Option<&[LaunchDesc]>,
 ) -> Result<Written, WriteError> {
     let mut w = Writer::create(path, options)?;
@@ -134,6 +134,9 @@ pub fn write_for(
     w.target(&target, &[kernel("embed", 0), kernel("other", 16)], &[0xc3; 32])?;
     if let Some(launches) = launches {
         w.launches(0, launches)?;
+    }
+    if let Some(cubin) = cubin {
+        w.cubin(0, cubin)?;
     }
     w.program(&program(Phase::Prefill, 5))?;
     w.program(&program(Phase::Decode, 3))?;

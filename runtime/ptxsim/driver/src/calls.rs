@@ -219,15 +219,16 @@ functions! {
             }
             Err(error)
         };
-        if let Some(report) = &driver.settings.jit {
-            return failed(INVALID_PTX, report);
-        }
-        // SAFETY: an image that is no binary is a text that ends with a zero.
-        let text = unsafe { CStr::from_ptr(image.cast()) };
-        if text.to_bytes().starts_with(b"\x7fELF") {
+        // SAFETY: a text, or what stands for binary code, ends with a zero; so does the identification of a real ELF file.
+        let text = unsafe { CStr::from_ptr(image.cast()) }.to_bytes();
+        let (text, is_binary) = text.strip_prefix(b"\x7fELF").map_or((text, false), |text| (text, true));
+        let Ok(text) = std::str::from_utf8(text) else { return failed(INVALID_IMAGE, "") };
+        if is_binary && !text.starts_with(".version") {
             return failed(NO_BINARY_FOR_GPU, "binary code cannot be run by the stand-in driver");
         }
-        let Ok(text) = text.to_str() else { return failed(INVALID_IMAGE, "") };
+        if let Some(report) = driver.settings.jit.as_ref().filter(|_| !is_binary) {
+            return failed(INVALID_PTX, report);
+        }
         let parsed = match Module::parse(text) {
             Ok(parsed) => parsed,
             Err(e) => return failed(INVALID_PTX, &format!("line {}: {}", e.line, e.message)),

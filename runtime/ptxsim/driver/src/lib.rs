@@ -10,7 +10,8 @@
 //! - waiting, allocating and copying while a stream is captured are errors, as there;
 //! - a kernel that traps makes every later call fail.
 //!
-//! It is no model of time, of several contexts or GPUs, of binary code (only PTX text is run), nor of the driver's compiler: PTX that it takes may
+//! It is no model of time, of several contexts or GPUs, of binary code (only PTX text is run; the magic of an ELF file in front of a text makes it
+//! stand for binary code, any other is refused), nor of the driver's compiler: PTX that it takes may
 //! still be refused by `ptxas`. What it needs to know of the API (numbers, layouts) it declares itself.
 //!
 //! The variable `JET_STANDIN` plants faults and asks for a report: `;` between `key=value`, see [`Settings`].
