@@ -2,10 +2,9 @@
 
 use crate::ceilings::{Arithmetic, MemoryMeter, median};
 use jet_frontend::synth::token_ids;
-use jet_runtime::{DeviceChoice, Model, OpenOptions, Options, Session};
+use jet_runtime::{Model, Session};
 use jetbin::{Domain, Phase};
 use serde::Serialize;
-use std::path::Path;
 use std::time::Instant;
 
 /// What to measure: `n_prompt` tokens of a prompt or `n_gen` generated ones, after `n_depth` tokens in each of `n_batch` sequences.
@@ -89,10 +88,9 @@ struct Work {
 ///
 /// # Errors
 /// As for opening and running a model.
-pub fn load(path: &Path, device: DeviceChoice, options: Options) -> jet_runtime::Result<Load> {
+pub fn load(open: impl FnOnce() -> anyhow::Result<Session>) -> anyhow::Result<Load> {
     let start = Instant::now();
-    let model = Model::open_with(path, &OpenOptions { device, ..OpenOptions::default() })?;
-    let mut session = Session::new(&model, options)?;
+    let mut session = open()?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     session.prefill(0, &[0])?;
     session.argmax(0)?;

@@ -283,7 +283,7 @@ impl Target {
 
     /// The required features that the processor this runs on lacks.
     pub fn missing(&self) -> Vec<&'static str> {
-        self.requires.iter().copied().filter(|f| !has_feature(f)).collect()
+        self.requires.iter().copied().filter(|f| jetbin::has_feature(f) != Some(true)).collect()
     }
 
     /// Whether the processor that this runs on has all that the code needs.
@@ -379,30 +379,6 @@ pub fn runnable() -> impl Iterator<Item = &'static Target> {
     TARGETS.iter().filter(|t| t.backend.is_built() && t.runs_here())
 }
 
-macro_rules! detector {
-    ($arch:literal $detected:ident: $($feature:tt)+) => {
-        /// Whether this processor has `feature`; false of a feature that no target of this architecture requires.
-        #[cfg(target_arch = $arch)]
-        fn has_feature(feature: &str) -> bool {
-            match feature {
-                $($feature => std::arch::$detected!($feature),)+
-                _ => false,
-            }
-        }
-    };
-}
-detector! { "x86_64" is_x86_feature_detected:
-    "avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "movbe" "popcnt"
-    "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512bf16" "avx512vnni"
-}
-detector! { "aarch64" is_aarch64_feature_detected:
-    "neon" "fp16" "dotprod" "lse" "rcpc" "crc" "bf16" "i8mm" "sve"
-}
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn has_feature(_: &str) -> bool {
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -413,6 +389,16 @@ mod tests {
             assert_eq!(Target::named(t.name), Some(t));
         }
         assert_eq!(Target::named("sm_00"), None);
+    }
+
+    /// A loader that cannot detect a feature refuses the target on every machine.
+    #[test]
+    fn loaders_can_detect_all_that_a_target_requires() {
+        for target in TARGETS.iter().filter(|t| !t.is_gpu()) {
+            let (_, known) = jetbin::FEATURES.iter().find(|(arch, _)| *arch == target.arch).unwrap();
+            let unknown: Vec<_> = target.requires.iter().filter(|f| !known.contains(f)).collect();
+            assert!(unknown.is_empty(), "{}: {unknown:?}", target.name);
+        }
     }
 
     #[test]

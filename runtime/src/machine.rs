@@ -87,29 +87,7 @@ pub struct Candidate {
 
 /// The machine that this process runs on.
 pub fn this_machine() -> Machine<'static> {
-    Machine { device: DeviceKind::Cpu, arch: std::env::consts::ARCH, has: &cpu_has, compute: None }
-}
-
-macro_rules! features {
-    ($is_detected:ident: $($name:tt)*) => {
-        fn cpu_has(feature: &str) -> Option<bool> {
-            match feature {
-                $($name => Some(std::arch::$is_detected!($name)),)*
-                _ => None,
-            }
-        }
-    };
-}
-
-#[cfg(target_arch = "x86_64")]
-features!(is_x86_feature_detected: "sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "cmpxchg16b" "avx" "avx2" "fma" "f16c"
-    "bmi1" "bmi2" "lzcnt" "movbe" "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512vnni" "avx512bf16"
-    "avx512ifma" "avx512vbmi" "avx512vbmi2" "avx512bitalg" "avx512vpopcntdq");
-#[cfg(target_arch = "aarch64")]
-features!(is_aarch64_feature_detected: "neon" "fp16" "dotprod" "bf16" "i8mm" "sve" "sve2" "rdm" "lse" "fhm");
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn cpu_has(_: &str) -> Option<bool> {
-    None
+    Machine { device: DeviceKind::Cpu, arch: std::env::consts::ARCH, has: &jetbin::has_feature, compute: None }
 }
 
 /// Judges every target of an artifact; those that fit come first, the one to take at the front.

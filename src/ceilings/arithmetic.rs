@@ -37,6 +37,7 @@ impl Arithmetic {
 /// Enough to hide the latency of two units, few enough for 16 registers.
 const CHAINS: usize = 10;
 /// The same for 32 registers, which the compiler uses only with AVX512VL: a dot product of bf16 takes about eight cycles on Zen 5.
+#[cfg(target_arch = "x86_64")]
 const MANY_CHAINS: usize = 24;
 /// Steps of every chain in one pass: some milliseconds.
 const STEPS: u64 = 500_000;

@@ -1,6 +1,6 @@
 //! `jetc bench`: how fast an artifact is on this machine, and how near to the machine's limits.
 
-use super::{Outcome, TeamArgs, output};
+use super::{Outcome, MachineArgs, output};
 use crate::bench::{Load, Row, Test, load, measure};
 use crate::ceilings::{Arithmetic, Ceilings, MemoryMeter};
 use anyhow::ensure;
@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
     #[command(flatten)]
-    team: TeamArgs,
+    machine: MachineArgs,
     /// Form of the report
     #[arg(short, long, value_enum, default_value_t = Form::Md)]
     output: Form,
@@ -75,7 +75,7 @@ struct Report {
 /// # Errors
 /// If the artifact cannot be used, or the tests do not fit it.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = super::open(&args.artifact, args.team.device)?;
+    let model = args.machine.open(&args.artifact)?;
     let tests = tests(args);
     ensure!(!tests.is_empty(), "nothing to measure: -p and -n are both 0");
     let facts = model.facts();
@@ -88,11 +88,11 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let bar = output::progress(tests.len() as u64 + 2, output::Unit::Items);
     bar.set_message("ceilings");
     let sequences = tests.iter().map(|t| t.n_batch).max().unwrap_or(1);
-    let mut session = super::session(&model, args.team.options(sequences))?;
+    let mut session = args.machine.session(&model, sequences)?;
     let (meter, ceilings) = MemoryMeter::of(&session)?;
     bar.inc(1);
     bar.set_message("loading");
-    let load = load(&args.artifact, args.team.device, args.team.options(1))?;
+    let load = load(|| args.machine.session(&args.machine.open(&args.artifact)?, 1))?;
     let mut rows = Vec::new();
     for test in tests {
         bar.inc(1);

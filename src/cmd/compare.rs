@@ -1,6 +1,6 @@
 //! `jetc compare`: an artifact's values against those of a reference file.
 
-use super::{Outcome, TeamArgs, output};
+use super::{Outcome, MachineArgs, output};
 use crate::compare::tolerance::Tolerance;
 use crate::compare::{feed, judge, reference, tensors};
 use anyhow::Context;
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
     chunks: Option<Vec<usize>>,
     #[command(flatten)]
-    team: TeamArgs,
+    machine: MachineArgs,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -49,14 +49,14 @@ pub struct Args {
 /// If a file cannot be used, or the sequences do not fit the artifact.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let file = tensors::read(&args.reference)?;
-    let model = super::open(&args.artifact, args.team.device)?;
+    let model = args.machine.open(&args.artifact)?;
     let tolerance = Tolerance::of(&model, args.tolerance)?;
     let vocab = model.facts().vocab_size as usize;
     let sequences = reference::sequences(&file, vocab, args.chunks.as_deref())
         .with_context(|| args.reference.display().to_string())?;
     check_room(&model, &sequences, args.together)?;
     let slots = if args.together { sequences.len() as u32 } else { 1 };
-    let mut session = super::session(&model, args.team.options(slots))?;
+    let mut session = args.machine.session(&model, slots)?;
     let calls = feed::calls(&sequences, args.together) as u64;
     let bar = output::progress(calls, output::Unit::Items).with_message("calls");
     let ours = feed::collect(&mut session, &file, &sequences, args.together, &|| bar.inc(1))?;

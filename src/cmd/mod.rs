@@ -86,34 +86,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Opens an artifact to run it on a device.
-///
-/// # Errors
-/// If the file is not an artifact, or a damaged one, if it holds no code for the device, or if there is no such device.
-pub fn open(path: &Path, device: DeviceChoice) -> anyhow::Result<Model> {
-    let options = OpenOptions { device, ..OpenOptions::default() };
-    Model::open_with(path, &options).map_err(|error| match error {
-        jet_runtime::Error::NoTarget(_) => DeviceCannot(format!("{}: {error}", path.display())).into(),
-        other => other.into(),
-    })
-}
-
-/// A session on the device that the model was opened for; what the device has to say goes to stderr.
-///
-/// # Errors
-/// If the device refuses.
-pub fn session(model: &Model, options: Options) -> anyhow::Result<Session> {
-    let session = Session::new(model, options)?;
-    session.notes().iter().for_each(|note| output::warn(note));
-    Ok(session)
-}
-
 /// What runs a model.
 #[derive(clap::Args)]
-pub struct TeamArgs {
+pub struct MachineArgs {
     /// What runs the kernels: cpu, cuda (cuda:N for the GPU with number N), or ptxsim, the simulator of GPU code
     #[arg(long, value_name = "NAME", default_value = "cpu", value_parser = DeviceChoice::named)]
-    pub device: DeviceChoice,
+    device: DeviceChoice,
+    /// Run this target of the artifact, and not the best that the device can
+    #[arg(long, value_name = "TARGET")]
+    use_target: Option<String>,
     /// Threads; 0 means one for each core
     #[arg(short, long, default_value_t = 0)]
     threads: u32,
@@ -122,10 +103,27 @@ pub struct TeamArgs {
     pin: bool,
 }
 
-impl TeamArgs {
-    /// For a session of so many sequences.
-    fn options(&self, sequences: u32) -> Options {
-        Options { threads: self.threads, sequences, pin: self.pin }
+impl MachineArgs {
+    /// Opens an artifact to run it.
+    ///
+    /// # Errors
+    /// If the file is not an artifact, or a damaged one, if it holds no code for the device, or if there is no such device.
+    pub fn open(&self, path: &Path) -> anyhow::Result<Model> {
+        let options = OpenOptions { device: self.device, target: self.use_target.clone(), ..OpenOptions::default() };
+        Model::open_with(path, &options).map_err(|error| match error {
+            jet_runtime::Error::NoTarget(_) => DeviceCannot(format!("{}: {error}", path.display())).into(),
+            other => other.into(),
+        })
+    }
+
+    /// A session for so many sequences; what the device has to say goes to stderr.
+    ///
+    /// # Errors
+    /// If the device refuses.
+    pub fn session(&self, model: &Model, sequences: u32) -> anyhow::Result<Session> {
+        let session = Session::new(model, Options { threads: self.threads, sequences, pin: self.pin })?;
+        session.notes().iter().for_each(|note| output::warn(note));
+        Ok(session)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `jetc quality`: perplexity of a text, and the distance of two artifacts' predictions.
 
-use super::{Outcome, TeamArgs, output};
+use super::{Outcome, MachineArgs, output};
 use crate::quality::{Quality, Tally};
 use crate::talk;
 use anyhow::{Context, ensure};
@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
     window: u32,
     #[command(flatten)]
-    team: TeamArgs,
+    machine: MachineArgs,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
@@ -43,7 +43,7 @@ pub struct Args {
 /// # Errors
 /// If a file cannot be used, or the models do not fit each other.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = super::open(&args.artifact, args.team.device)?;
+    let model = args.machine.open(&args.artifact)?;
     let text = std::fs::read_to_string(&args.text).with_context(|| format!("{}: cannot read", args.text.display()))?;
     let ids = talk::tokenizer(&model)?.encode(&text, AddedTokens::Parse)?;
     ensure!(ids.len() > 1, "{}: found {} tokens, expected 2 at least", args.text.display(), ids.len());
@@ -65,11 +65,11 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
 fn session(model: &Model, args: &Args) -> anyhow::Result<Session> {
     let room = model.facts().max_context;
     ensure!(args.window <= room, "--window: found {}, expected at most the artifact's context of {room}", args.window);
-    super::session(model, args.team.options(1))
+    args.machine.session(model, 1)
 }
 
 fn session_against(path: &std::path::Path, model: &Model, args: &Args) -> anyhow::Result<Session> {
-    let other = super::open(path, args.team.device)?;
+    let other = args.machine.open(path)?;
     let (found, expected) = (other.facts().vocab_size, model.facts().vocab_size);
     ensure!(found == expected, "{}: found a vocabulary of {found}, expected {expected}", path.display());
     session(&other, args)

@@ -1,7 +1,7 @@
 //! `jetc run`: generates text, or token ids, or chats.
 
 use super::compile::{Bar, CompileArgs};
-use super::{Outcome, TeamArgs, output};
+use super::{Outcome, MachineArgs, output};
 use crate::defaults::{Generation, GenerationArgs};
 use crate::source;
 use crate::talk::{self, Chat, Speaker};
@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(short, long = "ctx-size", value_name = "N")]
     ctx_size: Option<u32>,
     #[command(flatten)]
-    team: TeamArgs,
+    machine: MachineArgs,
     /// Print times, rates, memory and the seed on stderr afterwards
     #[arg(long)]
     stats: bool,
@@ -65,9 +65,9 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let artifact = source::artifact(&args.source, &args.compile, &mut bar);
     bar.end();
     let start = Instant::now();
-    let model = super::open(&artifact?, args.team.device)?;
+    let model = args.machine.open(&artifact?)?;
     let generation = args.generation.settle(&talk::generation_defaults(&model)?)?;
-    let session = super::session(&model, args.team.options(1))?;
+    let session = args.machine.session(&model, 1)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut speaker = Speaker::new(session, &generation, context(args, &model)?)?;
     if let Some(ids) = &args.ids {

@@ -1,6 +1,6 @@
 //! `jetc verify`: whether an artifact is what it says, and computes what its model means.
 
-use super::{Outcome, TeamArgs, output};
+use super::{Outcome, MachineArgs, output};
 use crate::compare::evaluated::Evaluated;
 use crate::compare::judge::Report;
 use crate::compare::tolerance::{self, Tolerance};
@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "REL_L2")]
     tolerance: Option<f64>,
     #[command(flatten)]
-    team: TeamArgs,
+    machine: MachineArgs,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
@@ -58,11 +58,11 @@ struct Verdict {
 /// # Errors
 /// If the artifact or the source cannot be used at all.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let model = super::open(&args.artifact, args.team.device)?;
+    let model = args.machine.open(&args.artifact)?;
     let recipe = tolerance::recipe(&model)?;
     let weights_problem = model.verify_weights().err().map(|e| e.to_string());
     let tolerance = Tolerance::of_two_sides(&model, args.tolerance)?;
-    let mut session = super::session(&model, args.team.options(1))?;
+    let mut session = args.machine.session(&model, 1)?;
     let bar = output::progress(2 * selftest::steps(&session)? as u64, output::Unit::Items).with_message("self-test");
     let prefill_against_decode = selftest::against_itself(&mut session, tolerance, &|| bar.inc(1))?;
     let (mut source_problem, mut against_reference) = (None, None);

@@ -294,6 +294,16 @@ fn an_artifact_for_two_machines_runs_on_this_one() {
     let limits = ["--max-context", "64", "--max-batch", "2", "--prefill-chunk", "16"];
     let targets = ["--target", "aarch64,x86-64-v3"];
     let artifact = compile(folder.path(), &golden("tiny-a"), &[&limits[..], &targets].concat());
-    let run = |path: &Path| run(args!["run", path, "--ids", "1,2,3", "-n", "8"]).ok().stdout;
-    assert_eq!(run(&artifact), run(&files().artifact));
+    let text = |path: &Path| run(args!["run", path, "--ids", "1,2,3", "-n", "8"]).ok().stdout;
+    assert_eq!(text(&artifact), text(&files().artifact));
+    let (here, there) = if cfg!(target_arch = "x86_64") { ("x86-64-v3", "aarch64") } else { ("aarch64", "x86-64-v3") };
+    let asked = |target: &str| run(args!["run", artifact, "--ids", "1,2,3", "-n", "8", "--use-target", target]);
+    assert_eq!(asked(here).ok().stdout, text(&artifact));
+    let refused = |target: &str, reason: &str| {
+        let said = asked(target);
+        assert_eq!(said.code, Some(3), "{target}");
+        assert!(said.stderr.contains(reason), "{target}: {}", said.stderr);
+    };
+    refused(there, &format!("{there} is for "));
+    refused("i386", &format!("{here} is not the one that was asked for"));
 }

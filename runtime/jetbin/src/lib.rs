@@ -4,6 +4,7 @@
 
 mod check;
 mod error;
+mod features;
 mod file;
 mod partition;
 pub mod print;
@@ -14,6 +15,7 @@ mod view;
 mod writer;
 
 pub use error::*;
+pub use features::{FEATURES, has_feature};
 pub use partition::partition;
 pub use reader::{Reader, SectionView, WeightPlace, hex};
 pub use types::*;
