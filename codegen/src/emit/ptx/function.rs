@@ -158,16 +158,17 @@ impl Emitter<'_> {
         r
     }
 
-    /// A region of shared memory; gives its address, which is within the memory of the launch if the regions together are large.
-    pub fn region(&mut self, bytes: u32) -> String {
+    /// A region of shared memory; gives the name and the bytes behind it where it starts: it is within the memory of the launch if the regions
+    /// together are large.
+    pub fn region(&mut self, bytes: u32) -> (String, u32) {
         let ((number, start), bytes) = (self.regions, bytes.next_multiple_of(16));
         self.regions = (number + 1, start + bytes);
         if self.k.dynamic_shared_bytes() > 0 {
-            return format!("{DYNAMIC}+{start}");
+            return (DYNAMIC.into(), start);
         }
         let name = format!("shared{number}");
         let _ = writeln!(self.shared, "  .shared .align 16 .b8 {name}[{bytes}];");
-        name
+        (name, 0)
     }
 
     fn label(&mut self) -> String {

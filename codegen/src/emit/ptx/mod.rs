@@ -20,7 +20,7 @@ pub fn emit(kernels: &[Kernel], arch: &str, version: &str) -> Result<CodeBlob, E
     let mut blob = CodeBlob::default();
     let mut text = format!(".version {version}\n.target {arch}\n.address_size 64\n");
     if kernels.iter().any(|k| k.dynamic_shared_bytes() > 0) {
-        text += &format!("\n.extern .shared .align 1024 .b8 {}[];\n", function::DYNAMIC);
+        text += &format!("\n.extern .shared .align 16 .b8 {}[];\n", function::DYNAMIC);
     }
     for kernel in kernels {
         text.push('\n');

@@ -11,6 +11,7 @@ mod chunk_columns;
 mod delta;
 mod flash;
 mod gather;
+mod gemm;
 mod matrix;
 mod operand;
 mod product;
