@@ -268,7 +268,7 @@ pub const TARGETS: &[Target] = &[
         lanes: 4,
         accumulators: 8,
         registers: 255,
-        caps: &[Cap::Fma, Cap::Bf16Round, Cap::Threads, Cap::Mma, Cap::AsyncCopy, Cap::DependentLaunch],
+        caps: &[Cap::Fma, Cap::Bf16Round, Cap::Threads, Cap::Mma, Cap::AsyncCopy, Cap::Wgmma, Cap::DependentLaunch],
         shared_bytes: 227 << 10,
         cache: Cache { l1_bytes: 256 << 10, l2_bytes: 50 << 20, l3_bytes: 50 << 20 },
         cost: Cost { dram_gbps: 3000.0, cache_gbps: 5500.0, gflops: 798e3, launch_us: 0.9, processors: 132 },

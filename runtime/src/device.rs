@@ -94,7 +94,7 @@ pub trait Device: Send {
     fn threads(&self) -> u32;
 
     /// Hears of the code and of all memory that will be asked for, before any of it is: `pieces` in the order of the calls of
-    /// [`constant`](Self::constant) (the first piece) and [`alloc`](Self::alloc) (the others).
+    /// [`constant`](Self::constant) (the weights, which come first) and [`alloc`](Self::alloc) (the others).
     ///
     /// # Errors
     /// If this device cannot run such code, or has not so much memory: what was found and what is needed.

@@ -7,7 +7,8 @@ use crate::machine::DeviceChoice;
 use crate::model::Model;
 use crate::observe::{Observation, Observer, Seen};
 use crate::plan::{PHASES, Places, Plan};
-use jetbin::{DType, Phase};
+use jetbin::{Arg, DType, Phase};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// How to run.
@@ -41,7 +42,7 @@ pub struct Memory {
     pub small: u64,
     /// Copy of the machine code.
     pub code: u64,
-    /// Packed weights, mapped from the file.
+    /// Packed weights that the target reads, mapped from the file.
     pub weights: u64,
 }
 
@@ -133,12 +134,14 @@ impl Session {
         let (bytes, cubin) = (reader.code(target), reader.cubin(target));
         let code = Code { target: &desc.name, bytes, cubin, arch: &desc.arch, kernels: &kernels, launches: &launches };
         let inputs = Inputs::new(facts, reader.inv_freq().collect());
+        let weights = used_weights(model, &programs);
         let mut memory = requirements(model, &programs, sequences)?;
         memory.scratch *= u64::from(device.threads());
-        device.reserve(&code, &pieces(&memory, &inputs, device.threads()))?;
+        memory.weights = weights.iter().map(|(_, data)| data.len() as u64).sum();
+        device.reserve(&code, &pieces(&memory, &weights, &inputs, device.threads()))?;
         // SAFETY: the target was chosen for this machine, and the hash of its code was checked against the artifact.
         unsafe { device.load(&code)? };
-        let places = place(model, device.as_mut(), &memory, &inputs)?;
+        let places = place(model, device.as_mut(), &memory, &weights, &inputs)?;
         let plan = |program| Plan::new(program, &launches, &places);
         let plans = [plan(&programs[0])?, plan(&programs[1])?];
         let logits_row = vec![0.0; facts.vocab_size as usize];
@@ -462,26 +465,47 @@ fn requirements(model: &Model, programs: &[jetbin::ProgramView<'_>; 2], sequence
         scratch: programs.iter().map(|p| p.scratch_bytes()).max().unwrap_or(0),
         small: 0,
         code: model.reader().code(model.target()).len() as u64,
-        weights: model.weight_data().len() as u64,
+        weights: 0,
     })
 }
 
+/// The weights that the programs read, by their index: an artifact holds those of its other targets as well.
+fn used_weights<'m>(model: &'m Model, programs: &[jetbin::ProgramView<'_>; 2]) -> Vec<(u32, &'m [u8])> {
+    let (table, data) = (model.reader().weights(), model.weight_data());
+    let read = |arg| if let Arg::Weight(index) = arg { Some(index) } else { None };
+    let used: BTreeSet<u32> =
+        programs.iter().flat_map(|p| p.args().iter().filter_map(read).collect::<Vec<_>>()).collect();
+    let bytes = |index| {
+        let w = table.get(index)?;
+        Some((index, data.get(w.offset as usize..(w.offset + w.length) as usize)?))
+    };
+    used.into_iter().filter_map(bytes).collect()
+}
+
 /// The calls for memory that [`place`] makes, in their order.
-fn pieces(memory: &Memory, inputs: &Inputs, threads: u32) -> Vec<Piece> {
-    let fixed =
-        [("weights", memory.weights), ("states", memory.states), ("arena", memory.arena), ("inputs", inputs.bytes())];
+fn pieces(memory: &Memory, weights: &[(u32, &[u8])], inputs: &Inputs, threads: u32) -> Vec<Piece> {
+    let weights = weights.iter().map(|(_, data)| ("weights", data.len() as u64));
+    let fixed = [("states", memory.states), ("arena", memory.arena), ("inputs", inputs.bytes())];
     let scratch = (0..threads).map(|_| ("scratch", memory.scratch / u64::from(threads)));
-    fixed.into_iter().chain(scratch).collect()
+    weights.chain(fixed).chain(scratch).collect()
 }
 
 /// Gives everything its place on the device.
-fn place(model: &Model, device: &mut dyn Device, memory: &Memory, inputs: &Inputs) -> Result<Places> {
+fn place(
+    model: &Model,
+    device: &mut dyn Device,
+    memory: &Memory,
+    used: &[(u32, &[u8])],
+    inputs: &Inputs,
+) -> Result<Places> {
     let reader = model.reader();
-    // SAFETY: the mapping belongs to the model, which the session holds for as long as the device.
-    let weights = unsafe { device.constant(model.weight_data())? };
-    for w in reader.weights().iter() {
-        let content = if w.dtype == DType::F32 { Content::Vector } else { Content::Matrix };
-        device.note(weights + w.offset, w.length, content)?;
+    let mut weights = vec![0; reader.weights().len()];
+    for (index, data) in used {
+        // SAFETY: the mapping belongs to the model, which the session holds for as long as the device.
+        weights[*index as usize] = unsafe { device.constant(data)? };
+        let vector = reader.weights().get(*index).is_some_and(|w| w.dtype == DType::F32);
+        let content = if vector { Content::Vector } else { Content::Matrix };
+        device.note(weights[*index as usize], data.len() as u64, content)?;
     }
     let states = device.alloc(memory.states)?;
     device.note(states, memory.states, Content::States)?;
@@ -490,7 +514,7 @@ fn place(model: &Model, device: &mut dyn Device, memory: &Memory, inputs: &Input
     let column = inputs.capacity as u64 * 4;
     let mut places = Places {
         arena,
-        weights: reader.weights().iter().map(|w| weights + w.offset).collect(),
+        weights,
         states: reader.states().iter().map(|s| states + s.offset).collect(),
         slot_bytes: reader.slot_bytes(),
         ids,

@@ -117,20 +117,28 @@ fn what_the_machine_lacks_is_said() {
 fn too_little_memory_is_said_before_any_is_taken() {
     let folder = folder();
     let artifact = compiled(folder.path(), "tiny-c-attn", "sm_80");
-    let (code, said) = refused(folder.path(), &artifact, "memory=1000;report=1", "cuda");
-    assert_eq!(code, Some(3));
-    let start = "error: device: memory: 1000 of 1000 bytes are free on simulated GPU, ";
-    let needed: u64 = said
-        .lines()
-        .find_map(|l| l.strip_prefix(start)?.split_once(" are needed: weights "))
-        .unwrap_or_else(|| panic!("{said}"))
-        .0
-        .parse()
-        .unwrap();
+    let needed = needed(folder.path(), &artifact);
     // That is exactly what is needed.
     let said = |memory: u64| refused_or_not(folder.path(), &artifact, memory);
     assert_eq!(said(needed), Some(0));
     assert_eq!(said(needed - 1), Some(3));
+}
+
+/// Bytes that the device says it needs.
+fn needed(folder: &Path, artifact: &Path) -> u64 {
+    let (code, said) = refused(folder, artifact, "memory=1000;report=1", "cuda");
+    assert_eq!(code, Some(3));
+    let start = "error: device: memory: 1000 of 1000 bytes are free on simulated GPU, ";
+    let found = said.lines().find_map(|l| l.strip_prefix(start)?.split_once(" are needed: weights "));
+    found.unwrap_or_else(|| panic!("{said}")).0.parse().unwrap()
+}
+
+/// The weights in the forms of other targets stay where they are.
+#[test]
+fn only_the_weights_of_the_target_are_copied() {
+    let (alone, both) = (folder(), folder());
+    let expected = needed(alone.path(), &compiled(alone.path(), "tiny-c-mix", "sm_80"));
+    assert_eq!(needed(both.path(), &compiled(both.path(), "tiny-c-mix", "x86-64-v3,sm_80")), expected);
 }
 
 fn refused_or_not(folder: &Path, artifact: &Path, memory: u64) -> Option<i32> {

@@ -22,7 +22,7 @@ use jet_ir::quant::{Format, GROUP};
 const WORDS: u32 = STRIDE as u32;
 /// Numbers beside them: `s`; `sum(y)` in f32; `-128 sum(y)`, an integer.
 const EXTRA: u32 = 3;
-/// Words of weights in one turn of the loop.
+/// Words of weights that meet rows in one turn of the loop; LLVM needs more registers than there are for more of them.
 const STEPS: u32 = 4;
 /// Rows of tiles.
 const TILES: [usize; 3] = [6, 2, 1];
@@ -147,12 +147,22 @@ impl<'k> Product<'k> {
                 let number = (row + r) / TILES[0] as u32 * (panels / PANELS as u32) + first / PANELS as u32;
                 let part = self.ahead.map(|a| a.part(number, self.x.groups.on(k), LINES));
                 let tile = Product { panel, x: self.x.from(row + r), out: out.at(r * self.stride), ..*self };
-                tile.tile(k, (n, together), part);
+                match n {
+                    // memory is read in order where one row has to wait for it
+                    1 => k.range(0u32, together as u32, 1, (), |p, ()| tile.panel(p).tile(k, (1, 1), part)),
+                    _ => tile.tile(k, (n, together), part),
+                }
             });
         };
         let odd = panels % PANELS as u32;
         k.range(0u32, panels - odd, PANELS as u32, (), |p, ()| some(p, PANELS));
         k.when(odd.equals(1u32), || some(panels - 1u32, 1));
+    }
+
+    /// The same for the panels from `p` on.
+    fn panel(self, p: V<'k, Index>) -> Product<'k> {
+        let panel = self.panel.byte_offset(p * self.panel_bytes);
+        Product { panel, out: self.out.at(p * PANEL as u32), ..self }
     }
 
     /// The sums of `rows` rows and `panels` panels; `part` is of what comes next.
@@ -208,8 +218,10 @@ impl<'k> Product<'k> {
             }
             sums
         };
-        k.range(0u32, n_words, STEPS, start, |b, sums| {
-            (0..STEPS).fold(sums, |sums, u| {
+        // a word of 4 bits is two; one row leaves registers enough
+        let steps = if rows == 1 { STEPS } else { STEPS * self.format.bits() as u32 / 8 };
+        k.range(0u32, n_words, steps, start, |b, sums| {
+            (0..steps).fold(sums, |sums, u| {
                 let at = SCALE_BYTES as u32 / 4 + u * u32::from(LANES);
                 let word = |block: &Ptr<'k, I32>| block.at(b * u32::from(LANES) + at).load(LANES);
                 let codes: Vec<_> = blocks.iter().map(word).collect();

@@ -115,6 +115,26 @@ impl Builder {
         self.push(Op::CopyWait(groups), &[], &[]);
     }
 
+    /// See [`Op::WgmmaFence`].
+    pub fn wgmma_fence(&self) {
+        self.push(Op::WgmmaFence, &[], &[]);
+    }
+
+    /// Makes the products of this warpgroup since the last call a group.
+    pub fn wgmma_commit(&self) {
+        self.push(Op::WgmmaCommit, &[], &[]);
+    }
+
+    /// Waits until at most `groups` groups of this warpgroup's products are unfinished.
+    pub fn wgmma_wait(&self, groups: u8) {
+        self.push(Op::WgmmaWait(groups), &[], &[]);
+    }
+
+    /// See [`Op::ProxyFence`].
+    pub fn proxy_fence(&self) {
+        self.push(Op::ProxyFence, &[], &[]);
+    }
+
     pub(super) fn ty(&self, v: Value) -> Type {
         self.state.borrow().kernel.ty(v)
     }

@@ -82,6 +82,8 @@ pub enum Cap {
     AsyncCopy,
     /// Dot products of four bytes in one instruction.
     Int8Dot,
+    /// Tile products of four warps that go on beside the threads, with operands in shared memory.
+    Wgmma,
     /// Hints of memory that will be read.
     Prefetch,
     /// A kernel starts while the one before still runs, and says where it needs what that one wrote.
@@ -183,6 +185,25 @@ pub enum Op {
         /// Whether rows become columns on the way.
         trans: bool,
     },
+    /// Registers and shared memory as they are now are what the next tile products of this warpgroup read.
+    WgmmaFence,
+    /// `(sum: f32xN, a: bf16x8, shared)`: starts `sum + A B` of 64 by 16 by 2N, spread over four warps as PTX lays out the
+    /// fragments of `wgmma.m64nNk16`, `B` transposed and in pieces of 8 by 8 bf16 of 128 bytes each. The sum, which is a loop's or
+    /// another product's, is overwritten; until [`Op::WgmmaWait`] nothing but another product may read the result.
+    Wgmma {
+        /// Bytes added to the address.
+        offset: i32,
+        /// Bytes from a piece to the next along the summed dimension.
+        lead: u32,
+        /// Bytes from a piece to the next along the columns.
+        stride: u32,
+    },
+    /// Makes the products that this warpgroup started since the last one a group.
+    WgmmaCommit,
+    /// Waits until at most so many groups of this warpgroup are unfinished.
+    WgmmaWait(u8),
+    /// What this thread wrote to shared memory is seen by products of warpgroups behind the next barrier.
+    ProxyFence,
     /// `(shared, global)`: starts to copy 16 bytes.
     CopyAsync {
         /// Bytes added to the address in shared memory.
@@ -317,6 +338,7 @@ impl Op {
             Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
+            Op::WgmmaFence | Op::Wgmma { .. } | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence => Some(Cap::Wgmma),
             Op::Prefetch { .. } => Some(Cap::Prefetch),
             Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),
             _ => None,
@@ -329,8 +351,9 @@ impl Op {
         let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma);
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
+        let groups = self.needs() == Some(Cap::Wgmma);
         let others = matches!(self, Op::For { .. } | Op::If | Op::Prefetch { .. });
-        !(memory || threads || copies || launches || others)
+        !(groups || memory || threads || copies || launches || others)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod builder;
 mod carry;
+mod flight;
 mod ir;
 mod legalise;
 mod math;

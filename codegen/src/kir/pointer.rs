@@ -89,6 +89,10 @@ impl<'k, E: Stored> Ptr<'k, E> {
         self.id
     }
 
+    pub(super) fn offset(self) -> i32 {
+        self.offset
+    }
+
     /// Another address of the same kind.
     pub(super) fn at_address(self, id: Value) -> Self {
         Ptr { id, offset: 0, ..self }

@@ -67,6 +67,11 @@ const NAMES: &[(&str, Op)] = &[
     ("mma", Op::Mma),
     ("load_matrix", Op::LoadMatrix { offset: 0, trans: false }),
     ("load_matrix.trans", Op::LoadMatrix { offset: 0, trans: true }),
+    ("wgmma_fence", Op::WgmmaFence),
+    ("wgmma", Op::Wgmma { offset: 0, lead: 0, stride: 0 }),
+    ("wgmma_commit", Op::WgmmaCommit),
+    ("wgmma_wait", Op::WgmmaWait(0)),
+    ("proxy_fence", Op::ProxyFence),
     ("copy_async", Op::CopyAsync { to: 0, from: 0 }),
     ("copy_commit", Op::CopyCommit),
     ("copy_wait", Op::CopyWait(0)),
@@ -94,7 +99,10 @@ impl Op {
             Op::For { step } => vec![("step", i64::from(*step))],
             Op::Prefetch { offset } => vec![("", i64::from(*offset))],
             Op::Shared { bytes } => vec![("", i64::from(*bytes))],
-            Op::ShuffleXor(n) | Op::CopyWait(n) => vec![("", i64::from(*n))],
+            Op::ShuffleXor(n) | Op::CopyWait(n) | Op::WgmmaWait(n) => vec![("", i64::from(*n))],
+            Op::Wgmma { offset, lead, stride } => {
+                vec![("", i64::from(*offset)), ("lead", i64::from(*lead)), ("stride", i64::from(*stride))]
+            }
             Op::LoadMatrix { offset, .. } => vec![("", i64::from(*offset))],
             Op::CopyAsync { to, from } => vec![("to", i64::from(*to)), ("from", i64::from(*from))],
             _ => vec![],
@@ -120,6 +128,12 @@ impl Op {
             Op::CopyWait(_) => Op::CopyWait(numbers[0].try_into().ok()?),
             Op::CopyAsync { .. } => {
                 Op::CopyAsync { to: numbers[0].try_into().ok()?, from: numbers[1].try_into().ok()? }
+            }
+            Op::WgmmaWait(_) => Op::WgmmaWait(numbers[0].try_into().ok()?),
+            Op::Wgmma { .. } => {
+                let [offset, lead, stride] = numbers.try_into().ok()?;
+                let (lead, stride) = (u32::try_from(lead).ok()?, u32::try_from(stride).ok()?);
+                Op::Wgmma { offset: i32::try_from(offset).ok()?, lead, stride }
             }
             Op::LoadMatrix { trans, .. } => Op::LoadMatrix { offset: numbers[0].try_into().ok()?, trans: *trans },
             Op::Load(m) => Op::Load(mem(m)?),

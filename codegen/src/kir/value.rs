@@ -1,6 +1,6 @@
 //! What can be done with values. The methods of scalar operations come from the table.
 
-use super::{Builder, Cmp, Elem, Op, Operand, Scalar, Type, Value, ops::scalar_ops};
+use super::{Builder, Cmp, Elem, Op, Operand, Ptr, Scalar, Type, Value, ops::scalar_ops};
 use std::{fmt, marker::PhantomData};
 
 /// An element type, as a Rust type, so that a bf16 never meets an f32 without a conversion.
@@ -235,6 +235,13 @@ impl<'k> V<'k, F32> {
     /// To nearest even.
     pub fn round_bf16(self) -> V<'k, Bf16> {
         self.op(Op::Round, &[], self.lanes())
+    }
+
+    /// Starts `self + a b` by the warpgroup; `b` is transposed in shared memory, see [`Op::Wgmma`], with `lead` and `stride` bytes
+    /// from piece to piece.
+    pub fn wgmma(self, a: V<'k, Bf16>, b: Ptr<'k, Bf16>, (lead, stride): (u32, u32)) -> Self {
+        let (b, offset) = (b.id(), b.offset());
+        self.op(Op::Wgmma { offset, lead, stride }, &[a.id, b], self.lanes())
     }
 
     /// The sum of all lanes.

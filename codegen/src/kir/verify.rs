@@ -1,5 +1,6 @@
 //! Says what is wrong with a kernel: scopes, types, accesses, and (for a target) what it cannot do.
 
+use super::flight;
 use super::text::Names;
 use super::{Block, Cap, Domain, Elem, Inst, Kernel, Mem, Op, Scalar, Space, Type, Value, WARP};
 use crate::targets::Target;
@@ -49,6 +50,10 @@ pub fn verify(kernel: &Kernel, target: Option<&Target>) -> Result<(), Vec<Fault>
     }
     v.launch();
     v.block(&kernel.body, &[], None);
+    for (at, message) in flight::faults(kernel) {
+        let head = flight::instruction(kernel, at).map_or(String::new(), |inst| v.names.head(kernel, inst));
+        v.faults.push(Fault { kernel: kernel.name.clone(), inst: Some(at), head, message });
+    }
     if v.faults.is_empty() { Ok(()) } else { Err(v.faults) }
 }
 
@@ -149,7 +154,9 @@ impl Verifier<'_> {
         if let Some(t) = self.target.filter(|t| !t.is_native(&inst.op)) {
             return Err(format!("{} cannot do this", t.name));
         }
-        if self.k.launch.is_none() && matches!(inst.op.needs(), Some(Cap::Threads | Cap::Mma | Cap::AsyncCopy)) {
+        if self.k.launch.is_none()
+            && matches!(inst.op.needs(), Some(Cap::Threads | Cap::Mma | Cap::AsyncCopy | Cap::Wgmma))
+        {
             return Err("the kernel does not say how many threads it has".into());
         }
         let (args, results) = (self.types(&inst.args), self.types(&inst.results));
@@ -218,6 +225,10 @@ fn expectation(op: &Op) -> &'static str {
         Op::Shared { .. } => "at least one byte and a pointer to scratch memory",
         Op::ShuffleXor(_) | Op::Shuffle => "lanes of 32 bits, a lane of a warp, and a result of the same type",
         Op::Mma => "bf16x8, bf16x4, f32x4 and a result f32x4",
+        Op::Wgmma { .. } => {
+            "f32xN with N a multiple of 4 up to 128, bf16x8, scratch memory, distances that are multiples of 16 below 2^18, and a \
+             result like the first"
+        }
         Op::LoadMatrix { .. } => "scratch memory, an offset that is a multiple of 16 and a result i32x4",
         Op::CopyAsync { .. } => "scratch memory, global memory, and offsets that are multiples of 16",
         _ => "operands that suit the operation",
@@ -260,6 +271,11 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::ShuffleXor(bits), [a @ Vec(F32 | I32 | Index, _)], [r]) => a == r && u32::from(*bits) < WARP,
         (Op::Shuffle, [a @ Vec(F32 | I32 | Index, _), Vec(Index, 1)], [r]) => a == r,
         (Op::Mma, [Vec(Bf16, 8), Vec(Bf16, 4), c @ Vec(F32, 4)], [r]) => c == r,
+        (Op::Wgmma { offset, lead, stride }, [c @ Vec(F32, n), Vec(Bf16, 8), Ptr(Space::Scratch)], [r]) => {
+            let fits = |bytes: u32| bytes.is_multiple_of(16) && bytes < 1 << 18;
+            c == r && n % 4 == 0 && *n <= 128 && offset.rem_euclid(16) == 0 && fits(*lead) && fits(*stride)
+        }
+        (Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence, [], []) => true,
         (Op::LoadMatrix { offset, .. }, [Ptr(Space::Scratch)], [Vec(I32, 4)]) => offset.rem_euclid(16) == 0,
         (Op::CopyAsync { to, from }, [Ptr(Space::Scratch), Ptr(Space::Global)], []) => {
             to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0

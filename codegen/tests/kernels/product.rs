@@ -186,3 +186,33 @@ fn dynamic_convolution_of_every_width() {
         }
     }
 }
+
+/// As many columns as make each tile of a GPU's prefill the fastest one; odd and even numbers of blocks of 32.
+#[test]
+fn tiles_of_every_size() {
+    for (n, k, norm) in [(520, 96, true), (1536, 64, true), (2048, 32, false), (4096, 96, true), (4100, 40, false)] {
+        let mut g = Graph::new("tiles");
+        let x = input(&mut g, "x", k);
+        let grid = match norm {
+            true => {
+                let gain = vector(&mut g, "gain", k);
+                g.add(SweepNorm { eps: 1e-6.into() }, &[x, gain]).unwrap()
+            }
+            false => g.add(Sweep {}, &[x]).unwrap(),
+        };
+        let y = acc(&mut g, grid, "w", n, Elem::Bf16);
+        give(&mut g, "y", y);
+        let case = Case {
+            graph: &g,
+            phase: Phase::Prefill,
+            past: vec![0],
+            slots: vec![0],
+            tokens: 130,
+            capacity: 1,
+            rounded: false,
+            tolerance: FUSED,
+            tolerance_of_bytes: FUSED,
+        };
+        case.check(&compile_with(&g, Phase::Prefill, Activations::F32));
+    }
+}

@@ -161,7 +161,10 @@ impl Device for Cuda {
         call!(cuMemGetInfo_v2(&mut free, &mut total))?;
         let bytes = needed(pieces).unwrap_or(u64::MAX);
         if bytes > free as u64 {
-            let list: Vec<_> = pieces.iter().map(|(what, bytes)| format!("{what} {bytes}")).collect();
+            let mut list: Vec<String> = vec![];
+            for same in pieces.chunk_by(|a, b| a.0 == b.0) {
+                list.push(format!("{} {}", same[0].0, same.iter().map(|(_, bytes)| bytes).sum::<u64>()));
+            }
             let found = format!("{free} of {total} bytes are free on {}", self.gpu.name);
             return Err(DeviceError::new("memory", format!("{found}, {bytes} are needed: {}", list.join(", "))));
         }

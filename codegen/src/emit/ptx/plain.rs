@@ -62,6 +62,20 @@ impl Emitter<'_> {
                 ));
             }
             (Op::Barrier, _) => self.line("bar.sync 0"),
+            (Op::WgmmaFence, _) => self.line("wgmma.fence.sync.aligned"),
+            (Op::WgmmaCommit, _) => self.line("wgmma.commit_group.sync.aligned"),
+            (Op::WgmmaWait(groups), _) => self.line(&format!("wgmma.wait_group.sync.aligned {groups}")),
+            (Op::ProxyFence, _) => self.line("fence.proxy.async.shared::cta"),
+            (Op::Wgmma { offset, lead, stride }, _) => {
+                let descriptor = self.descriptor(&a[2][0], *offset, *lead, *stride);
+                let shape = format!("m64n{}k16", 2 * a[0].len());
+                let (sums, left) = (tuple(&a[0]), tuple(&a[1]));
+                self.line(&format!(
+                    "wgmma.mma_async.sync.aligned.{shape}.f32.bf16.bf16 {sums}, {left}, {descriptor}, 1, 1, 1, 0"
+                ));
+                // the sums stay where they are: the verifier knows that nobody reads the old ones
+                self.alias(inst.results[0], a[0].clone());
+            }
             (Op::AwaitPrevious, _) => self.line("griddepcontrol.wait"),
             (Op::ReleaseNext, _) => self.line("griddepcontrol.launch_dependents"),
             (Op::CopyAsync { to, from }, _) => {
@@ -133,6 +147,16 @@ impl Emitter<'_> {
             Op::Mma => self.mma(d, a),
             other => unreachable!("{other} is not legal in PTX: the verifier refuses it"),
         }
+    }
+
+    /// What `wgmma` wants to know of a matrix in shared memory without a swizzle: start, distances of its pieces.
+    fn descriptor(&mut self, base: &str, offset: i32, lead: u32, stride: u32) -> String {
+        let (start, low, all) = (self.fresh(Class::Word), self.fresh(Class::Word), self.fresh(Class::Wide));
+        self.line(&format!("add.s32 {start}, {base}, {offset}"));
+        self.line(&format!("bfe.u32 {start}, {start}, 4, 14"));
+        self.line(&format!("or.b32 {low}, {start}, {}", (lead >> 4) << 16));
+        self.line(&format!("mov.b64 {all}, {{{low}, {}}}", stride >> 4));
+        all
     }
 
     fn mma(&mut self, d: &Regs, a: &[Regs]) {

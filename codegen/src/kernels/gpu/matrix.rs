@@ -6,36 +6,61 @@
 use crate::kir::{Bf16, Builder, F32, I32, Index, Operand, Ptr, V};
 
 /// Rows and columns of a piece.
-pub const PIECE: u32 = 8;
+const PIECE: u32 = 8;
 /// Elements of a piece.
 const ELEMENTS: u32 = PIECE * PIECE;
 
-/// A matrix of bf16 in shared memory.
+/// A matrix of bf16 in shared memory; columns, as rows, are padded to multiples of 16.
 #[derive(Clone, Copy)]
-pub struct Matrix<'k> {
+pub struct Pieces<'k> {
     base: Ptr<'k, Bf16>,
     /// Pieces of a row.
     across: u32,
+}
+
+impl<'k> Pieces<'k> {
+    /// A matrix of `cols` columns at `base`.
+    pub fn new(base: Ptr<'k, Bf16>, cols: u32) -> Self {
+        Pieces { base, across: cols / PIECE }
+    }
+
+    /// The address of an element.
+    pub fn at(&self, row: V<'k, Index>, col: V<'k, Index>) -> Ptr<'k, Bf16> {
+        let piece = row / PIECE * self.across + col / PIECE;
+        self.base.at(piece * ELEMENTS).at(row % PIECE * PIECE).at(col % PIECE)
+    }
+
+    /// Starts `sum + left B` by the warpgroup: columns of `B` are the rows of the matrix, as many as the sum has room for, of
+    /// which it takes the 16 columns from piece `col` on.
+    pub fn add_product(&self, left: V<'k, Bf16>, col: u32, sum: V<'k, F32>) -> V<'k, F32> {
+        let bytes = 2 * ELEMENTS;
+        sum.wgmma(left, self.base.at(col * ELEMENTS), (bytes, self.across * bytes))
+    }
+}
+
+/// The same with what `mma` needs of it.
+#[derive(Clone, Copy)]
+pub struct Matrix<'k> {
+    pieces: Pieces<'k>,
     /// The row that this lane addresses of four pieces, two rows of two: first along the rows, or first down the columns.
     along: Ptr<'k, Bf16>,
     down: Ptr<'k, Bf16>,
 }
 
 impl<'k> Matrix<'k> {
-    /// A matrix of `cols` columns at `base`; columns, as rows, are padded to multiples of 16.
+    /// A matrix of `cols` columns at `base`.
     pub fn new(k: &'k Builder, base: Ptr<'k, Bf16>, cols: u32) -> Self {
         let (lane, across) = (k.warp().rank, cols / PIECE);
         let (row, first, second) = (lane % PIECE, lane / PIECE % 2u32, lane / (2 * PIECE));
         let four = |right: V<'k, Index>, below: V<'k, Index>| {
             base.at(right * ELEMENTS).at(below * (across * ELEMENTS)).at(row * PIECE)
         };
-        Matrix { base, across, along: four(first, second), down: four(second, first) }
+        Matrix { pieces: Pieces { base, across }, along: four(first, second), down: four(second, first) }
     }
 
-    /// The address of an element; a constant part of `row` counts only whole pieces.
+    /// The address of an element.
     pub fn at(&self, row: V<'k, Index>, col: V<'k, Index>) -> Ptr<'k, Bf16> {
-        let piece = row / PIECE * self.across + col / PIECE;
-        self.base.at(piece * ELEMENTS).at(row % PIECE * PIECE).at(col % PIECE)
+        self.pieces.at(row, col)
     }
 
     /// The first operand of `mma`: 16 rows from piece `row` on, 16 columns from piece `col` on.
@@ -61,8 +86,8 @@ impl<'k> Matrix<'k> {
         col: impl Operand<'k, Index>,
         trans: bool,
     ) -> V<'k, I32> {
-        let k = self.base.builder();
-        let piece = row.on(k) * self.across + col.on(k);
+        let k = from.builder();
+        let piece = row.on(k) * self.pieces.across + col.on(k);
         from.at(piece * ELEMENTS).load_matrix(trans)
     }
 }

@@ -12,6 +12,7 @@ mod delta;
 mod delta_step;
 mod flash;
 mod gather;
+mod gemm;
 mod matrix;
 mod operand;
 mod product;

@@ -8,6 +8,7 @@
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::super::product::{Segment, cost, segments};
+use super::gemm;
 use super::operand::Activation;
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
@@ -17,13 +18,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 /// Columns of `k` that one block of fragments covers.
-const BLOCK: u32 = FRAGMENT_BLOCK as u32;
+pub const BLOCK: u32 = FRAGMENT_BLOCK as u32;
 /// Output columns of a panel.
 const SLOTS: u32 = PANEL as u32;
 /// Bytes of one panel's fragments of one block.
 const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
 /// Rows of one tile product.
-const ROWS: u32 = 8;
+pub const ROWS: u32 = 8;
 /// Blocks of a chunk of activations in shared memory.
 const CHUNK: u32 = 2;
 /// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many.
@@ -36,23 +37,28 @@ const CHUNK_STRIDE: u32 = CHUNK * BLOCK + 32;
 
 /// How a CTA divides its work.
 #[derive(Clone, Copy)]
-struct Plan {
+pub struct Plan {
     /// Warps that share out `k`.
-    split: u32,
+    pub split: u32,
     /// Warps that share out panels.
-    across: u32,
+    pub across: u32,
     /// Panels of a warp.
-    per_warp: u32,
+    pub per_warp: u32,
     /// Groups of 8 rows.
-    groups: u32,
+    pub groups: u32,
     /// Blocks of `k` of a warp, and how many it loads at a time.
-    blocks: (u32, u32),
+    pub blocks: (u32, u32),
+    /// CTAs of a multiprocessor.
+    pub resident: u32,
+    /// Whether four warps multiply together.
+    pub warpgroups: bool,
 }
 
 impl Plan {
     fn new(cx: &Context<'_, '_>, k_len: u32, segments: &[Segment]) -> Plan {
         let blocks = k_len.div_ceil(BLOCK);
         let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
+        let warpgroups = false;
         match cx.phase {
             Phase::Decode => {
                 let groups = cx.tile / ROWS;
@@ -67,23 +73,30 @@ impl Plan {
                 // as many at a time as leave the least to do for nothing; the most of those
                 let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
                 let batch = if mine > most { batch.max(most.min(4)) } else { batch };
-                Plan { split, across, per_warp, groups, blocks: (mine, batch) }
+                let resident = if groups > 1 { 1 } else { 2 };
+                Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups }
             }
-            Phase::Prefill => {
-                Plan { split: 1, across: 4, per_warp: 2.max(panels.div_ceil(4)), groups: 8, blocks: (blocks, CHUNK) }
-            }
+            Phase::Prefill => gemm::plan(&cx.k.target, blocks, segments).unwrap_or_else(|| {
+                let per_warp = 2.max(panels.div_ceil(4));
+                Plan { split: 1, across: 4, per_warp, groups: 8, blocks: (blocks, CHUNK), resident: 2, warpgroups }
+            }),
         }
     }
 
-    fn threads(&self) -> u32 {
+    pub fn threads(&self) -> u32 {
         self.split * self.across * WARP
     }
 
-    fn panels(&self) -> u32 {
+    pub fn panels(&self) -> u32 {
         self.across * self.per_warp
     }
 
-    fn rows(&self) -> u32 {
+    /// Slots of a CTA.
+    pub fn columns(&self) -> u32 {
+        self.panels() * SLOTS
+    }
+
+    pub fn rows(&self) -> u32 {
         self.groups * ROWS
     }
 
@@ -93,13 +106,13 @@ impl Plan {
     }
 
     /// CTAs of a segment for each tile of rows.
-    fn ctas(&self, spec: &PackSpec) -> u32 {
+    pub fn ctas(&self, spec: &PackSpec) -> u32 {
         (spec.items() as u32).div_ceil(self.items(spec))
     }
 
     /// Elements from one row of sums to the next; odd multiples of 4, so that lanes do not meet in a bank.
     fn stride(&self) -> u32 {
-        self.panels() * SLOTS + 4
+        self.columns() + 4
     }
 
     /// Elements of the sums of one warp group.
@@ -126,17 +139,16 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
         return refuse(format!("a weight takes {} bytes, expected less than 2^31", s.spec.bytes()));
     }
     let plan = Plan::new(cx, k_len as u32, &segments);
-    let ctas = if plan.groups > 1 && cx.phase == Phase::Decode { 1 } else { 2 };
     if cx.phase == Phase::Decode {
         cx.wider.set(TILES.iter().position(|t| *t == cx.tile).and_then(|i| Some((cx.tile, *TILES.get(i + 1)?))));
     }
-    if plan.shared(cx.phase) + 4 * plan.rows() + 16 > cx.k.target.most_shared(ctas) {
+    if plan.shared(cx.phase) + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
-    let items: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
-    let launch = Launch { threads: plan.threads(), ctas, rows: plan.rows() };
-    let item = cx.k.launch(Items { fixed: items, per_row: true }, launch);
-    let (group, first) = (item % items, item / items * plan.rows());
+    let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
+    let launch = Launch { threads: plan.threads(), ctas: plan.resident, rows: plan.rows() };
+    let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
+    let (group, first) = (item % ctas, item / ctas * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
     let shared = cx.k.shared::<F32>(plan.shared(cx.phase) / 4);
     let Some(norm) = kernel.run(grid, shared) else {
@@ -145,17 +157,19 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let name = match (cx.phase, norm) {
         (Phase::Decode, true) => "norm_product_decode",
         (Phase::Decode, false) => "product_decode",
+        (Phase::Prefill, true) if plan.warpgroups => "norm_product_wgmma",
+        (Phase::Prefill, false) if plan.warpgroups => "product_wgmma",
         (Phase::Prefill, true) => "norm_product_prefill",
         (Phase::Prefill, false) => "product_prefill",
     };
     Ok(Shape { name, scratch: Scratch::default(), cost: cost(cx, &segments, k_len) })
 }
 
-struct Kernel<'a, 'k, 'g> {
-    cx: &'a Context<'k, 'g>,
+pub struct Kernel<'a, 'k, 'g> {
+    pub cx: &'a Context<'k, 'g>,
     segments: &'a [Segment],
     k_len: u32,
-    plan: Plan,
+    pub plan: Plan,
     /// Which panels are this CTA's.
     group: V<'k, Index>,
     /// Its first row.
@@ -163,9 +177,9 @@ struct Kernel<'a, 'k, 'g> {
 }
 
 /// Sums: panels of a warp, groups of rows.
-type Sums<'k> = Vec<Vec<V<'k, F32>>>;
+pub type Sums<'k> = Vec<Vec<V<'k, F32>>>;
 /// Fragments of weights: blocks, panels, the two steps of a block.
-type Weights<'k> = Vec<V<'k, Bf16>>;
+pub type Weights<'k> = Vec<V<'k, Bf16>>;
 
 impl<'k> Kernel<'_, 'k, '_> {
     /// The whole kernel; says whether the input was normalised.
@@ -183,7 +197,10 @@ impl<'k> Kernel<'_, 'k, '_> {
             Phase::Prefill => {
                 let x = Activation::new(self.cx, grid, self.first, self.plan.rows())?;
                 normed = x.norm.is_some();
-                self.staged(&panels, &x, shared)
+                match self.plan.warpgroups {
+                    true => self.by_warpgroups(&panels, &x, shared),
+                    false => self.staged(&panels, &x, shared),
+                }
             }
         };
         self.write(&sums, shared);
@@ -233,13 +250,13 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// Whether some blocks of a warp, or some columns of a block, do not exist.
-    fn is_ragged(&self) -> bool {
+    pub fn is_ragged(&self) -> bool {
         let (mine, batch) = self.plan.blocks;
         self.plan.split * mine.next_multiple_of(batch) * BLOCK != self.k_len
     }
 
     /// `n` blocks of fragments from block `from` on; blocks beyond the last are that one.
-    fn load(&self, panels: &[Ptr<'k, F32>], from: V<'k, Index>, n: u32) -> Weights<'k> {
+    pub fn load(&self, panels: &[Ptr<'k, F32>], from: V<'k, Index>, n: u32) -> Weights<'k> {
         let last = self.k_len.div_ceil(BLOCK) - 1;
         let mut all = vec![];
         for b in 0..n {
