@@ -112,5 +112,5 @@ fn the_repository_stays_small() {
     };
     let bytes: u64 = tracked.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|data| data.len()).sum();
     assert!(bytes > 1 << 20, "found {bytes} bytes, expected the golden data at least");
-    assert!(bytes <= 42_000_000, "found {bytes} bytes, expected at most 42 MB");
+    assert!(bytes <= 40_000_000, "found {bytes} bytes, expected at most 40 MB");
 }

@@ -24,6 +24,11 @@ fn numbers<const N: usize, T>(file: &[u8], name: &str, from: fn([u8; N]) -> T) -
     tensor.data().chunks_exact(N).map(|b| from(b.try_into().unwrap())).collect()
 }
 
+/// A token id, which the file keeps in 16 bits.
+fn token(bytes: [u8; 2]) -> u32 {
+    u16::from_le_bytes(bytes).into()
+}
+
 fn params(case: &serde_json::Value) -> Sampling {
     let known = ["repetition_penalty", "temperature", "top_k", "top_p", "min_p"];
     let params = case["params"].as_object().expect("parameters");
@@ -42,8 +47,8 @@ fn params(case: &serde_json::Value) -> Sampling {
 fn check(case: &serde_json::Value, file: &[u8]) -> Result<(), Failed> {
     let id = text(case, "id");
     let logits = numbers(file, &format!("logits.{}", text(case, "vector")), f32::from_le_bytes);
-    let history = numbers(file, text(case, "history"), u32::from_le_bytes);
-    let kept = numbers(file, &format!("{id}.kept"), u32::from_le_bytes);
+    let history = numbers(file, text(case, "history"), token);
+    let kept = numbers(file, &format!("{id}.kept"), token);
     let scores = numbers(file, &format!("{id}.scores"), f32::from_le_bytes);
     let mut sampler = Sampler::new(params(case), 1)?;
     let found: Vec<Candidate> = sampler.process(&logits, &history)?.to_vec();
@@ -59,7 +64,7 @@ fn check(case: &serde_json::Value, file: &[u8]) -> Result<(), Failed> {
         "strict" => same("kept", found, expected),
         compare => {
             let ties = match compare {
-                "tie" => numbers(file, &format!("{id}.tie_ids"), u32::from_le_bytes).into_iter().collect(),
+                "tie" => numbers(file, &format!("{id}.tie_ids"), token).into_iter().collect(),
                 _ => BTreeSet::new(),
             };
             let differing: Vec<&u32> = found.symmetric_difference(&expected).filter(|i| !ties.contains(i)).collect();
