@@ -225,11 +225,6 @@ fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations
     }
     let kernels: Vec<_> = unique.values().map(|b| b.kernel.clone()).collect();
     let blob = jet_codegen::compile(&kernels, target).unwrap_or_else(|e| panic!("{}: {e}", target.name));
-    if target.is_gpu() {
-        for b in &built {
-            std::fs::write(format!("/tmp/gpre/{}.ptx", b.name), &blob.bytes).unwrap();
-        }
-    } // DEBUG
     Some(Variant { target, built, machine: Machine::load(target, blob) })
 }
 
