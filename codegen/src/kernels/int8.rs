@@ -138,20 +138,22 @@ pub struct Product<'k> {
 type Sums<'k, E> = Vec<Vec<V<'k, E>>>;
 
 impl<'k> Product<'k> {
-    /// `out[r][0..16 panels] = sum_k x[row + r][k] panels[k]` for rows `0..rows`, two panels at a time.
+    /// `out[r][0..16 panels] = sum_k x[row + r][k] panels[k]` for rows `0..rows`, two panels at a time. One row takes all panels in one
+    /// loop: it waits for memory, and a processor that learns strides by the address of a load has to see every panel from the same one.
     pub fn emit(&self, k: &'k Builder, (row, rows): (V<'k, Index>, V<'k, Index>), panels: V<'k, Index>) {
+        let alone = Product { x: self.x.from(row), ..*self };
+        k.when(rows.equals(1u32), || k.range(0u32, panels, 1, (), |p, ()| alone.panel(p).tile(k, (1, 1), None)));
+        k.when(1u32.on(k).lt(rows), || self.pairs(k, (row, rows), panels));
+    }
+
+    fn pairs(&self, k: &'k Builder, (row, rows): (V<'k, Index>, V<'k, Index>), panels: V<'k, Index>) {
         let some = |first: V<'k, Index>, together: usize| {
-            let panel = self.panel.byte_offset(first * self.panel_bytes);
-            let out = self.out.at(first * PANEL as u32);
+            let first_panel = self.panel(first);
             in_tiles(k, rows, &TILES, &|r, n| {
                 let number = (row + r) / TILES[0] as u32 * (panels / PANELS as u32) + first / PANELS as u32;
                 let part = self.ahead.map(|a| a.part(number, self.x.groups.on(k), LINES));
-                let tile = Product { panel, x: self.x.from(row + r), out: out.at(r * self.stride), ..*self };
-                match n {
-                    // memory is read in order where one row has to wait for it
-                    1 => k.range(0u32, together as u32, 1, (), |p, ()| tile.panel(p).tile(k, (1, 1), part)),
-                    _ => tile.tile(k, (n, together), part),
-                }
+                let (x, out) = (self.x.from(row + r), first_panel.out.at(r * self.stride));
+                Product { x, out, ..first_panel }.tile(k, (n, together), part);
             });
         };
         let odd = panels % PANELS as u32;
