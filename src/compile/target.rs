@@ -3,7 +3,7 @@
 use super::dump::Dump;
 use super::options::{ProgramSummary, TargetSummary};
 use super::price;
-use super::program::{Parts, assemble};
+use super::program::{LAST_HIDDEN, Parts, assemble};
 use super::states::SlotPlan;
 use super::weights::WeightTable;
 use super::{Limits, Model};
@@ -136,7 +136,7 @@ fn with_last_hidden(graph: &Graph) -> Graph {
     let logits = graph.outputs.iter().find(|o| o.kind == OutputKind::Return && o.name == "logits").map(|o| o.value);
     let norm = logits.and_then(|id| graph.node(id).args.first().copied());
     if let Some(norm) = norm.filter(|id| matches!(graph.op(*id), Some(Op::RmsNorm(_)))) {
-        graph.output(OutputKind::Return, "last_hidden", norm);
+        graph.output(OutputKind::Return, LAST_HIDDEN, norm);
     }
     graph
 }
@@ -164,6 +164,8 @@ pub fn select_phase(
     let rows = rows(phase, limits);
     let cost = price::cost_model(target, phase, limits);
     let fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
+    // tile products round their rows to bf16: what only they read may as well lie in memory so
+    let fused = if target.has(Cap::Mma) { jet_passes::narrow(fused, &cost.phase)? } else { fused };
     jet_ir::verify(&fused.graph).context("fusion made an invalid graph, which is a defect of jetc")?;
     let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
     let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;

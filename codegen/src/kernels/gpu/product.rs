@@ -9,9 +9,10 @@ use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::super::product::{Segment, cost, segments};
 use super::gemm;
-use super::operand::Activation;
+use super::operand::{Activation, Eight, Norm};
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
+use jet_ir::ops::StoreSquares;
 use jet_ir::{Id, Op};
 use jetbin::Phase;
 use std::cell::RefCell;
@@ -152,17 +153,20 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
     let shared = cx.k.shared::<F32>(plan.shared(cx.phase) / 4);
     let Some(norm) = kernel.run(grid, shared) else {
-        return refuse("expected `sweep` or `sweep_norm`: norms are not folded".into());
+        return refuse("expected `sweep`, `sweep_norm` or `sweep_scaled`: norms are not folded".into());
     };
-    let name = match (cx.phase, norm) {
-        (Phase::Decode, true) => "norm_product_decode",
-        (Phase::Decode, false) => "product_decode",
-        (Phase::Prefill, true) if plan.warpgroups => "norm_product_wgmma",
-        (Phase::Prefill, false) if plan.warpgroups => "product_wgmma",
-        (Phase::Prefill, true) => "norm_product_prefill",
-        (Phase::Prefill, false) => "product_prefill",
+    let name = match (cx.phase, norm, plan.warpgroups) {
+        (Phase::Decode, Norm::None, _) => "product_decode",
+        (Phase::Decode, Norm::Elements(..), _) => "norm_product_decode",
+        (Phase::Decode, Norm::Sums(..), _) => "scaled_product_decode",
+        (Phase::Prefill, Norm::None, true) => "product_wgmma",
+        (Phase::Prefill, Norm::Elements(..), true) => "norm_product_wgmma",
+        (Phase::Prefill, Norm::Sums(..), true) => "scaled_product_wgmma",
+        (Phase::Prefill, Norm::None, false) => "product_prefill",
+        (Phase::Prefill, Norm::Elements(..), false) => "norm_product_prefill",
+        (Phase::Prefill, Norm::Sums(..), false) => "scaled_product_prefill",
     };
-    Ok(Shape { name, scratch: Scratch::default(), cost: cost(cx, &segments, k_len) })
+    Ok(Shape { name, scratch: Scratch::default(), cost: cost(cx, grid, &segments, k_len) })
 }
 
 pub struct Kernel<'a, 'k, 'g> {
@@ -182,30 +186,30 @@ pub type Sums<'k> = Vec<Vec<V<'k, F32>>>;
 pub type Weights<'k> = Vec<V<'k, Bf16>>;
 
 impl<'k> Kernel<'_, 'k, '_> {
-    /// The whole kernel; says whether the input was normalised.
-    fn run(&self, grid: Id, shared: Ptr<'k, F32>) -> Option<bool> {
+    /// The whole kernel; says how the input was normalised.
+    fn run(&self, grid: Id, shared: Ptr<'k, F32>) -> Option<Norm<'k>> {
         let panels = self.panels();
-        let normed;
-        let sums = match self.cx.phase {
+        let input = || Activation::new(self.cx, grid, self.first, self.plan.rows());
+        let (x, sums) = match self.cx.phase {
             Phase::Decode => {
                 // asked for before anything waits
                 let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
-                let x = Activation::new(self.cx, grid, self.first, self.plan.rows())?;
-                normed = x.norm.is_some();
-                self.streamed(&panels, &x, ahead)
+                let x = input()?;
+                let sums = self.streamed(&panels, &x, ahead);
+                (x, sums)
             }
             Phase::Prefill => {
-                let x = Activation::new(self.cx, grid, self.first, self.plan.rows())?;
-                normed = x.norm.is_some();
-                match self.plan.warpgroups {
+                let x = input()?;
+                let sums = match self.plan.warpgroups {
                     true => self.by_warpgroups(&panels, &x, shared),
                     false => self.staged(&panels, &x, shared),
-                }
+                };
+                (x, sums)
             }
         };
         self.write(&sums, shared);
-        self.finish(shared);
-        Some(normed)
+        self.finish(&x, shared);
+        Some(x.norm)
     }
 
     /// The value of `f` for the segment of this CTA; `f` also gets the first of its items.
@@ -269,17 +273,16 @@ impl<'k> Kernel<'_, 'k, '_> {
         all
     }
 
-    /// `sums + weights x`, where `x(block, step, group)` are fragments of activations.
-    fn multiply(&self, weights: &Weights<'k>, sums: Sums<'k>, x: impl Fn(u32, u32, u32) -> V<'k, Bf16>) -> Sums<'k> {
+    /// `sums + weights x`, where `x(block, group)` are fragments of activations, one for each step.
+    fn multiply(&self, weights: &Weights<'k>, sums: Sums<'k>, x: impl Fn(u32, u32) -> [V<'k, Bf16>; 2]) -> Sums<'k> {
         let mut sums = sums;
         let per_block = 2 * self.plan.per_warp as usize;
         for (b, of_block) in weights.chunks(per_block).enumerate() {
             for group in 0..self.plan.groups {
-                for step in 0..2 {
-                    let x = x(b as u32, step, group);
+                for (step, x) in x(b as u32, group).into_iter().enumerate() {
                     for (p, of_panel) in of_block.chunks(2).enumerate() {
                         let sum = &mut sums[p][group as usize];
-                        *sum = of_panel[step as usize].mma(x, *sum);
+                        *sum = of_panel[step].mma(x, *sum);
                     }
                 }
             }
@@ -304,10 +307,10 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (first, ragged) = (self.first_block(), self.is_ragged());
         let step = |from: V<'k, Index>, weights: &Weights<'k>, sums: Sums<'k>| {
             let gains = RefCell::new(BTreeMap::new());
-            self.multiply(weights, sums, |b, step, group| {
-                let col = (from + b) * BLOCK + col + 4 * step;
-                let gain = *gains.borrow_mut().entry((b, step)).or_insert_with(|| x.gain(col, ragged));
-                x.four(token + group * ROWS, col, ragged, gain).round_bf16()
+            self.multiply(weights, sums, |b, group| {
+                let col = (from + b) * BLOCK + col;
+                let gain = *gains.borrow_mut().entry(b).or_insert_with(|| x.gain(col, ragged));
+                x.eight(token + group * ROWS, col, ragged, gain).fours()
             })
         };
         let whole = (mine.div_ceil(batch) - 1) * batch;
@@ -326,33 +329,35 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (k, plan) = (self.cx.k, self.plan);
         let chunks = plan.blocks.0.div_ceil(CHUNK);
         let chunk = |c: V<'k, Index>| shared.cast::<Bf16>().at((c % 2u32) * (plan.rows() * CHUNK_STRIDE));
-        let fours = CHUNK * BLOCK / 4;
-        // the fours of a chunk that are this thread's: token and column
-        let turns = plan.rows() * fours / plan.threads();
+        let eights = CHUNK * BLOCK / 8;
+        // the eights of a chunk that are this thread's: token and column
+        let turns = plan.rows() * eights / plan.threads();
         let mine = |i: u32| {
             let e = k.thread() + i * plan.threads();
-            (e / fours, (e % fours) * 4u32)
+            (e / eights, (e % eights) * 8u32)
         };
         let read = |c: V<'k, Index>| {
             let one = |i: u32| {
                 let (token, col) = mine(i);
                 let (col, ragged) = (c * (CHUNK * BLOCK) + col, self.is_ragged());
-                x.four(token, col, ragged, x.gain(col, ragged))
+                x.eight(token, col, ragged, x.gain(col, ragged)).fours()
             };
             (0..turns).map(one).collect::<Vec<_>>()
         };
-        let write = |c: V<'k, Index>, values: &[V<'k, F32>]| {
+        let write = |c: V<'k, Index>, values: &[[V<'k, Bf16>; 2]]| {
             for (i, v) in (0..).zip(values) {
                 let (token, col) = mine(i);
-                chunk(c).at(token * CHUNK_STRIDE + col).store(v.round_bf16());
+                let to = chunk(c).at(token * CHUNK_STRIDE + col);
+                [0u32, 4].into_iter().zip(v).for_each(|(half, v)| to.at(half).store(*v));
             }
         };
         let (row, col) = self.place();
         let compute = |c: V<'k, Index>, sums: Sums<'k>| {
             let weights = self.load(panels, c * CHUNK, CHUNK);
             let lane = chunk(c).at(row * CHUNK_STRIDE + col);
-            let at = |b: u32, step: u32, group: u32| lane.at(group * (ROWS * CHUNK_STRIDE) + b * BLOCK + 4 * step);
-            self.multiply(&weights, sums, |b, step, group| at(b, step, group).load(4))
+            self.multiply(&weights, sums, |b, group| {
+                Eight::at(lane.at(group * (ROWS * CHUNK_STRIDE) + b * BLOCK)).fours()
+            })
         };
         write(0u32.on(k), &read(0u32.on(k)));
         k.barrier();
@@ -389,7 +394,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// The epilogue: one column (two of a rotation) of one row for each thread and turn.
-    fn finish(&self, shared: Ptr<'k, F32>) {
+    fn finish(&self, x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) {
         let (k, plan) = (self.cx.k, self.plan);
         self.pick(&|segment, first| {
             let (spec, items) = (&segment.spec, plan.items(&segment.spec));
@@ -403,13 +408,49 @@ impl<'k> Kernel<'_, 'k, '_> {
                 let exists = places.iter().fold(exists, |all, (_, exists)| exists.map_or(all, |e| all.and(e)));
                 let sums = shared.at(token * plan.stride() + local * spec.item_slots() as u32 + lane);
                 k.when(exists, || {
+                    let factor = x.factor(token);
                     let leaf = |id: Id| {
                         let source = segment.accs.iter().position(|a| *a == id)? as u32;
-                        Some(self.accumulators(segment, source, (item, lane), sums))
+                        let mut all = self.accumulators(segment, source, (item, lane), sums);
+                        factor.into_iter().for_each(|f| all.vecs.iter_mut().for_each(|v| *v = *v * f));
+                        Some(all)
                     };
                     let row = Row { cx: self.cx, row, leaf: &leaf };
-                    segment.stores.iter().for_each(|s| row.store(*s));
+                    let values: Vec<_> = segment.stores.iter().map(|s| (*s, row.stored(*s))).collect();
+                    for (store, value) in values {
+                        match self.cx.graph.op(store) {
+                            // nobody else reads this sum, and its thread is done with it
+                            Some(Op::StoreSquares(_)) => sums.store(value.vecs[0] * value.vecs[0]),
+                            _ => row.put(store, value),
+                        }
+                    }
                 });
+            });
+            self.squares(segment, first, shared);
+        });
+    }
+
+    /// Sums of squares of each panel of a segment that has a store for them, one for each thread and turn; the squares lie where sums did.
+    fn squares(&self, segment: &Segment, first: V<'k, Index>, shared: Ptr<'k, F32>) {
+        let (k, plan, cx) = (self.cx.k, self.plan, self.cx);
+        let is_one = |id: &&Id| matches!(cx.graph.op(**id), Some(Op::StoreSquares(_)));
+        let Some(&store) = segment.stores.iter().find(is_one) else { return };
+        let whole = cx.graph.op(store) == Some(&Op::StoreSquares(StoreSquares { width: PANEL }));
+        let columns = segment.spec.rows as u32;
+        if !whole || segment.spec.order != RowOrder::Linear || self.segments.len() > 1 || !columns.is_multiple_of(4) {
+            return cx.refuse(store, "sums of squares are those of the panels of one product");
+        }
+        let (parts, to) = (cx.cols(store) as u32, cx.value::<F32>(store));
+        k.barrier();
+        k.cta().each(plan.rows() * plan.panels(), |e| {
+            let (local, token) = (e % plan.panels(), e / plan.panels());
+            let (part, row) = (first + local, self.first + token);
+            k.when(part.lt(parts).and(row.lt(cx.rows())), || {
+                let squares = shared.at(token * plan.stride() + local * SLOTS);
+                let left = (part * SLOTS + SLOTS).imin(columns) - part * SLOTS;
+                let zero = k.splat(0.0, 4);
+                let sum = k.range(0u32, left, 4, zero, |c, sum| sum + squares.at(c).load(4));
+                to.at(row * parts + part).store(sum.sum_lanes());
             });
         });
     }
