@@ -33,7 +33,7 @@ fn block_seconds(target: &Target, plan: &Plan, segments: &[Segment]) -> f64 {
     let (cost, columns, rows) = (target.cost, plan.columns(), plan.rows());
     let ctas = segments.iter().map(|s| plan.ctas(&s.spec)).sum::<u32>() * USUAL_ROWS.div_ceil(rows);
     let flops = 2.0 * f64::from(columns) * f64::from(rows) * f64::from(BLOCK);
-    let bytes = f64::from(BLOCK) * (2.0 * f64::from(columns) + 4.0 * f64::from(rows));
+    let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows);
     // half of the multiprocessors can draw all that the cache gives
     let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
     let product = flops * f64::from(cost.processors) / (cost.gflops * 1e9);

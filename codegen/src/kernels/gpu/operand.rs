@@ -7,13 +7,13 @@ use jet_ir::{Elem, Id, Op};
 
 /// Rows of an activation, of which a CTA works on a few.
 pub struct Activation<'a, 'k, 'g> {
-    pub cx: &'a Context<'k, 'g>,
+    cx: &'a Context<'k, 'g>,
     /// The buffer.
     from: Rows<'k>,
     /// Columns.
-    pub cols: u32,
+    cols: u32,
     /// The first row of the CTA.
-    pub first: V<'k, Index>,
+    first: V<'k, Index>,
     /// The norm in front of the product.
     pub norm: Norm<'k>,
 }
@@ -71,14 +71,6 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
         Some(a)
     }
 
-    /// The rows where they are rounded already, so that they can be copied.
-    pub fn rounded(&self) -> Option<Ptr<'k, Bf16>> {
-        match self.from {
-            Rows::Rounded(from) => Some(from),
-            Rows::Wide(_) => None,
-        }
-    }
-
     /// What the sums of row `token` of the CTA are to be multiplied with.
     pub fn factor(&self, token: V<'k, Index>) -> Option<V<'k, F32>> {
         match self.norm {
@@ -88,7 +80,7 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
     }
 
     /// Row `token` of the CTA; of rows beyond the last, that one.
-    pub fn row(&self, token: V<'k, Index>) -> V<'k, Index> {
+    fn row(&self, token: V<'k, Index>) -> V<'k, Index> {
         (self.first + token).imin(self.cx.rows() - 1u32)
     }
 

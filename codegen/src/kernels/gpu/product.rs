@@ -12,6 +12,7 @@ use super::gemm;
 use super::operand::{Activation, Eight, Norm};
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
+use crate::targets::Target;
 use jet_ir::ops::StoreSquares;
 use jet_ir::{Id, Op};
 use jetbin::Phase;
@@ -28,8 +29,15 @@ const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
 pub const ROWS: u32 = 8;
 /// Blocks of a chunk of activations in shared memory.
 const CHUNK: u32 = 2;
-/// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many.
+/// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many. All add in the same
+/// order, so that the bits of a row do not depend on the rows beside it: warpgroups, which add otherwise, are for prefill alone.
 const TILES: [u32; 3] = [8, 32, 64];
+/// Sums that a lane has registers for, each of four elements.
+const MOST_SUMS: u32 = 24;
+/// Panels whose weights a warp has registers for, those of the next blocks included.
+const MOST_PANELS: u32 = 4;
+/// Share of the shorter time that does not hide behind the longer.
+const EXPOSED: f64 = 0.1;
 /// Blocks of one panel that a warp of decode asks for at once.
 const MOST_IN_FLIGHT: u32 = 6;
 /// Elements from one row of a chunk to the next: 64 more bytes than there are, so that no two lanes that load at once
@@ -56,32 +64,49 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn new(cx: &Context<'_, '_>, k_len: u32, segments: &[Segment]) -> Plan {
-        let blocks = k_len.div_ceil(BLOCK);
+    /// The plan for rows of `row_bytes` bytes, as a CTA reads them.
+    fn new(cx: &Context<'_, '_>, k_len: u32, row_bytes: u64, segments: &[Segment]) -> Plan {
+        let (blocks, target) = (k_len.div_ceil(BLOCK), &cx.k.target);
         let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
-        let warpgroups = false;
-        match cx.phase {
-            Phase::Decode => {
-                let groups = cx.tile / ROWS;
-                let split = [8, 4, 2].into_iter().find(|s| blocks >= 4 * s).unwrap_or(1);
-                let (across, mine) = (8 / split, blocks.div_ceil(split));
-                let once = panels.div_ceil(across);
-                let all: u32 = segments.iter().map(|s| (s.spec.items() * s.spec.item_panels()) as u32).sum();
-                // rows are read half as often if a CTA has two panels; but no multiprocessor should be idle
-                let twice = once == 1 && all >= 2 * across * cx.k.target.cost.processors;
-                let per_warp = if twice { 2 } else { once };
-                let most = (MOST_IN_FLIGHT / per_warp).max(1);
-                // as many at a time as leave the least to do for nothing; the most of those
-                let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
-                let batch = if mine > most { batch.max(most.min(4)) } else { batch };
-                let resident = if groups > 1 { 1 } else { 2 };
-                Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups }
-            }
-            Phase::Prefill => gemm::plan(&cx.k.target, blocks, segments).unwrap_or_else(|| {
-                let per_warp = 2.max(panels.div_ceil(4));
-                Plan { split: 1, across: 4, per_warp, groups: 8, blocks: (blocks, CHUNK), resident: 2, warpgroups }
-            }),
+        if cx.phase == Phase::Decode {
+            let most = (MOST_SUMS / (cx.tile / ROWS)).min(MOST_PANELS);
+            let plans = (1..=most).map(|per_warp| Plan::streamed(cx.tile, blocks, per_warp));
+            let fits = |p: &Plan| p.panels().is_multiple_of(panels) && p.shared(false) <= target.most_shared(p.resident);
+            let seconds = |p: &Plan| p.seconds(target, row_bytes, segments);
+            let best = plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b)));
+            return best.unwrap_or_else(|| Plan::streamed(cx.tile, blocks, panels));
         }
+        gemm::plan(target, blocks, segments).unwrap_or_else(|| {
+            let (per_warp, blocks) = (2.max(panels.div_ceil(4)), (blocks, CHUNK));
+            Plan { split: 1, across: 4, per_warp, groups: 8, blocks, resident: 2, warpgroups: false }
+        })
+    }
+
+    /// For a few rows: warps share out `k`, and read weights and rows straight from memory.
+    fn streamed(rows: u32, blocks: u32, per_warp: u32) -> Plan {
+        let groups = rows / ROWS;
+        let split = [8, 4, 2].into_iter().find(|s| blocks >= 4 * s).unwrap_or(1);
+        let (across, mine) = (8 / split, blocks.div_ceil(split));
+        let most = (MOST_IN_FLIGHT / per_warp).max(1);
+        // as many at a time as leave the least to do for nothing; the most of those
+        let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
+        let batch = if mine > most { batch.max(most.min(4)) } else { batch };
+        let resident = if groups > 1 || per_warp > 2 { 1 } else { 2 };
+        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups: false }
+    }
+
+    /// Seconds by the target's figures: weights come from memory once; what CTAs read comes from the second-level cache, wave after wave,
+    /// and half of the multiprocessors can draw all that it gives.
+    fn seconds(&self, target: &Target, row_bytes: u64, segments: &[Segment]) -> f64 {
+        let (cost, ctas) = (target.cost, segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>());
+        let weights: u64 = segments.iter().map(|s| s.spec.bytes() as u64).sum();
+        let of_cta = f64::from(self.columns() * self.split * self.blocks.0 * BLOCK * 2);
+        let of_rows = f64::from(self.rows() * self.across) * row_bytes as f64;
+        let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
+        let waves = f64::from(ctas.div_ceil(cost.processors));
+        let reading = waves * (of_cta + of_rows) * drawing / (cost.cache_gbps * 1e9);
+        let memory = weights as f64 / (cost.dram_gbps * 1e9);
+        reading.max(memory) + EXPOSED * reading.min(memory)
     }
 
     pub fn threads(&self) -> u32 {
@@ -121,9 +146,9 @@ impl Plan {
         self.rows() * self.stride()
     }
 
-    /// Bytes of shared memory that sums and chunks take turns in.
-    fn shared(&self, phase: Phase) -> u32 {
-        let chunks = if phase == Phase::Prefill { 2 * 2 * self.rows() * CHUNK_STRIDE } else { 0 };
+    /// Bytes of shared memory that sums and, if rows are staged, chunks of them take turns in.
+    fn shared(&self, staged: bool) -> u32 {
+        let chunks = if staged { 2 * 2 * self.rows() * CHUNK_STRIDE } else { 0 };
         (4 * self.split * self.sums()).max(chunks)
     }
 }
@@ -139,11 +164,14 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     if let Some(s) = segments.iter().find(|s| s.spec.bytes() >= 1 << 31) {
         return refuse(format!("a weight takes {} bytes, expected less than 2^31", s.spec.bytes()));
     }
-    let plan = Plan::new(cx, k_len as u32, &segments);
+    let x = cx.graph.node(grid).args[0];
+    // a norm in front reads rows twice
+    let row_bytes = cx.row_bytes(x) * if matches!(cx.graph.op(grid), Some(Op::SweepNorm(_))) { 2 } else { 1 };
+    let (plan, staged) = (Plan::new(cx, k_len as u32, row_bytes, &segments), cx.phase == Phase::Prefill);
     if cx.phase == Phase::Decode {
         cx.wider.set(TILES.iter().position(|t| *t == cx.tile).and_then(|i| Some((cx.tile, *TILES.get(i + 1)?))));
     }
-    if plan.shared(cx.phase) + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
+    if plan.shared(staged) + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
     let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
@@ -151,20 +179,20 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
     let (group, first) = (item % ctas, item / ctas * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
-    let shared = cx.k.shared::<F32>(plan.shared(cx.phase) / 4);
+    let shared = cx.k.shared::<F32>(plan.shared(staged) / 4);
     let Some(norm) = kernel.run(grid, shared) else {
         return refuse("expected `sweep`, `sweep_norm` or `sweep_scaled`: norms are not folded".into());
     };
-    let name = match (cx.phase, norm, plan.warpgroups) {
-        (Phase::Decode, Norm::None, _) => "product_decode",
-        (Phase::Decode, Norm::Elements(..), _) => "norm_product_decode",
-        (Phase::Decode, Norm::Sums(..), _) => "scaled_product_decode",
-        (Phase::Prefill, Norm::None, true) => "product_wgmma",
-        (Phase::Prefill, Norm::Elements(..), true) => "norm_product_wgmma",
-        (Phase::Prefill, Norm::Sums(..), true) => "scaled_product_wgmma",
-        (Phase::Prefill, Norm::None, false) => "product_prefill",
-        (Phase::Prefill, Norm::Elements(..), false) => "norm_product_prefill",
-        (Phase::Prefill, Norm::Sums(..), false) => "scaled_product_prefill",
+    let name = match (norm, cx.phase, plan.warpgroups) {
+        (Norm::None, Phase::Decode, _) => "product_decode",
+        (Norm::Elements(..), Phase::Decode, _) => "norm_product_decode",
+        (Norm::Sums(..), Phase::Decode, _) => "scaled_product_decode",
+        (Norm::None, Phase::Prefill, true) => "product_wgmma",
+        (Norm::Elements(..), Phase::Prefill, true) => "norm_product_wgmma",
+        (Norm::Sums(..), Phase::Prefill, true) => "scaled_product_wgmma",
+        (Norm::None, Phase::Prefill, false) => "product_prefill",
+        (Norm::Elements(..), Phase::Prefill, false) => "norm_product_prefill",
+        (Norm::Sums(..), Phase::Prefill, false) => "scaled_product_prefill",
     };
     Ok(Shape { name, scratch: Scratch::default(), cost: cost(cx, grid, &segments, k_len) })
 }
@@ -190,22 +218,19 @@ impl<'k> Kernel<'_, 'k, '_> {
     fn run(&self, grid: Id, shared: Ptr<'k, F32>) -> Option<Norm<'k>> {
         let panels = self.panels();
         let input = || Activation::new(self.cx, grid, self.first, self.plan.rows());
-        let (x, sums) = match self.cx.phase {
-            Phase::Decode => {
-                // asked for before anything waits
-                let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
-                let x = input()?;
-                let sums = self.streamed(&panels, &x, ahead);
-                (x, sums)
-            }
-            Phase::Prefill => {
-                let x = input()?;
-                let sums = match self.plan.warpgroups {
-                    true => self.by_warpgroups(&panels, &x, shared),
-                    false => self.staged(&panels, &x, shared),
-                };
-                (x, sums)
-            }
+        let (x, sums) = if self.cx.phase == Phase::Decode {
+            // asked for before anything waits
+            let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
+            let x = input()?;
+            let sums = self.streamed(&panels, &x, ahead);
+            (x, sums)
+        } else {
+            let x = input()?;
+            let sums = match self.plan.warpgroups {
+                true => self.by_warpgroups(&panels, &x, shared),
+                false => self.staged(&panels, &x, shared),
+            };
+            (x, sums)
         };
         self.write(&sums, shared);
         self.finish(&x, shared);
