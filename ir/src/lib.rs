@@ -21,7 +21,7 @@ pub mod verify;
 pub use diagnostic::{Diagnostic, Diagnostics, Position};
 pub use eval::{Bindings, EvalError, Named, Results, Sequence, Weights, eval, fresh_states, rope_table};
 pub use graph::{Graph, Id, Leaf, Node, NodeKind, Output, OutputKind};
-pub use group::{Group, GroupError, dependencies, group_kernels};
+pub use group::{Group, GroupError, dependencies, group_kernels, owners};
 pub use ops::{Op, OpInfo};
 pub use parse::{Parsed, parse, read, read_bytes};
 pub use types::{Elem, F32, GridKind, Place, Rows, Type};
