@@ -7,10 +7,11 @@
 
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
+use super::super::gather::push_ring;
 use super::super::product::{Segment, cost, segments};
 use super::gemm;
 use super::operand::{Activation, Eight, Norm};
-use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Ptr, V, WARP};
+use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
 use crate::targets::Target;
 use jet_ir::ops::StoreSquares;
@@ -32,6 +33,8 @@ const CHUNK: u32 = 2;
 /// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many. All add in the same
 /// order, so that the bits of a row do not depend on the rows beside it: warpgroups, which add otherwise, are for prefill alone.
 const TILES: [u32; 3] = [8, 32, 64];
+/// Registers of a lane for sums and weights, where a multiprocessor has one CTA and where it has two.
+const MOST_REGISTERS: [u32; 2] = [152, 100];
 /// Sums that a lane has registers for, each of four elements.
 const MOST_SUMS: u32 = 24;
 /// Panels whose weights a warp has registers for, those of the next blocks included.
@@ -87,11 +90,13 @@ impl Plan {
         let groups = rows / ROWS;
         let split = [8, 4, 2].into_iter().find(|s| blocks >= 4 * s).unwrap_or(1);
         let (across, mine) = (8 / split, blocks.div_ceil(split));
-        let most = (MOST_IN_FLIGHT / per_warp).max(1);
+        let resident = if groups > 1 || per_warp > 2 { 1 } else { 2 };
+        // sums, and for each block in a batch two steps of four registers, here and on their way
+        let most = (MOST_REGISTERS[resident as usize - 1] - 4 * groups * per_warp) / (16 * per_warp);
+        let most = most.clamp(1, (MOST_IN_FLIGHT / per_warp).max(1));
         // as many at a time as leave the least to do for nothing; the most of those
         let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
         let batch = if mine > most { batch.max(most.min(4)) } else { batch };
-        let resident = if groups > 1 || per_warp > 2 { 1 } else { 2 };
         Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups: false }
     }
 
@@ -428,9 +433,7 @@ impl<'k> Kernel<'_, 'k, '_> {
                 let (lane, rest) = (e % lanes, e / lanes);
                 let (local, token) = (rest % items, rest / items);
                 let (item, row) = (first + local, self.first + token);
-                let places = places(segment, item, lane);
-                let exists = item.lt(spec.items() as u32).and(row.lt(self.cx.rows()));
-                let exists = places.iter().fold(exists, |all, (_, exists)| exists.map_or(all, |e| all.and(e)));
+                let exists = exists(segment, item, lane).and(row.lt(self.cx.rows()));
                 let sums = shared.at(token * plan.stride() + local * spec.item_slots() as u32 + lane);
                 k.when(exists, || {
                     let factor = x.factor(token);
@@ -440,18 +443,23 @@ impl<'k> Kernel<'_, 'k, '_> {
                         factor.into_iter().for_each(|f| all.vecs.iter_mut().for_each(|v| *v = *v * f));
                         Some(all)
                     };
-                    let row = Row { cx: self.cx, row, leaf: &leaf };
-                    let values: Vec<_> = segment.stores.iter().map(|s| (*s, row.stored(*s))).collect();
+                    let at = Row { cx: self.cx, row, leaf: &leaf };
+                    let values: Vec<_> = segment.stores.iter().map(|s| (*s, at.stored(*s))).collect();
                     for (store, value) in values {
                         match self.cx.graph.op(store) {
                             // nobody else reads this sum, and its thread is done with it
                             Some(Op::StoreSquares(_)) => sums.store(value.vecs[0] * value.vecs[0]),
-                            _ => row.put(store, value),
+                            _ => at.put(store, value),
                         }
+                    }
+                    if self.cx.phase == Phase::Decode {
+                        // a row is a sequence, and nobody but this thread reads its ring at this column
+                        self.push(segment, item, lane, row);
                     }
                 });
             });
             self.squares(segment, first, shared);
+            self.push_sequence(segment, first);
         });
     }
 
@@ -476,6 +484,29 @@ impl<'k> Kernel<'_, 'k, '_> {
                 let zero = k.splat(0.0, 4);
                 let sum = k.range(0u32, left, 4, zero, |c, sum| sum + squares.at(c).load(4));
                 to.at(row * parts + part).store(sum.sum_lanes());
+            });
+        });
+    }
+
+    /// Moves the rings of a segment's convolutions at a lane of an item.
+    fn push(&self, segment: &Segment, item: V<'k, Index>, lane: V<'k, Index>, row: V<'k, Index>) {
+        let places: Vec<_> =
+            places(segment, item, lane).into_iter().map(|(col, _)| Lanes { col, left: None }).collect();
+        segment.pushes.iter().for_each(|p| push_ring(self.cx, *p, row, &places, 1));
+    }
+
+    /// In prefill the first rows read a ring, all in one CTA: when these have, it moves the ring, whose new rows are in memory.
+    fn push_sequence(&self, segment: &Segment, first: V<'k, Index>) {
+        let (k, plan) = (self.cx.k, self.plan);
+        if segment.pushes.is_empty() || self.cx.phase == Phase::Decode {
+            return;
+        }
+        let (items, lanes) = (plan.items(&segment.spec), segment.spec.lanes() as u32);
+        k.barrier();
+        k.when(self.first.equals(0u32), || {
+            k.cta().each(items * lanes, |e| {
+                let (item, lane) = (first + e / lanes, e % lanes);
+                k.when(exists(segment, item, lane), || self.push(segment, item, lane, self.first));
             });
         });
     }
@@ -511,12 +542,14 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 }
 
+/// Whether all columns of the output at lane `lane` of an item exist.
+fn exists<'k>(segment: &Segment, item: V<'k, Index>, lane: V<'k, Index>) -> V<'k, Pred> {
+    let inside = item.lt(segment.spec.items() as u32);
+    places(segment, item, lane).iter().fold(inside, |all, (_, exists)| exists.map_or(all, |e| all.and(e)))
+}
+
 /// Columns of the output at lane `lane` of an item, each with whether it exists where that is not sure.
-fn places<'k>(
-    segment: &Segment,
-    item: V<'k, Index>,
-    lane: V<'k, Index>,
-) -> Vec<(V<'k, Index>, Option<V<'k, crate::kir::Pred>>)> {
+fn places<'k>(segment: &Segment, item: V<'k, Index>, lane: V<'k, Index>) -> Vec<(V<'k, Index>, Option<V<'k, Pred>>)> {
     let (spec, lanes) = (&segment.spec, segment.spec.lanes() as u32);
     let linear = |cols: usize| {
         let col = item * lanes + lane;
