@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 /// Show what an artifact holds: sections, recipe, targets, kernels, states, schedule and memory plan
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64")]
+#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64 --tokens 32000")]
 pub struct Args {
     /// The artifact
     artifact: PathBuf,
@@ -33,6 +33,9 @@ pub struct Args {
     /// How evenly the steps divide among these numbers of threads
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Vec<u32>,
+    /// The same in a sequence that holds so many tokens
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "threads")]
+    tokens: u32,
     /// Everything as JSON
     #[arg(long)]
     json: bool,
@@ -48,7 +51,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let model = Model::read(&args.artifact, &OpenOptions::default())?;
     let reader = model.reader();
     if args.json {
-        output::json(&everything(&reader, &args.threads)?)?;
+        output::json(&everything(&reader, (&args.threads, args.tokens))?)?;
         return Ok(Outcome::Done);
     }
     overview(&reader)?;
@@ -70,7 +73,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
                 print!("\n{phase} on {}: {}", target.name, print::memory_plan(&program));
             }
             for &threads in &args.threads {
-                print_balance(&target.name, &balance(phase, &program, threads));
+                print_balance(&target.name, &balance(&reader, (phase, &program), threads, args.tokens));
             }
         }
     }
@@ -147,7 +150,7 @@ fn by_type(reader: &Reader<'_>) -> String {
     if texts.len() > 1 { format!(": {}", texts.join(", ")) } else { String::new() }
 }
 
-fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
+fn everything(reader: &Reader<'_>, balances: (&[u32], u32)) -> anyhow::Result<Value> {
     let (facts, (major, minor)) = (reader.facts(), reader.version());
     let sections: Vec<_> = reader
         .sections()
@@ -171,7 +174,7 @@ fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
                 "sources": w.sources.lines().collect::<Vec<_>>() })
         })
         .collect();
-    let targets: Vec<_> = (0..).zip(reader.targets().iter()).map(|(i, t)| target_json(reader, (i, &t), threads)).collect();
+    let targets: Vec<_> = (0..).zip(reader.targets().iter()).map(|(i, t)| target_json(reader, (i, &t), balances)).collect();
     Ok(json!({
         "identity": hex(&reader.identity()),
         "format": [major, minor],
@@ -194,14 +197,18 @@ fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
     }))
 }
 
-fn target_json(reader: &Reader<'_>, (index, target): (u32, &jetbin::TargetDesc), threads: &[u32]) -> Value {
+fn target_json(
+    reader: &Reader<'_>,
+    (index, target): (u32, &jetbin::TargetDesc),
+    (threads, tokens): (&[u32], u32),
+) -> Value {
     let kernels: Vec<_> = reader
         .kernels(index)
         .iter()
         .map(|k| json!({ "name": k.name, "key": k.key, "offset": k.offset, "bytes": k.length }))
         .collect();
     let program_list: Vec<_> = programs(reader, index).map(|(phase, program)| program_json(phase, &program)).collect();
-    let each = |&n: &u32| programs(reader, index).map(move |(phase, program)| balance(phase, &program, n));
+    let each = |&n: &u32| programs(reader, index).map(move |(phase, p)| balance(reader, (phase, &p), n, tokens));
     let balances: Vec<_> = threads.iter().flat_map(each).collect();
     json!({ "name": target.name, "balance": balances, "device": target.device.to_string(), "arch": target.arch, "features": target.features,
         "rank": target.rank, "code_bytes": reader.code(index).len(),
