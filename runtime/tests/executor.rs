@@ -246,8 +246,8 @@ fn saved_sequences_go_on_where_they_were() {
     let goes_on = |s: &mut Session, sequence: u32| {
         s.restore(sequence, &saved).unwrap();
         assert_eq!(s.length(sequence).unwrap(), 9);
-        for t in 9..IDS.len() {
-            s.decode(&[(sequence, IDS[t])]).unwrap();
+        for (t, &id) in IDS.iter().enumerate().skip(9) {
+            s.decode(&[(sequence, id)]).unwrap();
             assert_eq!(s.logits(0).unwrap(), expected.logits[t], "sequence {sequence}, token {t}");
         }
     };
