@@ -12,11 +12,7 @@ use std::path::PathBuf;
 
 /// Show what an artifact holds: sections, recipe, targets, kernels, states, schedule and memory plan
 #[derive(clap::Args)]
-<<<<<<< HEAD
-#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64 --tokens 32000")]
-=======
-#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64\n  jetc inspect model.jetbin --code sm_90a > kernels.ptx\n  jetc inspect model.jetbin --code x86-64-v3 > code && objdump -D -b binary -m i386:x86-64 code")]
->>>>>>> main
+#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64 --tokens 32000\n  jetc inspect model.jetbin --code sm_90a > kernels.ptx\n  jetc inspect model.jetbin --code x86-64-v3 > code && objdump -D -b binary -m i386:x86-64 code")]
 pub struct Args {
     /// The artifact
     artifact: PathBuf,
@@ -38,15 +34,12 @@ pub struct Args {
     /// How evenly the steps divide among these numbers of threads
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Vec<u32>,
-<<<<<<< HEAD
     /// The same in a sequence that holds so many tokens
     #[arg(long, value_name = "N", default_value_t = 0, requires = "threads")]
     tokens: u32,
-=======
     /// Nothing but the code of this target, as it is: PTX text, or machine code, in which `--kernels` says where each kernel is
     #[arg(long, value_name = "TARGET", conflicts_with_all = ["kernels", "schedule", "memory", "weights", "recipe", "threads", "json"])]
     code: Option<String>,
->>>>>>> main
     /// Everything as JSON
     #[arg(long)]
     json: bool,

@@ -213,7 +213,9 @@ fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations
     for group in &groups {
         match select(graph, group, target, phase, activations, MOST_ROWS) {
             Ok(b) => built.push(b),
-            Err(e) if target.is_gpu() && ["must be bf16", "for CPUs"].iter().any(|r| e.reason.contains(r)) => return None,
+            Err(e) if target.is_gpu() && ["must be bf16", "for CPUs"].iter().any(|r| e.reason.contains(r)) => {
+                return None;
+            }
             Err(e) => panic!("{}: {e}", target.name),
         }
     }
