@@ -197,7 +197,7 @@ impl Session {
         self.sequences[sequence as usize].interrupted = true;
         let slot = self.places.slot_bytes * u64::from(sequence);
         let reader = self.model.reader();
-        for (state, address) in reader.states().iter().zip(&self.places.states) {
+        for (state, address) in reader.states(self.model.target()).iter().zip(&self.places.states) {
             if state.zero_at_start {
                 self.device.zero(address + slot, state.bytes())?;
             }
@@ -457,7 +457,7 @@ impl Inputs {
 
 /// What a session needs, but for the host's small things; `scratch` is that of one thread.
 fn requirements(model: &Model, programs: &[jetbin::ProgramView<'_>; 2], sequences: u32) -> Result<Memory> {
-    let slot_bytes = model.reader().slot_bytes();
+    let slot_bytes = model.reader().slot_bytes(model.target());
     let too_many = || Error::request(format!("{sequences} sequences of {slot_bytes} bytes each"));
     Ok(Memory {
         states: slot_bytes.checked_mul(sequences.into()).ok_or_else(too_many)?,
@@ -498,7 +498,7 @@ fn place(
     used: &[(u32, &[u8])],
     inputs: &Inputs,
 ) -> Result<Places> {
-    let reader = model.reader();
+    let (reader, target) = (model.reader(), model.target());
     let mut weights = vec![0; reader.weights().len()];
     for (index, data) in used {
         // SAFETY: the mapping belongs to the model, which the session holds for as long as the device.
@@ -515,8 +515,8 @@ fn place(
     let mut places = Places {
         arena,
         weights,
-        states: reader.states().iter().map(|s| states + s.offset).collect(),
-        slot_bytes: reader.slot_bytes(),
+        states: reader.states(target).iter().map(|s| states + s.offset).collect(),
+        slot_bytes: reader.slot_bytes(target),
         ids,
         slots: ids + column,
         positions: ids + 2 * column,

@@ -52,7 +52,7 @@ fn other_versions_are_refused_by_name() {
     let mut file = bytes();
     file[8] = 2;
     let error = Reader::open(&file).unwrap_err().to_string();
-    assert_eq!(error, "format version 2.2 found, this build reads 1.0 to 1.2");
+    assert_eq!(error, "format version 2.2 found, this build reads 1.0 to 1.3");
     (file[8], file[10]) = (1, 3);
     assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 3 })));
     file[0] = b'P';
