@@ -38,7 +38,13 @@ impl Session {
         let desc = states.get(state).ok_or_else(absent)?;
         let address = self.places.states[state as usize] + self.places.slot_bytes * u64::from(sequence);
         let mut words = vec![0u32; desc.bytes().div_ceil(4) as usize];
-        self.device.download(address, &mut bytes_of_mut(&mut words)[..desc.bytes() as usize])?;
+        let written = match desc.kind {
+            StateKind::Keys | StateKind::Values => {
+                desc.bytes() / u64::from(desc.rows) * u64::from(length.min(desc.rows))
+            }
+            StateKind::Conv | StateKind::Delta => desc.bytes(),
+        };
+        self.device.download(address, &mut bytes_of_mut(&mut words)[..written as usize])?;
         let raw = elements(&desc, &words);
         let (name, shape, values) = official(&desc, raw, length);
         Ok(StateTensor { layer: desc.layer, name, shape, values })

@@ -23,9 +23,9 @@ pub(crate) fn check_tables(reader: &Reader<'_>) -> Result<(), ReadError> {
             | SectionKind::Code
             | SectionKind::Launches
             | SectionKind::Cubin
-            | SectionKind::States
             | SectionKind::Prefill
             | SectionKind::Decode => targets,
+            SectionKind::States => targets.max(1),
             _ => 1,
         };
         if s.index as usize >= bound {

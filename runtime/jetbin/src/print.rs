@@ -43,7 +43,11 @@ pub fn weights<'a>(reader: &'a Reader<'_>) -> impl Display + use<'a> {
 pub fn states<'a>(reader: &'a Reader<'_>, target: u32) -> impl Display + use<'a> {
     from_fn(move |f| {
         writeln!(f, "slot of {} bytes", reader.slot_bytes(target))?;
-        writeln!(f, "{:>4} {:>12} {:>12} {:<6} {:<5} {:>14}  state", "#", "offset", "bytes", "kind", "type", "rows x cols")?;
+        writeln!(
+            f,
+            "{:>4} {:>12} {:>12} {:<6} {:<5} {:>14}  state",
+            "#", "offset", "bytes", "kind", "type", "rows x cols"
+        )?;
         for (i, s) in reader.states(target).iter().enumerate() {
             let (shape, bytes) = (format!("{} x {}", s.rows, s.cols), s.bytes());
             writeln!(f, "{i:>4} {:>12} {bytes:>12} {:<6} {:<5} {shape:>14}  {}", s.offset, s.kind, s.dtype, s.name)?;

@@ -5,7 +5,7 @@
 
 use super::super::attention::Attention;
 use super::matrix::Matrix;
-use crate::kir::{Bf16, F32, Index, Operand, Ptr, V};
+use crate::kir::{Bf16, Index, Operand, Ptr, V};
 
 /// Columns of a copy.
 const COPIED: u32 = 8;
@@ -53,11 +53,6 @@ impl<'a, 'k, 'g> Blocks<'a, 'k, 'g> {
         let each = self.keys * self.padded;
         let base = self.buffers.at(buffer * (2 * each));
         [0, each].map(|at| Matrix::for_copies(self.a.cx.k, base.at(at), self.padded))
-    }
-
-    /// The memory of all buffers, for other use when no copy is on its way.
-    pub fn memory(&self) -> Ptr<'k, F32> {
-        self.buffers.cast()
     }
 
     /// Zeros in the columns that fill up tiles, in every buffer; no copy touches them.

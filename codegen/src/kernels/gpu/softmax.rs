@@ -45,9 +45,7 @@ impl<'a, 'k, 'g> Queries<'a, 'k, 'g> {
     /// Those of which this lane has two, each given by its row and head.
     pub fn load(a: &'a Attention<'a, 'k, 'g>, two: [(V<'k, Index>, V<'k, Index>); 2], padded: u32) -> Self {
         let cols = a.kv_heads * a.group * a.head_dim;
-        let from = two.map(|(row, head)| {
-            rows_of_fours(a.cx.value(a.query), cols).at(row * cols).at(head * a.head_dim)
-        });
+        let from = two.map(|(row, head)| rows_of_fours(a.cx.value(a.query), cols).at(row * cols).at(head * a.head_dim));
         let pair = |of: Ptr<'k, F32>, first: u32| {
             let c = column(a) + first;
             if first + 8 <= a.head_dim {
