@@ -49,14 +49,19 @@ fn kind(label: &str) -> String {
 }
 
 /// The balance of a whole chunk or of one token, in a sequence that holds `tokens` tokens.
-pub fn balance(reader: &Reader<'_>, (phase, program): (Phase, &ProgramView<'_>), threads: u32, tokens: u32) -> Balance {
+pub fn balance(
+    (reader, target): (&Reader<'_>, u32),
+    (phase, program): (Phase, &ProgramView<'_>),
+    threads: u32,
+    tokens: u32,
+) -> Balance {
     let rows = if phase == Phase::Prefill { program.max_rows() } else { 1 };
     let mut kinds: Vec<(Uneven, f64)> = vec![];
     for step in program.steps().iter() {
         let rows = if step.domain == jetbin::Domain::Head { 1 } else { rows };
         let items = u64::from(step.items_fixed) + u64::from(step.items_per_row) * u64::from(rows);
         // one sequence: its states are read and written once
-        let cache = read_bytes(reader, program, &step, tokens.into());
+        let cache = read_bytes((reader, target), program, &step, tokens.into());
         let bytes = (step.cost.weight_bytes + step.cost.state_bytes + cache) as f64;
         let work = bytes + step.cost.flops as f64 / OPERATIONS_A_BYTE * f64::from(rows);
         let label = kind(step.label);

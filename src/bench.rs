@@ -262,7 +262,7 @@ fn call(model: &Model, (phase, tokens): (Phase, u64), rows: u32, head_rows: u32)
     program.steps().iter().fold(Work::default(), |sum, step| {
         let rows = u64::from(if step.domain == Domain::Head { head_rows } else { rows });
         let sequences = if phase == Phase::Prefill { rows.min(1) } else { rows };
-        let states = step.cost.state_bytes + read_bytes(&reader, &program, &step, tokens);
+        let states = step.cost.state_bytes + read_bytes((&reader, model.target()), &program, &step, tokens);
         let bytes = step.cost.weight_bytes * rows.min(1) + states * sequences;
         Work { bytes: sum.bytes + bytes, flops: sum.flops + step.cost.flops * rows }
     })
