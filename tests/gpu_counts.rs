@@ -8,8 +8,8 @@
 
 #![cfg(feature = "ptxsim")]
 
-use jet_runtime::{Counts, DeviceChoice, Model, OpenOptions, PtxSim, Session};
 use jet_codegen::targets::Target;
+use jet_runtime::{Counts, DeviceChoice, Model, OpenOptions, PtxSim, Session};
 use jetc::compile::{CompileRequest, Quiet, compile};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -153,7 +153,9 @@ fn a_decode_step_moves_what_it_must() {
         assert!(ratio <= 1.05, "{target} B={batch}: {ratio}");
         let ((rows, weights), cost) = (rounded(&counts), Target::named(target).expect("a target").cost);
         let [cache, memory] = [rows as f64 / cost.cache_gbps, weights as f64 / cost.dram_gbps].map(|ns| ns / 1e3);
-        println!("{target} B={batch}: {rows} bytes of rows for {weights} of weights, {cache:.1} us beside {memory:.1} us");
+        println!(
+            "{target} B={batch}: {rows} bytes of rows for {weights} of weights, {cache:.1} us beside {memory:.1} us"
+        );
         assert!(rows <= most && cache < memory, "{target} B={batch}: {rows} bytes of rows");
         for (what, t) in [("matrices", counts.matrices), ("states", counts.states)] {
             let (moved, asked) = (t.sector_bytes_read + t.sector_bytes_written, t.bytes_read + t.bytes_written);

@@ -1,3 +1,5 @@
+//! Which rows are rounded where they are made, that the value stays what it is, and what is left alone.
+
 use super::*;
 use jet_ir::ops::{Acc, Add, Silu, Sweep, SweepNorm};
 use jet_ir::{Bindings, Leaf, Mat, Named, OutputKind, Rows, eval, group_kernels, verify};

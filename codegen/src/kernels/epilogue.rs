@@ -132,7 +132,10 @@ impl<'k> Row<'_, 'k, '_> {
             self.cx.refuse(id, "cannot be combined with the kernels of a convolution before their taps are summed");
         }
         if self.cx.graph.ty(id).elem() != Some(Elem::F32) {
-            self.cx.refuse(id, format!("is {} in memory, expected f32: rounded rows are for products", self.cx.graph.ty(id)));
+            self.cx.refuse(
+                id,
+                format!("is {} in memory, expected f32: rounded rows are for products", self.cx.graph.ty(id)),
+            );
         }
         let base = self.base(id);
         like.domain.lanes.iter().map(|l| load_lanes(base.at(l.col), like.domain.width, l.left)).collect()

@@ -164,9 +164,7 @@ impl<'k> Eight<'k> {
     /// As the operands of two tile products.
     pub fn fours(self) -> [V<'k, Bf16>; 2] {
         match self {
-            Eight::Rounded(words) => {
-                [0, 2].map(|i| V::pack(&[words.lane(i), words.lane(i + 1)]).as_bf16_pairs())
-            }
+            Eight::Rounded(words) => [0, 2].map(|i| V::pack(&[words.lane(i), words.lane(i + 1)]).as_bf16_pairs()),
             Eight::Wide(fours) => fours.map(V::round_bf16),
         }
     }

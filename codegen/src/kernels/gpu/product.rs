@@ -74,7 +74,8 @@ impl Plan {
         if cx.phase == Phase::Decode {
             let most = (MOST_SUMS / (cx.tile / ROWS)).min(MOST_PANELS);
             let plans = (1..=most).map(|per_warp| Plan::streamed(cx.tile, blocks, per_warp));
-            let fits = |p: &Plan| p.panels().is_multiple_of(panels) && p.shared(false) <= target.most_shared(p.resident);
+            let fits =
+                |p: &Plan| p.panels().is_multiple_of(panels) && p.shared(false) <= target.most_shared(p.resident);
             let seconds = |p: &Plan| p.seconds(target, row_bytes, segments);
             let best = plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b)));
             return best.unwrap_or_else(|| Plan::streamed(cx.tile, blocks, panels));
