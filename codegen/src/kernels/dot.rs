@@ -3,7 +3,7 @@
 //! Each sum is one chain over the pairs in order of `k`, whatever the number of rows and panels, so that the bits of a row
 //! depend neither on the rows beside it nor on the phase. With registers of 512 bits a tile is up to 12 rows by two panels, so that
 //! 24 of 32 registers are sums: more than the 14 that keep both units of Zen 5 busy, and each load of weights serves twelve rows. With
-//! 128 bits it is 6 rows by one panel.
+//! 128 bits it is 4 rows by one panel.
 
 use super::ahead::Ahead;
 use super::tile::{Tiling, spread};
@@ -62,7 +62,7 @@ impl<'k> DotProduct<'k> {
     /// Adds the `n` pairs from `i` on.
     fn steps(&self, k: &'k Builder, i: V<'k, Index>, n: u32, mut sums: Tile<'k>) -> Tile<'k> {
         let lanes = u32::from(k.target.lanes);
-        let fours = n.is_multiple_of(4);
+        let together = if n.is_multiple_of(4) { 4 } else { 1 };
         for u in 0..n {
             let weights = |v: u32| {
                 let (panel, slot) = (v * lanes / PANEL as u32, v * lanes % PANEL as u32);
@@ -71,7 +71,7 @@ impl<'k> DotProduct<'k> {
             };
             let weights: Vec<_> = (0..sums[0].len() as u32).map(weights).collect();
             for (r, row) in (0..).zip(&mut sums) {
-                let x = spread(self.x.cast().at(i + r * self.pairs), u, k.target.lanes, fours).as_bf16_pairs();
+                let x = spread(self.x.cast().at(i + r * self.pairs), u, k.target.lanes, together).as_bf16_pairs();
                 row.iter_mut().zip(&weights).for_each(|(sum, w)| *sum = w.dot_pairs(x, *sum));
             }
         }

@@ -11,7 +11,7 @@
 //!
 //! With registers of 512 bits a tile is six rows by two panels: exact and rounded sums take 24 of 32 registers, and 12 dot products wait
 //! for 8 loads. (12 rows by one panel wait for 13, and a processor that starts two dot products in a cycle loads no more than two
-//! registers.) With narrower ones it is three rows by one panel.
+//! registers.) With 256 bits it is three rows by one panel, with 128 bits four.
 
 use super::ahead::{Ahead, Part};
 use super::context::Context;
@@ -227,12 +227,12 @@ impl<'k> Product<'k> {
         };
         let start: Sums<I32> = (0..rows as u32).map(|r| vec![start(r); blocks.len()]).collect();
         // a word of 4 bits is two; one row leaves registers enough
-        let narrow = self.format == Format::Q4 && rows > 1 && lanes > 4;
-        let steps = if narrow { STEPS / 2 } else { STEPS };
+        let two = self.format == Format::Q4 && rows > 1;
+        let steps = if two { STEPS / 2 } else { STEPS };
         let add = |mut sums: Sums<'k, I32>, codes: &[V<'k, I32>], b: V<'k, Index>, u: u32| -> Sums<'k, I32> {
             for (r, row) in (0..).zip(&mut sums) {
                 let words = self.x.words.at(g * WORDS + r * (self.x.groups * WORDS)).at(b);
-                let x = spread(words, u, lanes, steps == 4);
+                let x = spread(words, u, lanes, steps);
                 row.iter_mut().zip(codes).for_each(|(sum, codes)| {
                     *sum = if unsigned { sum.dot_bytes(*codes, x) } else { sum.dot_signed_bytes(*codes, x) };
                 });

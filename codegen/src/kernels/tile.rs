@@ -54,19 +54,21 @@ pub struct Tiling {
 }
 
 impl Tiling {
-    /// Three quarters of the registers hold sums, `each` of them for a vector of a panel and a row.
+    /// Three quarters of the registers hold sums, `each` of them for a vector of a panel and a row. With registers of 128 bits a panel has
+    /// four vectors; there half of the registers hold the sums of the inner loop, and other sums wait in memory.
     pub fn new(target: &Target, each: usize) -> Tiling {
         let lanes = usize::from(target.lanes);
         let panels = if lanes == PANEL { 2 } else { 1 };
-        Tiling { rows: target.registers * 3 / 4 / (each * panels * PANEL / lanes), panels }
+        let held = if lanes == 4 { target.registers / 2 } else { target.registers * 3 / 4 / each };
+        Tiling { rows: held / (panels * PANEL / lanes), panels }
     }
 }
 
-/// Word `i` at `x` in every lane of a register. If all words of its four `exist`, registers of four lanes load these together: the
-/// instructions of Arm take a lane as operand, and LLVM makes one load of equal ones.
-pub fn spread<'k>(x: Ptr<'k, I32>, i: u32, lanes: u16, exist: bool) -> V<'k, I32> {
+/// Word `i` at `x` in every lane of a register. Registers of four lanes load the `together` words that it is one of: the instructions
+/// of Arm take a lane as operand, and LLVM makes one load of equal ones.
+pub fn spread<'k>(x: Ptr<'k, I32>, i: u32, lanes: u16, together: u32) -> V<'k, I32> {
     match lanes {
-        4 if exist => x.at(i / 4 * 4).load(lanes).lane(i as u16 % lanes).splat(lanes),
+        4 => x.at(i / together * together).load(together as u16).lane((i % together) as u16).splat(lanes),
         _ => x.at(i).load_splat(lanes),
     }
 }
