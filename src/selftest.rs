@@ -1,11 +1,14 @@
 //! What `verify` makes artifacts compute: an artifact against the reference evaluation of its source, or against itself.
 
+use crate::compare::evaluated::Evaluated;
 use crate::compare::feed::{Rows, Runner, Wanted, calls, collect};
-use crate::compare::judge::{Report, judge};
+use crate::compare::guided;
+use crate::compare::judge::{Report, judge, judge_columns};
 use crate::compare::reference::{Sequence, sequences};
 use crate::compare::tensors::{Array, Tensors};
 use crate::compare::tolerance::Tolerance;
 use jet_frontend::synth::token_ids;
+use jet_ir::Rounding;
 use jet_runtime::{Session, StateTensor};
 
 /// Tokens of the prompt, fed in pieces, and tokens fed one by one after it.
@@ -42,20 +45,27 @@ pub fn request(session: &Session) -> anyhow::Result<(Tensors, Vec<Sequence>)> {
     Ok((file, found))
 }
 
-/// Compares the session with another runner of the same model.
+/// Compares the session with the reference evaluation of its model: end to end, or, where its kernels round the rows of products,
+/// half layer by half layer and column by column.
 ///
 /// # Errors
 /// If one of them fails.
 pub fn against(
     session: &mut Session,
-    other: &mut dyn Runner,
+    reference: &mut Evaluated,
     tolerance: Tolerance,
+    rounding: Rounding,
     step: &dyn Fn(),
 ) -> anyhow::Result<Report> {
     let (wanted, found) = request(session)?;
-    let expected = collect(other, &wanted, &found, false, step)?;
-    let ours = collect(session, &wanted, &found, false, step)?;
-    Ok(judge(&measured(expected), &ours, tolerance))
+    if rounding == Rounding::default() {
+        let expected = collect(reference, &wanted, &found, false, step)?;
+        let ours = collect(session, &wanted, &found, false, step)?;
+        return Ok(judge(&measured(expected), &ours, tolerance));
+    }
+    let fed = (&found[0].prompt[..], &found[0].forced[..]);
+    let sides = guided::both(session, reference, rounding, fed, step)?;
+    Ok(judge_columns(&sides.reference, &sides.ours, tolerance, tolerance.of_column()))
 }
 
 /// Compares the prompt program with the decode program: the same tokens in one piece, and one by one.

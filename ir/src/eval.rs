@@ -5,6 +5,7 @@
 
 use crate::graph::{Graph, Id, Leaf, NodeKind, OutputKind};
 use crate::ops::Op;
+use crate::rounding::Rounding;
 use crate::types::{Rows, Type};
 use crate::value::{Mat, Real, Value};
 use crate::verify::verify;
@@ -24,6 +25,21 @@ pub struct Bindings<'a, R> {
     pub states: &'a Named<R>,
     /// Weights, fetched when an op needs them.
     pub weights: &'a Weights<'a, R>,
+}
+
+/// Where a run departs from the plain meaning of ops; by default nowhere.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manner<R> {
+    /// How the rows of products are rounded.
+    pub rounding: Rounding,
+    /// Values by names of probes: what uses a probed value goes on with the one given here; the results still hold what was computed.
+    pub given: Named<R>,
+}
+
+impl<R> Default for Manner<R> {
+    fn default() -> Manner<R> {
+        Manner { rounding: Rounding::default(), given: Named::new() }
+    }
 }
 
 /// What one run of a graph gives.
@@ -64,14 +80,30 @@ pub fn fresh_states<R: Real>(graph: &Graph) -> Named<R> {
 /// # Errors
 /// A graph that [`verify()`] refuses, a leaf without a value, a value of another shape than its leaf, an id outside the table of `embed`, or caches of different lengths.
 pub fn eval<R: Real>(graph: &Graph, bindings: &Bindings<R>, tokens: usize) -> Result<Results<R>, EvalError> {
+    eval_as(graph, bindings, tokens, &Manner::default())
+}
+
+/// [`eval`] in another manner.
+///
+/// # Errors
+/// As for [`eval`], and a given value that is of no probe or of another shape.
+pub fn eval_as<R: Real>(
+    graph: &Graph,
+    bindings: &Bindings<R>,
+    tokens: usize,
+    manner: &Manner<R>,
+) -> Result<Results<R>, EvalError> {
     verify(graph).map_err(|error| EvalError { origin: "cannot evaluate".into(), message: error.to_string() })?;
-    let mut run = Run { graph, bindings, tokens, values: graph.ids().map(|_| None).collect() };
+    let (values, probes) = (graph.ids().map(|_| None).collect(), Named::new());
+    let mut run = Run { graph, bindings, tokens, manner, values, probes };
+    run.check_given()?;
     let last_use = last_uses(graph);
     for id in graph.ids() {
         if graph.ty(id).is_const() {
             continue;
         }
-        run.values[id.index()] = Some(run.node(id)?);
+        let value = run.node(id)?;
+        run.values[id.index()] = Some(run.replaced(id, value)?);
         for arg in &graph.node(id).args {
             if last_use[arg.index()] == id.0 {
                 run.values[arg.index()] = None;
@@ -96,8 +128,11 @@ struct Run<'a, R> {
     graph: &'a Graph,
     bindings: &'a Bindings<'a, R>,
     tokens: usize,
+    manner: &'a Manner<R>,
     /// Values that are neither constant nor used up.
     values: Vec<Option<Value<R>>>,
+    /// Computed values of probes in whose place others were given.
+    probes: Named<R>,
 }
 
 impl<R: Real> Run<'_, R> {
@@ -127,7 +162,38 @@ impl<R: Real> Run<'_, R> {
         let operands = operands.collect::<Result<Vec<_>, _>>().map_err(error)?;
         let types: Vec<Type> = node.args.iter().map(|arg| self.graph.ty(*arg)).collect();
         check_lengths(op, &operands, &types).map_err(error)?;
-        Ok(op.eval(&operands))
+        let rounded = match (op, types.get(1).and_then(|ty| ty.elem())) {
+            (Op::Matmul(_) | Op::Acc(_), Some(elem)) => self.manner.rounding.rows(operands[0].mat(), elem),
+            _ => None,
+        };
+        match rounded.map(Value::Mat) {
+            Some(rows) => Ok(op.eval(&[&rows, operands[1]])),
+            None => Ok(op.eval(&operands)),
+        }
+    }
+
+    fn check_given(&self) -> Result<(), EvalError> {
+        let probed = |name: &String| self.graph.outputs.iter().any(|o| o.kind == OutputKind::Probe && o.name == *name);
+        match self.manner.given.keys().find(|name| !probed(name)) {
+            Some(name) => Err(EvalError { origin: format!("given \"{name}\""), message: "found no such probe".into() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What the users of `id` see: its value, or what was given for a probe of it.
+    fn replaced(&mut self, id: Id, value: Value<R>) -> Result<Value<R>, EvalError> {
+        let probes = self.graph.outputs.iter().filter(|o| o.kind == OutputKind::Probe && o.value == id);
+        let Some((name, given)) = probes.filter_map(|o| self.manner.given.get_key_value(&o.name)).next() else {
+            return Ok(value);
+        };
+        let computed = value.mat();
+        if (given.rows, given.cols) != (computed.rows, computed.cols) {
+            let [found, expected] = [given, computed].map(|m| format!("[{}, {}]", m.rows, m.cols));
+            let message = format!("found {found}, expected {expected}");
+            return Err(EvalError { origin: format!("given \"{name}\""), message });
+        }
+        self.probes.insert(name.clone(), computed.clone());
+        Ok(Value::Mat(given.clone()))
     }
 
     /// A value that depends on weights alone.
@@ -190,6 +256,7 @@ impl<R: Real> Run<'_, R> {
             };
             into.insert(output.name.clone(), value);
         }
+        results.probes.extend(self.probes);
         Ok(results)
     }
 }
@@ -248,7 +315,21 @@ impl<'g, R: Real> Sequence<'g, R> {
     /// # Errors
     /// As for [`eval`].
     pub fn feed(&mut self, tokens: usize, inputs: &Named<R>, weights: &Weights<R>) -> Result<Results<R>, EvalError> {
-        let results = eval(self.graph, &Bindings { inputs, states: &self.states, weights }, tokens)?;
+        self.feed_as(tokens, inputs, weights, &Manner::default())
+    }
+
+    /// [`Sequence::feed`] in another manner.
+    ///
+    /// # Errors
+    /// As for [`eval_as`].
+    pub fn feed_as(
+        &mut self,
+        tokens: usize,
+        inputs: &Named<R>,
+        weights: &Weights<R>,
+        manner: &Manner<R>,
+    ) -> Result<Results<R>, EvalError> {
+        let results = eval_as(self.graph, &Bindings { inputs, states: &self.states, weights }, tokens, manner)?;
         self.states.clone_from(&results.states);
         self.position += tokens;
         Ok(results)

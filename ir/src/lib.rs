@@ -13,17 +13,21 @@ mod lex;
 pub mod ops;
 pub mod parse;
 pub mod quant;
+pub mod rounding;
 pub mod text;
 pub mod types;
 pub mod value;
 pub mod verify;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Position};
-pub use eval::{Bindings, EvalError, Named, Results, Sequence, Weights, eval, fresh_states, rope_table};
+pub use eval::{
+    Bindings, EvalError, Manner, Named, Results, Sequence, Weights, eval, eval_as, fresh_states, rope_table,
+};
 pub use graph::{Graph, Id, Leaf, Node, NodeKind, Output, OutputKind};
-pub use group::{Group, GroupError, dependencies, group_kernels};
+pub use group::{Group, GroupError, dependencies, group_kernels, owners};
 pub use ops::{Op, OpInfo};
 pub use parse::{Parsed, parse, read, read_bytes};
+pub use rounding::Rounding;
 pub use types::{Elem, F32, GridKind, Place, Rows, Type};
 pub use value::{Mat, Real, Value};
 pub use verify::{Issue, Site, VerifyError, grid_of, verify};

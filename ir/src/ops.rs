@@ -215,6 +215,8 @@ define_ops! {
     sweep_fold_ms = SweepFoldMs(x, w, ms) { eps: F32 } Grid;
     /// Accumulators of the product of a grid's rows with `w`.
     acc = Acc(grid, w) {} Register;
+    /// `x` from memory, in the registers of a kernel whose threads read these elements anyway.
+    load = Load(grid, x) {} Register;
     /// First result of a delta or attention grid, in registers.
     out = Out(grid) {} Register;
     /// The gated delta rule with the l2 norms of q and k inside, and the scale of q.

@@ -2,7 +2,8 @@
 
 use jet_ir::ops::{Add, Embed, Exp, KvAppend, Matmul, Neg, RingPush, ScaleCols};
 use jet_ir::{
-    Bindings, Elem, Graph, Leaf, Mat, Named, OutputKind, Place, Rows, Sequence, Type, eval, fresh_states, rope_table,
+    Bindings, Elem, Graph, Leaf, Manner, Mat, Named, OutputKind, Place, Rows, Sequence, Type, eval, fresh_states,
+    rope_table,
 };
 use std::cell::RefCell;
 
@@ -91,6 +92,23 @@ fn values_that_do_not_fit_their_leaves_are_refused() {
     let none = |_: &str, _: Type| Err("found no such tensor".to_string());
     let bindings = Bindings { inputs: &x(), states: &fresh_states(&g), weights: &none };
     assert_eq!(eval(&g, &bindings, 1).unwrap_err().to_string(), "weight \"w\": found no such tensor");
+}
+
+/// Users of a probed value go on with the one given; the probe holds what was computed.
+#[test]
+fn a_given_value_takes_the_place_of_a_probe() {
+    let g = graph();
+    let inputs = named([("x", mat(1, 2, &[1.0, 0.0]))]);
+    let feed = |name: &str, given: Mat<f32>| {
+        let manner = Manner { given: named([(name, given)]), ..Manner::default() };
+        Sequence::new(&g).feed_as(1, &inputs, &weights, &manner).map_err(|e| e.to_string())
+    };
+    let results = feed("y", mat(1, 2, &[5.0, 7.0])).unwrap();
+    assert_eq!(results.probes["y"].data, [1.0, 3.0]);
+    assert_eq!(results.returns["z"].data, [-5.0, -14.0]);
+    assert_eq!(results.states["ring"].data, [0.0, 0.0, 5.0, 7.0]);
+    assert_eq!(feed("z", mat(1, 2, &[0.0; 2])).unwrap_err(), "given \"z\": found no such probe");
+    assert_eq!(feed("y", mat(2, 1, &[0.0; 2])).unwrap_err(), "given \"y\": found [2, 1], expected [1, 2]");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::cost::{CostModel, Layout, Work};
 use crate::error::FuseError;
 use crate::extract::{Choice, Problem};
+use crate::merge::merge_updates;
 use crate::saturate::{Options, Saturated, saturate};
 use crate::traffic::{Traffic, traffic};
 use jet_ir::{Graph, Group, Id, Node, NodeKind, Op, Output, OutputKind, Place, Type, group_kernels};
@@ -53,7 +54,7 @@ pub fn fuse(graph: &Graph, cost: &dyn CostModel, options: &Options) -> Result<Fu
 pub fn extract(source: &Graph, saturated: &Saturated, cost: &dyn CostModel, probes: bool) -> Result<Fused, FuseError> {
     let problem = Problem::new(saturated, cost, probes)?;
     let choice = problem.best(cost);
-    let graph = rebuild(saturated, &problem, &choice, cost)?;
+    let (graph, saved) = merge_updates(rebuild(saturated, &problem, &choice, cost)?, cost);
     let (graph, groups) = arrange(&graph)?;
     let stored = |name: &str| graph.outputs.iter().any(|o| o.kind == OutputKind::Probe && o.name == name);
     let wanted = source.outputs.iter().filter(|o| o.kind == OutputKind::Probe);
@@ -61,7 +62,7 @@ pub fn extract(source: &Graph, saturated: &Saturated, cost: &dyn CostModel, prob
         name: cost.name(),
         before: traffic(source, &group_kernels(source)?, cost.phase()),
         after: traffic(&graph, &groups, cost.phase()),
-        plan_ps: problem.value(cost, &choice).ps,
+        plan_ps: problem.value(cost, &choice).ps - saved,
         e_nodes: saturated.classes.total_number_of_nodes(),
         iterations: saturated.iterations,
         unstored_probes: wanted.filter(|o| !stored(&o.name)).map(|o| o.name.clone()).collect(),

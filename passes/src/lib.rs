@@ -1,7 +1,7 @@
 //! E-graph fusion, layouts and memory plan of jetc.
 //!
 //! ```text
-//! graph -> normalise -> saturate -> e-graph -> extract (target, phase) -> fused graph and kernels -> plan_memory -> arena
+//! graph -> normalise -> saturate -> e-graph -> extract (target, phase) -> merge updates -> fused graph and kernels -> plan_memory -> arena
 //! ```
 
 pub mod cost;
@@ -13,6 +13,7 @@ pub mod lang;
 pub mod layout;
 pub mod listing;
 pub mod memory;
+pub mod merge;
 pub mod normalise;
 pub mod roofline;
 pub mod rules;

@@ -141,9 +141,12 @@ fn exact_plans_fold_nothing() {
     assert!(s.applied.keys().all(|name| RULES.iter().any(|r| r.name == name && r.exact)));
 }
 
+/// Kernels that overwrite a ring, and convolve over it before.
 fn pushes(fused: &Fused) -> usize {
-    let op = |id: &jet_ir::Id| fused.graph.op(*id).map_or("leaf", |op| op.info().name);
-    fused.groups.iter().filter(|g| g.grid.is_none() && op(&g.nodes[0]) == "ring_push").count()
+    let reads =
+        |id: &jet_ir::Id| matches!(fused.graph.op(*id), Some(jet_ir::Op::DynamicConv(_) | jet_ir::Op::DeltaConv(_)));
+    let pushes = |id: &jet_ir::Id| matches!(fused.graph.op(*id), Some(jet_ir::Op::StoreRing(_)));
+    fused.groups.iter().filter(|g| g.nodes.iter().any(reads) && g.nodes.iter().any(pushes)).count()
 }
 
 /// A rule that overwrites the ring in the kernel of the projections, before the convolution reads it: local search avoids it in every layer,

@@ -77,6 +77,15 @@ pub struct Code<'a> {
 /// A use of memory, in bytes: what for, and how much.
 pub type Piece = (&'static str, u64);
 
+/// The states of all sequences, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Growing<'a> {
+    /// All of them, every cache full.
+    pub bytes: u64,
+    /// Offset and length of what has to be memory from the start, in ascending order.
+    pub at_start: &'a [(u64, u64)],
+}
+
 /// Names a list of launches with its words: the same name, the same list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListName {
@@ -94,12 +103,12 @@ pub trait Device: Send {
     fn threads(&self) -> u32;
 
     /// Hears of the code and of all memory that will be asked for, before any of it is: `pieces` in the order of the calls of
-    /// [`constant`](Self::constant) (the weights, which come first) and [`alloc`](Self::alloc) (the others).
+    /// [`constant`](Self::constant) (the weights, which come first) and [`alloc`](Self::alloc) (the others), and the states.
     ///
     /// # Errors
     /// If this device cannot run such code, or has not so much memory: what was found and what is needed.
-    fn reserve(&mut self, code: &Code<'_>, pieces: &[Piece]) -> Result<(), DeviceError> {
-        let _ = (code, pieces);
+    fn reserve(&mut self, code: &Code<'_>, pieces: &[Piece], states: &Growing<'_>) -> Result<(), DeviceError> {
+        let _ = (code, pieces, states);
         Ok(())
     }
 
@@ -113,6 +122,31 @@ pub trait Device: Send {
     /// # Errors
     /// If there is not so much.
     fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError>;
+
+    /// Addresses for the states of all sequences. They become memory by [`commit`](Self::commit); a device that gives memory only as a
+    /// whole gives all of it here, zeroed.
+    ///
+    /// # Errors
+    /// If there is not so much.
+    fn states(&mut self, bytes: u64) -> Result<u64, DeviceError> {
+        self.alloc(bytes)
+    }
+
+    /// Makes a range of the states memory, where it is not: zeros, until something is written.
+    ///
+    /// # Errors
+    /// If there is not so much left; what was committed before stays as it is.
+    fn commit(&mut self, _address: u64, _bytes: u64) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Hears that nobody needs what a range of the states holds; its memory may go elsewhere, until the range is committed again.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn release(&mut self, _address: u64, _bytes: u64) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// Says what a range of memory holds, in ascending order within each allocation; for devices that count accesses.
     ///

@@ -38,7 +38,11 @@ impl Session {
         let desc = states.get(state).ok_or_else(absent)?;
         let address = self.places.states[state as usize] + self.places.slot_bytes * u64::from(sequence);
         let mut raw = vec![0.0; desc.rows as usize * desc.cols as usize];
-        self.device.download(address, bytes_of_mut(&mut raw))?;
+        let written = match desc.kind {
+            StateKind::Keys | StateKind::Values => length.min(desc.rows) as usize * desc.cols as usize,
+            StateKind::Conv | StateKind::Delta => raw.len(),
+        };
+        self.device.download(address, bytes_of_mut(&mut raw[..written]))?;
         let (name, shape, values) = official(&desc, raw, length);
         Ok(StateTensor { layer: desc.layer, name, shape, values })
     }

@@ -38,13 +38,14 @@ mod pool;
 mod ptxsim;
 pub mod sampling;
 mod session;
+mod states;
 pub mod stop;
 #[cfg(feature = "text")]
 pub mod text;
 pub mod utf8;
 
 pub use cpu::Cpu;
-pub use device::{Code, Content, Device, DeviceError, Launch, ListName, Piece};
+pub use device::{Code, Content, Device, DeviceError, Growing, Launch, ListName, Piece};
 pub use error::{Error, Result};
 pub use export::StateTensor;
 pub use machine::{Candidate, DeviceChoice, Machine, judge, this_machine};

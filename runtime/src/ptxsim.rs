@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex};
 /// Memory of the simulated GPU. The simulator takes several times as much.
 const BYTES: u64 = 1 << 30;
 
+/// Pages of states: as small as they can be, so that what reads beyond a sequence's tokens is found.
+const PAGE: u64 = 256;
+
 /// The label of a content in the counts; 0 is what nobody noted: activations and inputs.
 fn label(content: Content) -> usize {
     match content {
@@ -58,13 +61,15 @@ pub struct PtxSim {
     /// Names in the order of the artifact's table.
     kernels: Vec<String>,
     counts: SharedCounts,
+    /// Address of the states, and which of their pages are memory.
+    states: (u64, Vec<bool>),
 }
 
 impl PtxSim {
     /// A GPU with empty memory.
     pub fn new() -> Self {
         let gpu = jet_ptxsim::Device::new(DeviceConfig { global_bytes: BYTES, ..DeviceConfig::default() });
-        Self { gpu, module: None, kernels: vec![], counts: SharedCounts::default() }
+        Self { gpu, module: None, kernels: vec![], counts: SharedCounts::default(), states: (0, vec![]) }
     }
 
     /// What its launches have done since somebody last cleared it.
@@ -96,6 +101,36 @@ impl Device for PtxSim {
             return Err(DeviceError::new("alloc", format!("{bytes} bytes, the simulated GPU has {BYTES}")));
         }
         self.copy("alloc", bytes, &vec![0; bytes as usize])
+    }
+
+    fn states(&mut self, bytes: u64) -> Result<u64, DeviceError> {
+        let pages = bytes.div_ceil(PAGE).max(1);
+        let refused = |e: jet_ptxsim::Error| DeviceError::new("states", e.to_string());
+        self.states = (self.gpu.reserve(pages * PAGE, PAGE).map_err(refused)?, vec![false; pages as usize]);
+        Ok(self.states.0)
+    }
+
+    fn commit(&mut self, address: u64, bytes: u64) -> Result<(), DeviceError> {
+        let (base, pages) = &mut self.states;
+        let range = (address - *base) / PAGE..(address - *base + bytes).div_ceil(PAGE);
+        for page in range.filter(|_| bytes > 0) {
+            if !std::mem::replace(&mut pages[page as usize], true) {
+                let at = *base + page * PAGE;
+                let done = self.gpu.map(at, PAGE).and_then(|()| self.gpu.write(at, &[0; PAGE as usize]));
+                done.map_err(|e| DeviceError::new("commit", e.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, address: u64, bytes: u64) -> Result<(), DeviceError> {
+        let (base, pages) = &mut self.states;
+        for page in (address - *base).div_ceil(PAGE)..(address - *base + bytes) / PAGE {
+            if std::mem::take(&mut pages[page as usize]) {
+                self.gpu.unmap(*base + page * PAGE, PAGE).map_err(|e| DeviceError::new("release", e.to_string()))?;
+            }
+        }
+        Ok(())
     }
 
     fn note(&mut self, address: u64, bytes: u64, content: Content) -> Result<(), DeviceError> {
@@ -134,7 +169,7 @@ impl Device for PtxSim {
     }
 
     unsafe fn launch(&mut self, launches: &[Launch], words: &[u64]) -> Result<(), DeviceError> {
-        let Self { gpu, module, kernels, counts } = self;
+        let Self { gpu, module, kernels, counts, .. } = self;
         // a poisoned lock means that a reader panicked, which does not spoil the counts
         let mut counts = counts.lock().unwrap_or_else(|e| e.into_inner());
         let module = module.as_ref().ok_or_else(|| DeviceError::new("launch", "no code was loaded"))?;

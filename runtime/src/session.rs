@@ -1,12 +1,13 @@
 //! Sequences of one model on one device: prefill, decode, logits.
 
 use crate::cpu::Cpu;
-use crate::device::{Code, Content, Device, ListName, Piece};
+use crate::device::{Code, Content, Device, Growing, ListName, Piece};
 use crate::error::{Error, Result};
 use crate::machine::DeviceChoice;
 use crate::model::Model;
 use crate::observe::{Observation, Observer, Seen};
 use crate::plan::{PHASES, Places, Plan};
+use crate::states::States;
 use jetbin::{Arg, DType, Phase};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -55,6 +56,7 @@ pub struct Session {
     pub(crate) sequences: Vec<Sequence>,
     /// Indexed by phase.
     plans: [Plan; 2],
+    states: States,
     inputs: Inputs,
     /// What the arena holds: the rows of the last call, and which of them the head has seen.
     last: Option<Last>,
@@ -138,10 +140,12 @@ impl Session {
         let mut memory = requirements(model, &programs, sequences)?;
         memory.scratch *= u64::from(device.threads());
         memory.weights = weights.iter().map(|(_, data)| data.len() as u64).sum();
-        device.reserve(&code, &pieces(&memory, &weights, &inputs, device.threads()))?;
+        let mut states = States::new(&reader, sequences);
+        let pieces = pieces(&memory, &weights, &inputs, device.threads());
+        device.reserve(&code, &pieces, &Growing { bytes: memory.states, at_start: &states.at_start() })?;
         // SAFETY: the target was chosen for this machine, and the hash of its code was checked against the artifact.
         unsafe { device.load(&code)? };
-        let places = place(model, device.as_mut(), &memory, &weights, &inputs)?;
+        let places = place(model, device.as_mut(), &memory, &weights, &mut states, &inputs)?;
         let plan = |program| Plan::new(program, &launches, &places);
         let plans = [plan(&programs[0])?, plan(&programs[1])?];
         let logits_row = vec![0.0; facts.vocab_size as usize];
@@ -151,7 +155,7 @@ impl Session {
         memory.small += 2 * inputs.bytes() + (logits_row.len() + greedy.capacity()) as u64 * 4;
         let sequences = vec![Sequence::default(); sequences as usize];
         let (model, last) = (model.clone(), None);
-        Ok(Self { model, device, places, sequences, plans, inputs, last, logits_row, greedy, memory })
+        Ok(Self { model, device, places, sequences, plans, states, inputs, last, logits_row, greedy, memory })
     }
 
     /// The model.
@@ -195,13 +199,7 @@ impl Session {
     pub fn reset(&mut self, sequence: u32) -> Result<()> {
         self.sequence(sequence)?;
         self.sequences[sequence as usize].interrupted = true;
-        let slot = self.places.slot_bytes * u64::from(sequence);
-        let reader = self.model.reader();
-        for (state, address) in reader.states().iter().zip(&self.places.states) {
-            if state.zero_at_start {
-                self.device.zero(address + slot, state.bytes())?;
-            }
-        }
+        self.states.reset(self.device.as_mut(), sequence)?;
         self.sequences[sequence as usize] = Sequence::default();
         Ok(())
     }
@@ -286,6 +284,9 @@ impl Session {
         self.last = None;
         self.greedy.clear();
         let rows = self.inputs.rows as u32;
+        for (slot, tokens) in self.inputs.lengths() {
+            self.states.grow(self.device.as_mut(), slot, tokens)?;
+        }
         for &slot in self.inputs.slots() {
             self.sequences[slot as usize].interrupted = true;
         }
@@ -434,6 +435,16 @@ impl Inputs {
         &self.block[self.capacity..self.capacity + self.rows]
     }
 
+    /// Each sequence that takes part, and the tokens that it will hold.
+    fn lengths(&self) -> impl Iterator<Item = (u32, u32)> {
+        let positions = &self.block[2 * self.capacity..][..self.rows];
+        let runs = self.slots().chunk_by(|a, b| a == b);
+        runs.scan(0, |row, run| {
+            *row += run.len();
+            Some((run[0], positions[*row - 1] + 1))
+        })
+    }
+
     fn push(&mut self, id: u32, slot: u32, position: u32) {
         for (column, value) in [id, slot, position].into_iter().enumerate() {
             self.block[column * self.capacity + self.rows] = value;
@@ -485,7 +496,7 @@ fn used_weights<'m>(model: &'m Model, programs: &[jetbin::ProgramView<'_>; 2]) -
 /// The calls for memory that [`place`] makes, in their order.
 fn pieces(memory: &Memory, weights: &[(u32, &[u8])], inputs: &Inputs, threads: u32) -> Vec<Piece> {
     let weights = weights.iter().map(|(_, data)| ("weights", data.len() as u64));
-    let fixed = [("states", memory.states), ("arena", memory.arena), ("inputs", inputs.bytes())];
+    let fixed = [("arena", memory.arena), ("inputs", inputs.bytes())];
     let scratch = (0..threads).map(|_| ("scratch", memory.scratch / u64::from(threads)));
     weights.chain(fixed).chain(scratch).collect()
 }
@@ -496,6 +507,7 @@ fn place(
     device: &mut dyn Device,
     memory: &Memory,
     used: &[(u32, &[u8])],
+    states: &mut States,
     inputs: &Inputs,
 ) -> Result<Places> {
     let reader = model.reader();
@@ -507,8 +519,7 @@ fn place(
         let content = if vector { Content::Vector } else { Content::Matrix };
         device.note(weights[*index as usize], data.len() as u64, content)?;
     }
-    let states = device.alloc(memory.states)?;
-    device.note(states, memory.states, Content::States)?;
+    let states = states.place(device)?;
     let arena = device.alloc(memory.arena)?;
     let ids = device.alloc(inputs.bytes())?;
     let column = inputs.capacity as u64 * 4;

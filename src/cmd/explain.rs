@@ -5,7 +5,7 @@ use super::{Outcome, output};
 use crate::compile::{CompileRequest, Limits, Model, price::cost_model, source_graph};
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
-use jet_codegen::targets::Target;
+use jet_codegen::targets::{TARGETS, Target};
 use jet_frontend::{ModelConfig, WeightFormat};
 use jet_ir::{Graph, OutputKind};
 use jet_passes::{Explanation, Options, explain, fuse, listing};
@@ -20,7 +20,8 @@ each stored result from the model's own operations, and what every rejected alte
 
 Examples:
   jetc explain model.jetbin
-  jetc explain model.jetbin mixer_hidden.0 --phase prefill";
+  jetc explain model.jetbin mixer_hidden.0 --phase prefill
+  jetc explain model.toml mixer_hidden.0 --target sm_90a";
 
 /// Show which rewrites made the kernels, and the costs of the rejected alternatives
 #[derive(clap::Args)]
@@ -34,7 +35,7 @@ pub struct Args {
     /// Which of the two programs
     #[arg(long, value_enum, default_value_t = Which::Decode)]
     phase: Which,
-    /// For which target (default: the first one)
+    /// For which target: of an artifact, one of its own (default: the first one)
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
     /// Print JSON instead of text
@@ -48,7 +49,7 @@ enum Which {
     Decode,
 }
 
-/// What is explained.
+/// What is explained, and for which targets it can be.
 struct Subject {
     graph: Graph,
     targets: Vec<String>,
@@ -98,7 +99,10 @@ fn nameable(graph: &Graph) -> Vec<&str> {
 fn of_source(source: &Path) -> anyhow::Result<Subject> {
     let request: CompileRequest = CompileArgs::default().request(source.to_path_buf(), PathBuf::new());
     let model = Model::open(&request)?;
-    Ok(Subject { graph: model.graph, targets: model.settings.targets, limits: model.settings.limits })
+    let mut targets = model.settings.targets;
+    let others = TARGETS.iter().map(|t| t.name.to_string()).filter(|name| !targets.contains(name));
+    targets.extend(others.collect::<Vec<_>>());
+    Ok(Subject { graph: model.graph, targets, limits: model.settings.limits })
 }
 
 /// The graph is made again from the configuration and the recipe that travel in the artifact.

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 const HELP: &str = "\
 Checks the hashes of header, tables, code and packed weights; then the artifact's code computes on the device: the prompt
 program against the decode program, and with --source both against the reference evaluation of the source's graph, op by op.
-The latter takes about a minute for each billion weights.
+The latter takes about a minute for each billion weights. Where the rows of products are rounded (bf16 activations, bytes), the
+reference rounds them too, and mixers, MLPs and head are compared one by one, each column on its own, from the artifact's own input.
 
 Examples:
   jetc verify model.jetbin
@@ -75,7 +76,10 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             let stored = stored.context("section recipe: names no known format of weights")?;
             let (weights, graph) = (spec.open_weights(&config)?, model_graph(&config, stored)?);
             let mut reference = Evaluated::new(&config, &graph, weights.as_ref(), 1);
-            against_reference = Some(selftest::against(&mut session, &mut reference, tolerance, &|| bar.inc(1))?);
+            let tolerance = Tolerance::of_reference(&model, args.tolerance)?;
+            let rounding = tolerance::rounding(&model)?;
+            let report = selftest::against(&mut session, &mut reference, tolerance, rounding, &|| bar.inc(1))?;
+            against_reference = Some(report);
         }
     }
     bar.finish_and_clear();

@@ -5,7 +5,7 @@ use anyhow::Context;
 use jet_frontend::graph::{ROPE, TOKEN_IDS};
 use jet_frontend::{LayerKind, ModelConfig, WeightSource};
 use jet_ir::quant::{Format, round_trip};
-use jet_ir::{Graph, Mat, Named, Results, Sequence, Type, rope_table};
+use jet_ir::{Graph, Manner, Mat, Named, Results, Rounding, Sequence, Type, rope_table};
 use jet_runtime::StateTensor;
 
 /// The graph of a model, fused or not, and the states of some sequences.
@@ -22,6 +22,42 @@ impl<'m> Evaluated<'m> {
     pub fn new(config: &'m ModelConfig, graph: &'m Graph, weights: &'m dyn WeightSource, slots: usize) -> Self {
         let sequences = (0..slots).map(|_| Sequence::new(graph)).collect();
         Evaluated { config, graph, weights, inv_freq: config.inv_freq(), sequences }
+    }
+
+    /// Feeds consecutive tokens of one sequence; products read rounded rows, and every half of a layer reads the residual stream of
+    /// `given` instead of the one that was computed before it, which the result holds.
+    ///
+    /// # Errors
+    /// As for [`Runner::prefill`], and if `given` lacks a residual stream.
+    pub fn guided(&mut self, slot: usize, ids: &[u32], rounding: Rounding, given: &Rows) -> anyhow::Result<Rows> {
+        let (cols, mut streams) = (self.config.hidden, Named::new());
+        for (kind, found) in [("layer_hidden", &given.layer_hidden), ("mixer_hidden", &given.mixer_hidden)] {
+            for (layer, data) in found.iter().enumerate() {
+                streams.insert(format!("{kind}.{layer}"), Mat { rows: data.len() / cols, cols, data: data.clone() });
+            }
+        }
+        let all = Wanted { logits: true, layer_hidden: true, mixer_hidden: true, last_hidden: true };
+        self.feed(slot, ids, all, &Manner { rounding, given: streams })
+    }
+
+    fn feed(&mut self, slot: usize, ids: &[u32], wanted: Wanted, manner: &Manner<f32>) -> anyhow::Result<Rows> {
+        let source = self.weights;
+        let weight = |name: &str, ty: Type| {
+            let data = source.read_all(name).map_err(|problems| problems.to_string())?;
+            let mat = Mat { rows: data.len() / ty.cols().max(1), cols: ty.cols(), data };
+            match ty.elem().and_then(Format::of) {
+                Some(format) => round_trip(format, mat),
+                None => Ok(mat),
+            }
+        };
+        let position = self.sequence(slot)?.position();
+        let mut inputs = Named::new();
+        let ids = Mat { rows: ids.len(), cols: 1, data: ids.iter().map(|id| *id as f32).collect() };
+        inputs.insert(ROPE.to_string(), rope_table(position, ids.rows, &self.inv_freq));
+        let tokens = ids.rows;
+        inputs.insert(TOKEN_IDS.to_string(), ids);
+        let results = self.sequence(slot)?.feed_as(tokens, &inputs, &weight, manner)?;
+        rows(results, wanted, self.config.layers.len())
     }
 
     fn sequence(&mut self, slot: usize) -> anyhow::Result<&mut Sequence<'m, f32>> {
@@ -46,23 +82,7 @@ impl Runner for Evaluated<'_> {
     }
 
     fn prefill(&mut self, slot: usize, ids: &[u32], wanted: Wanted) -> anyhow::Result<Rows> {
-        let source = self.weights;
-        let weight = |name: &str, ty: Type| {
-            let data = source.read_all(name).map_err(|problems| problems.to_string())?;
-            let mat = Mat { rows: data.len() / ty.cols().max(1), cols: ty.cols(), data };
-            match ty.elem().and_then(Format::of) {
-                Some(format) => round_trip(format, mat),
-                None => Ok(mat),
-            }
-        };
-        let position = self.sequence(slot)?.position();
-        let mut inputs = Named::new();
-        let ids = Mat { rows: ids.len(), cols: 1, data: ids.iter().map(|id| *id as f32).collect() };
-        inputs.insert(ROPE.to_string(), rope_table(position, ids.rows, &self.inv_freq));
-        let tokens = ids.rows;
-        inputs.insert(TOKEN_IDS.to_string(), ids);
-        let results = self.sequence(slot)?.feed(tokens, &inputs, &weight)?;
-        rows(results, wanted, self.config.layers.len())
+        self.feed(slot, ids, wanted, &Manner::default())
     }
 
     fn decode(&mut self, batch: &[(usize, u32)], wanted: Wanted) -> anyhow::Result<Rows> {

@@ -99,6 +99,44 @@ pub fn judge(reference: &Tensors, ours: &Tensors, tolerance: impl Into<Tolerance
     }
 }
 
+/// [`judge`], and no column may be further away than `limit`: the error of a column in all rows, relative to the root mean square of
+/// the columns. So a fault of a single column shows however many there are.
+pub fn judge_columns(reference: &Tensors, ours: &Tensors, tolerance: Tolerance, limit: f64) -> Report {
+    let mut report = judge(reference, ours, tolerance);
+    for key in report.keys.iter_mut().filter(|k| k.problem.is_none()) {
+        let sides = (reference.get(&key.key), ours.get(&key.key));
+        let (Some((r, columns)), Some(o)) =
+            (sides.0.and_then(|r| Some((r.values()?, r.columns()))), sides.1.and_then(Array::values))
+        else {
+            continue;
+        };
+        let (column, error) = worst_column(r, o, columns);
+        if error.is_nan() || error > limit {
+            let found = format!("column {column}: found an error of {error:.1e} of the usual column");
+            key.problem = Some(format!("{found}, expected at most {limit:.1e}"));
+            key.passed = false;
+        }
+    }
+    report.passed = !report.keys.is_empty() && report.keys.iter().all(|k| k.passed);
+    report
+}
+
+/// The column of the largest error, and its error relative to the root mean square of the reference's columns, or the error alone if
+/// those are zero.
+fn worst_column(reference: &[f32], ours: &[f32], columns: usize) -> (usize, f64) {
+    let (mut errors, mut norm) = (vec![0.0; columns], 0.0);
+    for (r, o) in reference.chunks(columns).zip(ours.chunks(columns)) {
+        for (error, (&r, &o)) in errors.iter_mut().zip(r.iter().zip(o)) {
+            *error += (f64::from(o) - f64::from(r)).powi(2);
+            norm += f64::from(r).powi(2);
+        }
+    }
+    let worst =
+        (0..columns).fold(0, |best, c| if errors[best].is_nan() || errors[c] <= errors[best] { best } else { c });
+    let usual = if norm > 0.0 { norm / columns as f64 } else { 1.0 };
+    (worst, errors.get(worst).map_or(0.0, |error| (error / usual).sqrt()))
+}
+
 /// Whether a key holds results, not inputs or the indices that belong to another key.
 fn is_measured(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key);
@@ -242,6 +280,21 @@ mod tests {
         assert_eq!(missing.keys[0].problem.as_deref(), Some("this model has no such value"));
         assert!(!missing.passed);
         assert!(!judge(&Tensors::new(), &Tensors::new(), 1.0).passed, "nothing compared is not a success");
+    }
+
+    #[test]
+    fn a_single_column_fails_where_the_whole_passes() {
+        let key = |row: Vec<f32>| tensors([("mlp", Array::f32(&[1, 100], row))]);
+        let (reference, mut row) = (key(vec![1.0; 100]), vec![1.0; 100]);
+        row[37] = 1.5;
+        let ours = key(row.clone());
+        assert!(judge(&reference, &ours, 0.06).passed);
+        assert!(judge_columns(&reference, &ours, 0.06.into(), 0.51).passed);
+        let report = judge_columns(&reference, &ours, 0.06.into(), 0.49);
+        let problem = "column 37: found an error of 5.0e-1 of the usual column, expected at most 4.9e-1";
+        assert_eq!((report.passed, report.keys[0].problem.as_deref()), (false, Some(problem)));
+        row[5] = f32::NAN;
+        assert!(judge_columns(&reference, &key(row), f64::INFINITY.into(), 10.0).keys[0].problem.is_some());
     }
 
     #[test]

@@ -113,20 +113,52 @@ fn what_the_machine_lacks_is_said() {
     }
 }
 
+/// Where a GPU does not map pages, all states are there from the start.
 #[test]
 fn too_little_memory_is_said_before_any_is_taken() {
     let folder = folder();
     let artifact = compiled(folder.path(), "tiny-c-attn", "sm_80");
-    let needed = needed(folder.path(), &artifact);
+    let needed = needed(folder.path(), &artifact, 0);
     // That is exactly what is needed.
-    let said = |memory: u64| refused_or_not(folder.path(), &artifact, memory);
+    let said = |memory: u64| generate(folder.path(), &artifact, 0, memory, 2).code;
     assert_eq!(said(needed), Some(0));
     assert_eq!(said(needed - 1), Some(3));
 }
 
-/// Bytes that the device says it needs.
-fn needed(folder: &Path, artifact: &Path) -> u64 {
-    let (code, said) = refused(folder, artifact, "memory=1000;report=1", "cuda");
+/// Caches take memory as sequences grow, and what is missing is said when it is.
+#[test]
+fn caches_grow_page_by_page() {
+    let folder = folder();
+    let artifact = compiled(folder.path(), "tiny-c-attn", "sm_80");
+    let page = 1024;
+    let (all, first) = (needed(folder.path(), &artifact, 0), needed(folder.path(), &artifact, page));
+    // Keys and values of 64 tokens of a layer take 16 KiB, of 256 tokens 64.
+    assert!(first + (64 << 10) <= all, "{first} {all}");
+    let said = generate(folder.path(), &artifact, page, first - 1, 2);
+    assert!(said.stderr.contains("bytes are free on simulated GPU, "), "{}", said.stderr);
+    let some = first + (all - first) / 2;
+    let expected = generate(folder.path(), &artifact, 0, 64_000_000, 200).ok().stdout;
+    let found = generate(folder.path(), &artifact, page, some, 40).ok();
+    assert!(expected.starts_with(found.stdout.trim_end()), "{} {expected}", found.stdout);
+    assert!(found.stderr.contains("; 0 handles and ranges left, 0 unfinished"), "{}", found.stderr);
+    let said = generate(folder.path(), &artifact, page, some, 200);
+    assert_eq!(said.code, Some(3), "{}", said.stderr);
+    let why = format!(
+        "bytes are free on simulated GPU, the sequences need {page} more (cuMemCreate: CUDA_ERROR_OUT_OF_MEMORY"
+    );
+    assert!(said.stderr.contains(&why), "{}", said.stderr);
+    assert!(said.stderr.contains("; 0 handles and ranges left, 0 unfinished"), "{}", said.stderr);
+}
+
+/// Generates tokens on a GPU with so many bytes that maps pages of this size.
+fn generate(folder: &Path, artifact: &Path, page: u64, memory: u64, tokens: u32) -> Said {
+    let args = args!["run", artifact, "--ids", "1,2", "-n", tokens.to_string(), "--temp", "0", "--device", "cuda"];
+    Said::of(with_gpu(folder, &format!("memory={memory};page={page};report=1")).args(args).output().unwrap())
+}
+
+/// Bytes that the device says it needs at the start.
+fn needed(folder: &Path, artifact: &Path, page: u64) -> u64 {
+    let (code, said) = refused(folder, artifact, &format!("memory=1000;page={page};report=1"), "cuda");
     assert_eq!(code, Some(3));
     let start = "error: device: memory: 1000 of 1000 bytes are free on simulated GPU, ";
     let found = said.lines().find_map(|l| l.strip_prefix(start)?.split_once(" are needed: weights "));
@@ -137,13 +169,8 @@ fn needed(folder: &Path, artifact: &Path) -> u64 {
 #[test]
 fn only_the_weights_of_the_target_are_copied() {
     let (alone, both) = (folder(), folder());
-    let expected = needed(alone.path(), &compiled(alone.path(), "tiny-c-mix", "sm_80"));
-    assert_eq!(needed(both.path(), &compiled(both.path(), "tiny-c-mix", "x86-64-v3,sm_80")), expected);
-}
-
-fn refused_or_not(folder: &Path, artifact: &Path, memory: u64) -> Option<i32> {
-    let args = args!["run", artifact, "--ids", "1,2", "-n", "2", "--temp", "0", "--device", "cuda"];
-    with_gpu(folder, &format!("memory={memory}")).args(args).output().unwrap().status.code()
+    let expected = needed(alone.path(), &compiled(alone.path(), "tiny-c-mix", "sm_80"), 0);
+    assert_eq!(needed(both.path(), &compiled(both.path(), "tiny-c-mix", "x86-64-v3,sm_80"), 0), expected);
 }
 
 /// A kernel that fails ends the run with the driver's error, wherever in the run it is.

@@ -116,22 +116,63 @@ fn an_artifact_says_how_its_weights_are_stored() {
     );
 }
 
-#[test]
-fn what_cannot_be_quantised_is_refused_by_name() {
+/// A copy of a checkpoint in which columns of one row of a bf16 matrix went through `change`.
+fn changed(
+    source: &Path,
+    (tensor, row): (&str, usize),
+    columns: std::ops::Range<usize>,
+    change: impl Fn(u16) -> u16,
+) -> tempfile::TempDir {
     let folder = folder();
     for file in ["config.json", "model.safetensors"] {
-        std::fs::copy(austen().join(file), folder.path().join(file)).unwrap();
+        std::fs::copy(source.join(file), folder.path().join(file)).unwrap();
     }
     let path = folder.path().join("model.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
-    let name = "model.layers.3.mlp.up_proj.weight";
-    let at = 8 + header + tensors[name]["data_offsets"][0].as_u64().unwrap() as usize;
-    // row 2, column 5 of 192 becomes infinite
-    let element = at + 2 * (2 * 192 + 5);
-    bytes[element..element + 2].copy_from_slice(&0x7f80u16.to_le_bytes());
+    let found = &tensors[tensor];
+    assert_eq!(found["dtype"], "BF16", "{tensor}");
+    let number = |v: &Value| v.as_u64().unwrap() as usize;
+    let first = 8 + header + number(&found["data_offsets"][0]) + 2 * row * number(&found["shape"][1]);
+    for column in columns {
+        let element = &mut bytes[first + 2 * column..][..2];
+        element.copy_from_slice(&change(u16::from_le_bytes([element[0], element[1]])).to_le_bytes());
+    }
     std::fs::write(&path, bytes).unwrap();
+    folder
+}
+
+/// One group of 64 weights twice as large in the source: what one wrong scale of an artifact is. Where rows are rounded to bytes, no
+/// other part of the model is to be blamed.
+#[test]
+fn a_wrong_scale_is_found() {
+    let limits = ["--max-context", "128", "--max-batch", "4", "--prefill-chunk", "16"];
+    let double = |bits: u16| if bits & 0x7fff == 0 { bits } else { bits + 0x80 };
+    let part = "layers.03.mlp";
+    let faults = [("mlp.down_proj", part), ("mlp.up_proj", part), ("self_attn.o_proj", "layers.03.mixer")];
+    for (target, weights) in targets::runnable().flat_map(|t| [(t, "q8"), (t, "q4")]) {
+        let folder = folder();
+        let more = ["--weights", weights, "--target", target.name];
+        let artifact = compile(folder.path(), &golden("tiny-b"), &[&limits[..], &more].concat());
+        for (tensor, part) in faults {
+            let tensor = format!("model.layers.3.{tensor}.weight");
+            let source = changed(&golden("tiny-b"), (&tensor, 5), 0..64, double);
+            let said = run(args!["verify", artifact, "--source", source.path(), "--json"]);
+            assert_eq!(said.code, Some(1), "{} {weights} {tensor}\n{}", target.name, said.stdout);
+            let keys = said.json()["against_reference"]["keys"].as_array().unwrap().clone();
+            let failed: Vec<_> = keys.iter().filter(|k| k["passed"] == false).map(|k| k["key"].clone()).collect();
+            if jet_codegen::multiplies_bytes(target) {
+                assert_eq!(failed, [part], "{} {weights} {tensor}", target.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_quantised_is_refused_by_name() {
+    let name = "model.layers.3.mlp.up_proj.weight";
+    let folder = changed(&austen(), (name, 2), 5..6, |_| 0x7f80);
     for weights in ["q8", "q4"] {
         let out = folder.path().join("out.jetbin");
         let said = run(args!["compile", folder.path(), "-o", out, "--weights", weights]);

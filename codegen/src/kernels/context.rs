@@ -92,6 +92,17 @@ pub(crate) struct Shape {
     pub cost: Cost,
 }
 
+/// The last rows of a ring and new values together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pushed {
+    /// The old content of the state.
+    pub ring: Id,
+    /// The values, in memory.
+    pub values: Id,
+    /// Rows of the ring.
+    pub taps: u32,
+}
+
 /// A declared parameter.
 #[derive(Clone, Copy)]
 enum Param<'k> {
@@ -222,6 +233,18 @@ impl<'k> Context<'k, '_> {
                 self.state_leaf(args[0])
             }
             _ => Err(Unsupported::new(self.graph, id, "expected a state or its update")),
+        }
+    }
+
+    /// What `ring_push`, or `store_ring` of values in memory, does; nothing for other ops.
+    pub fn pushed(&self, id: Id) -> Option<Pushed> {
+        let args = &self.graph.node(id).args;
+        match self.graph.op(id)? {
+            Op::RingPush(op) => Some(Pushed { ring: args[0], values: args[1], taps: op.taps as u32 }),
+            Op::StoreRing(op) if matches!(self.graph.op(args[1]), Some(Op::Load(_))) => {
+                Some(Pushed { ring: args[0], values: self.graph.node(args[1]).args[1], taps: op.taps as u32 })
+            }
+            _ => None,
         }
     }
 

@@ -1,8 +1,8 @@
 //! Kernels that move rows: the embedding, states that are appended to, and the search for the largest logit.
 
-use super::context::{Context, Scratch, Shape, Unsupported};
+use super::context::{Context, Pushed, Scratch, Shape, Unsupported};
 use super::epilogue::{Domain, Fragment, Lanes, Row};
-use super::lanes::spans;
+use super::lanes::{load_lanes, spans, store_lanes};
 use super::product::packable;
 use super::quantised::Panel;
 use crate::kir::{Bf16, F32, I32, Index, Items, Operand, V};
@@ -76,34 +76,50 @@ pub(crate) fn argmax(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported>
 }
 
 /// The last rows of the ring and the new values together, in place.
-pub(crate) fn ring_push(cx: &Context<'_, '_>, id: Id, taps: usize) -> Result<Shape, Unsupported> {
-    let args = &cx.graph.node(id).args;
-    let (leaf, k, cols, taps) = (cx.state_leaf(args[0])?, cx.k, cx.cols(id) as u32, taps as u32);
+pub(crate) fn ring_push<'k>(cx: &Context<'k, '_>, id: Id, taps: usize) -> Result<Shape, Unsupported> {
+    let (k, cols, taps) = (cx.k, cx.cols(id) as u32, taps as u32);
+    cx.state_leaf(cx.graph.node(id).args[0])?;
     let blocks = cols.div_ceil(RING_COLS);
     let (begin, end) = cx.item_range(Items { fixed: blocks, per_row: cx.phase == Phase::Decode });
     k.range(begin, end, 1, (), |item, ()| {
         let (row, first) = (item / blocks, (item % blocks) * RING_COLS);
-        let (ring, values) = (cx.state(leaf, row), cx.value::<F32>(args[1]));
-        let (new, base) = match cx.phase {
-            Phase::Decode => (1u32.on(k), values.at(row * cols)),
-            Phase::Prefill => (cx.rows(), values),
-        };
         let last = (first + RING_COLS).imin(cols);
-        let shift = |c: V<'_, Index>, lanes: u16| {
-            // ascending, so that a row of the ring is read before it is overwritten
-            k.range(0u32, taps, 1, (), |t, ()| {
-                let from = t + new;
-                let old = || ring.at(from * cols + c).load(lanes);
-                let fresh = || base.at((from - taps) * cols + c).load(lanes);
-                ring.at(t * cols + c).store(k.choose(from.lt(taps), old, fresh));
-            });
-        };
+        let shift = |col: V<'k, Index>, lanes: u16| push_ring(cx, id, row, &[Lanes { col, left: None }], lanes);
         let whole = first + (last - first) / 4u32 * 4u32;
         k.range(first, whole, 4, (), |c, ()| shift(c, 4));
         k.range(whole, last, 1, (), |c, ()| shift(c, 1));
     });
     let state_bytes = 8 * u64::from(taps * cols);
     Ok(shape("ring_push", Cost { state_bytes, act_bytes: 4 * u64::from(cols), ..Cost::default() }))
+}
+
+/// Moves the ring that `push` updates (`ring_push`, or `store_ring` of a load) at some columns: of the sequence that `row` belongs to in
+/// decode; in prefill after all rows, whatever `row` is.
+pub(super) fn push_ring<'k>(cx: &Context<'k, '_>, push: Id, row: V<'k, Index>, places: &[Lanes<'k>], width: u16) {
+    let (Some(Pushed { ring, values, taps }), k) = (cx.pushed(push), cx.k) else {
+        return cx.refuse(push, "expected values in memory: a ring holds what a kernel before has stored");
+    };
+    let leaf = match cx.state_leaf(ring) {
+        Ok(leaf) => leaf,
+        Err(e) => return cx.refuse(push, e.reason),
+    };
+    let (cols, ring, values) = (cx.cols(push) as u32, cx.state(leaf, row), cx.value::<F32>(values));
+    for Lanes { col, left } in places.iter().copied() {
+        let (ring, values) = (ring.at(col), values.at(col));
+        if cx.phase == Phase::Decode {
+            let old = (1..taps).map(|t| load_lanes(ring.at(t * cols), width, left));
+            let rows: Vec<_> = old.chain([load_lanes(values.at(row * cols), width, left)]).collect();
+            (0..).zip(rows).for_each(|(t, v): (u32, _)| store_lanes(ring.at(t * cols), v, left));
+            continue;
+        }
+        // ascending, so that a row of the ring is read before it is overwritten
+        k.range(0u32, taps, 1, (), |t, ()| {
+            let from = t + cx.rows();
+            let old = || load_lanes(ring.at(from * cols), width, left);
+            let fresh = || load_lanes(values.at((from - taps) * cols), width, left);
+            store_lanes(ring.at(t * cols), k.choose(from.lt(taps), old, fresh), left);
+        });
+    }
 }
 
 /// Rows copied to the cache.

@@ -10,6 +10,7 @@ use super::ahead::Ahead;
 use super::context::{Context, Scratch, Shape, Unsupported};
 use super::dot::{self, DotProduct};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
+use super::gather::push_ring;
 use super::input::{Input, Rows};
 use super::int8;
 use super::quantised::{FEW, Panel};
@@ -18,7 +19,7 @@ use crate::kir::{Bf16, Cap, F32, Index, Items, Operand, Ptr, V};
 use crate::pack::{Form, PACKED, PANEL, PackSpec, RowOrder};
 use crate::targets::Target;
 use jet_ir::quant::Format;
-use jet_ir::{Elem, Id, Op, Place, Type};
+use jet_ir::{Elem, Graph, Id, Op, Place, Type};
 use jetbin::{Cost, Phase};
 
 /// The outputs that come from one set of accumulators.
@@ -26,6 +27,8 @@ pub(super) struct Segment {
     pub spec: PackSpec,
     pub accs: Vec<Id>,
     pub stores: Vec<Id>,
+    /// Rings that a convolution among the stores reads, with the new values at the end.
+    pub pushes: Vec<Id>,
     pub first_item: u32,
 }
 
@@ -125,14 +128,19 @@ pub(super) fn cost(cx: &Context<'_, '_>, segments: &[Segment], k_len: usize) -> 
     let weight_bytes = segments.iter().map(|s| s.spec.bytes() as u64).sum();
     let slots: u64 = segments.iter().map(|s| (s.spec.items() * s.spec.item_slots()) as u64).sum();
     let out: u64 = segments.iter().flat_map(|s| &s.stores).map(|s| cx.cols(*s) as u64).sum();
-    Cost { weight_bytes, state_bytes: 0, act_bytes: 4 * (k_len as u64 + out), flops: 2 * slots * k_len as u64 }
+    let pushed =
+        segments.iter().flat_map(|s| &s.pushes).filter_map(|p| Some(cx.pushed(*p)?.taps as u64 * cx.cols(*p) as u64));
+    let state_bytes = 8 * pushed.sum::<u64>();
+    Cost { weight_bytes, state_bytes, act_bytes: 4 * (k_len as u64 + out), flops: 2 * slots * k_len as u64 }
 }
 
-/// What the stores of a grid need, in their order; stores of equal accumulators become one segment.
+/// What the stores of a grid need, in their order; stores of equal accumulators become one segment. The push of a ring goes with
+/// the convolution that reads it.
 pub(super) fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segment>, Unsupported> {
     let mut all: Vec<Segment> = vec![];
     let mut first_item = 0u32;
-    for &store in stores {
+    let (pushes, stores): (Vec<Id>, Vec<Id>) = stores.iter().partition(|s| cx.pushed(**s).is_some());
+    for store in stores {
         let value = match cx.graph.op(store) {
             Some(Op::Matmul(_)) => store,
             _ => *cx.graph.node(store).args.last().expect("a store has operands"),
@@ -143,12 +151,27 @@ pub(super) fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segmen
         match all.iter_mut().find(|s| s.accs == accs && s.spec == spec) {
             Some(segment) => segment.stores.push(store),
             None => {
-                all.push(Segment { spec, accs, stores: vec![store], first_item });
+                all.push(Segment { spec, accs, stores: vec![store], pushes: vec![], first_item });
                 first_item += spec.items() as u32;
             }
         }
     }
+    for push in pushes {
+        let ring = cx.graph.node(push).args[0];
+        let convolves = |s: &&mut Segment| s.stores.iter().any(|store| reads_ring(cx.graph, *store, ring));
+        match all.iter_mut().find(convolves) {
+            Some(segment) => segment.pushes.push(push),
+            None => return Err(Unsupported::new(cx.graph, push, "no convolution of this kernel reads the ring")),
+        }
+    }
     Ok(all)
+}
+
+/// Whether a stored expression has a convolution over `ring`.
+fn reads_ring(graph: &Graph, id: Id, ring: Id) -> bool {
+    let (args, inside) = (&graph.node(id).args, |a: &&Id| graph.ty(**a).place() == Some(Place::Reg));
+    matches!(graph.op(id), Some(Op::DynamicConv(_))) && args[2] == ring
+        || args.iter().filter(inside).any(|a| reads_ring(graph, *a, ring))
 }
 
 /// The accumulators of a register expression, and the order of rows that it needs.
@@ -415,23 +438,44 @@ impl<'k> Kernel<'_, 'k, '_> {
                         let source = segment.accs.iter().position(|a| *a == id)?;
                         Some(self.accumulators(segment, source, local + i, tile.at(r * self.stride)))
                     };
-                    let row = Row { cx: self.cx, row: row + r, leaf: &leaf };
-                    segment.stores.iter().for_each(|s| row.store(*s));
+                    let at = Row { cx: self.cx, row: row + r, leaf: &leaf };
+                    segment.stores.iter().for_each(|s| at.store(*s));
+                    self.push(segment, local + i, row + r);
                 });
             });
         });
     }
 
+    /// Moves the rings of a segment's convolutions, after the last row of a sequence: item `local` has been through all rows before.
+    fn push(&self, segment: &Segment, local: V<'k, Index>, row: V<'k, Index>) {
+        let RowOrder::Taps { taps } = segment.spec.order else { return };
+        let (width, places) = self.places(segment, segment.spec.rows / taps, local);
+        let all = || segment.pushes.iter().for_each(|p| push_ring(self.cx, *p, row, &places, width));
+        match self.cx.phase {
+            _ if segment.pushes.is_empty() => {}
+            Phase::Decode => all(),
+            Phase::Prefill => self.cx.k.when((row + 1u32).equals(self.cx.rows()), all),
+        }
+    }
+
+    /// Vectors of the columns of item `local` of an output with `end` columns: their width and their places.
+    fn places(&self, segment: &Segment, end: usize, local: V<'k, Index>) -> (u16, Vec<Lanes<'k>>) {
+        let (lanes, k) = (segment.spec.lanes() as u32, self.cx.k);
+        let width = lanes.min(k.target.lanes.into());
+        let (ragged, end) = (!end.is_multiple_of(lanes as usize), (end as u32).on(k));
+        let place = |v: u32| {
+            let col = local * lanes + width * v;
+            Lanes { col, left: ragged.then(|| end - col) }
+        };
+        (width as u16, (0..lanes / width).map(place).collect())
+    }
+
     /// What accumulator `source` of a segment holds in item `local`.
     fn accumulators(&self, segment: &Segment, source: usize, local: V<'k, Index>, tile: Ptr<'k, F32>) -> Fragment<'k> {
-        let (spec, k) = (segment.spec, self.cx.k);
+        let spec = segment.spec;
         let lanes = spec.lanes() as u32;
-        let guard = |col: V<'k, Index>, end: V<'k, Index>, needed: bool| Lanes { col, left: needed.then(|| end - col) };
-        let width = lanes.min(k.target.lanes.into());
-        let places = |end: usize| -> Vec<_> {
-            let (end, ragged) = (end as u32, !end.is_multiple_of(lanes as usize));
-            (0..lanes / width).map(|v| guard(local * lanes + width * v, end.on(k), ragged)).collect()
-        };
+        let width = lanes.min(self.cx.k.target.lanes.into());
+        let places = |end: usize| self.places(segment, end, local).1;
         let vector = vector_like(&spec);
         let (places, offset, vector, first): (Vec<_>, _, _, _) = match spec.order {
             RowOrder::Linear => (places(spec.rows), 0, vector, local * lanes),

@@ -179,10 +179,21 @@ fn dynamic_convolution_of_every_width() {
             let r = g.add(DynamicConv { taps }, &[r, v0, ring]).unwrap();
             let r = g.add(Silu {}, &[r]).unwrap();
             give(&mut g, "v", r);
-            let push = g.add(RingPush { taps }, &[ring, v0]).unwrap();
-            g.output(OutputKind::Update, "conv", push);
-            both(&g, &[1, 2, 3, 4, 5, 64], FUSED);
-            both_with(&g, &[1, 2, 3, 64], Activations::Bf16, FUSED);
+            // as a kernel of its own behind the convolution, and by the convolution's kernel
+            let (mut apart, mut merged) = (g.clone(), g);
+            let push = apart.add(RingPush { taps }, &[ring, v0]).unwrap();
+            apart.output(OutputKind::Update, "conv", push);
+            let values = merged.add(Load {}, &[grid, v0]).unwrap();
+            let push = merged.add(StoreRing { taps }, &[ring, values]).unwrap();
+            merged.output(OutputKind::Update, "conv", push);
+            assert_eq!(jet_ir::group_kernels(&merged).unwrap().len(), 1);
+            both(&apart, &[1, 5], FUSED);
+            both(&merged, &[1, 2, 3, 4, 5, 64], FUSED);
+            both_with(&merged, &[1, 2, 3, 64], Activations::Bf16, FUSED);
+            if (taps, channels) == (4, 32) {
+                // several tiles of rows, of which the first reads the ring
+                both(&merged, &[130], FUSED);
+            }
         }
     }
 }

@@ -29,6 +29,18 @@ impl Semantics for StoreArgmax {
     }
 }
 
+impl Semantics for Load {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        grid(args, 0, &GridKind::ALL)?;
+        let x = in_memory(args, 1)?;
+        ensure(x.rows == Rows::Tokens, || format!("operand 1 must have a row for each token, found {}", args[1]))?;
+        Ok(args[1].at(Place::Reg))
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        args[1].clone()
+    }
+}
+
 impl Semantics for Store {
     fn infer(&self, args: &[Type]) -> Result<Type, String> {
         in_registers(args, 0)?;

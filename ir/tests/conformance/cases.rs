@@ -152,6 +152,8 @@ fn products(cases: &mut Cases, rows: usize, cols: usize) {
         let grid = Value::Grid { first: x.clone(), second: None };
         let args = vec![grid, Value::Mat(w.clone())];
         cases.list.push(Case { op: Acc {}.into(), args, expected: Value::Mat(matmul(&x, &w)) });
+        let args = vec![Value::Grid { first: x.clone(), second: None }, Value::Mat(w.clone())];
+        cases.list.push(Case { op: Load {}.into(), args, expected: Value::Mat(w.clone()) });
         cases.add(PackPanel {}, &[&w], w.clone());
         cases.add(PackFrag {}, &[&w], w.clone());
         cases.add(PackTile {}, &[&w], w.clone());

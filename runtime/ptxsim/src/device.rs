@@ -114,6 +114,31 @@ impl Device {
         self.global.alloc(bytes).map_err(Error::Call)
     }
 
+    /// Reserves addresses for `bytes` bytes, aligned to a page, without memory: accesses trap until [`Device::map`]. The simulator's own
+    /// memory is taken at once.
+    ///
+    /// # Errors
+    /// If they are no whole pages, or a page is no power of two from 256 on.
+    pub fn reserve(&mut self, bytes: u64, page: u64) -> Result<u64, Error> {
+        self.global.reserve(bytes, page).map_err(Error::Call)
+    }
+
+    /// Makes pages of reserved addresses memory, which nobody has written yet.
+    ///
+    /// # Errors
+    /// If they are no whole pages, or mapped already, or if the device has less memory left.
+    pub fn map(&mut self, address: u64, bytes: u64) -> Result<(), Error> {
+        self.global.map(address, bytes, true).map_err(Error::Call)
+    }
+
+    /// Takes the memory of such pages away, with what it held.
+    ///
+    /// # Errors
+    /// If they are no whole pages, or not mapped.
+    pub fn unmap(&mut self, address: u64, bytes: u64) -> Result<(), Error> {
+        self.global.map(address, bytes, false).map_err(Error::Call)
+    }
+
     /// Counts the accesses to a range under a label below [`LABELS`] (`Counters::traffic`); without one, under 0. Ranges of an
     /// allocation come in ascending order.
     ///
@@ -129,7 +154,7 @@ impl Device {
     /// Gives an allocation back; its addresses are not used again.
     ///
     /// # Errors
-    /// If `address` is not what [`Device::alloc`] returned.
+    /// If `address` is not what [`Device::alloc`] or [`Device::reserve`] returned.
     pub fn free(&mut self, address: u64) -> Result<(), Error> {
         self.global.free(address).map_err(Error::Call)
     }

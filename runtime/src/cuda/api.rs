@@ -47,6 +47,8 @@ pub struct Gpu {
     pub driver: u32,
     /// Multiprocessors.
     pub multiprocessors: u32,
+    /// Whether memory can be mapped page by page.
+    pub maps_pages: bool,
     pub(super) device: sys::CUdevice,
 }
 
@@ -90,7 +92,8 @@ impl Gpu {
         let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        Ok(Gpu { name, compute: (major, minor), driver, multiprocessors, device })
+        let maps_pages = attribute(Attribute::CU_DEVICE_ATTRIBUTE_VIRTUAL_ADDRESS_MANAGEMENT_SUPPORTED)? != 0;
+        Ok(Gpu { name, compute: (major, minor), driver, multiprocessors, maps_pages, device })
     }
 }
 

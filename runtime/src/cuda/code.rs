@@ -168,7 +168,7 @@ mod tests {
     }
 
     fn gpu(compute: (u32, u32), driver: u32) -> Gpu {
-        Gpu { name: "a GPU".into(), compute, driver, multiprocessors: 1, device: 0 }
+        Gpu { name: "a GPU".into(), compute, driver, multiprocessors: 1, maps_pages: true, device: 0 }
     }
 
     fn code(bytes: &'static [u8], arch: &'static str, version: Option<u32>) -> Code<'static> {

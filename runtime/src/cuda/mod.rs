@@ -1,21 +1,24 @@
 //! An NVIDIA GPU (cargo feature `cuda`), through the driver's library alone, which is opened when the device is.
 //!
 //! Everything goes through one stream. A call returns as soon as its work is in the stream; only [`Device::download`] waits. All memory is one
-//! allocation. A list of launches that comes again is recorded as a graph the second time, because the first launch of a kernel may still load it.
+//! allocation, but for the states, which come page by page. A list of launches that comes again is recorded as a graph the second time, because the
+//! first launch of a kernel may still load it.
 
 mod api;
 mod code;
 mod meter;
+mod paged;
 mod transfer;
 
 pub use api::Gpu;
 pub use meter::CopyMeter;
 
-use crate::device::{Code, Device, DeviceError, Launch, ListName, Piece};
+use crate::device::{Code, Device, DeviceError, Growing, Launch, ListName, Piece};
 use crate::gpu;
 use api::{Context, Graph, GraphExec, Memory, Stream, call};
 use code::{Form, Loaded};
 use cudarc::driver::sys;
+use paged::Paged;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use transfer::Transfer;
@@ -49,6 +52,11 @@ pub struct Cuda {
     /// In which form the code is to be loaded.
     form: Form,
     arena: Option<Arena>,
+    /// Bytes of a page of the states, where they come page by page.
+    page_bytes: Option<u64>,
+    states: Option<Paged>,
+    /// Ranges that were just committed.
+    committed: Vec<(u64, u64)>,
     transfer: Transfer,
     /// The parameters of a launch, as the driver wants them.
     parameters: Vec<*mut c_void>,
@@ -70,8 +78,23 @@ impl Cuda {
         let context = Context::new(&gpu)?;
         let (stream, transfer) = (Stream::new()?, Transfer::new()?);
         let (recorded, parameters, notes) = (HashMap::new(), vec![], vec![]);
-        let (loaded, form, arena) = (None, Form::Text, None);
-        Ok(Self { recorded, loaded, notes, form, arena, transfer, parameters, stream, gpu, context })
+        let (loaded, form, arena, states, page_bytes) = (None, Form::Text, None, None, paged::page_bytes(&gpu)?);
+        let committed = vec![];
+        Ok(Self {
+            recorded,
+            loaded,
+            notes,
+            form,
+            arena,
+            page_bytes,
+            states,
+            committed,
+            transfer,
+            parameters,
+            stream,
+            gpu,
+            context,
+        })
     }
 
     /// Puts launches into the stream.
@@ -137,8 +160,17 @@ impl Cuda {
         let within = |a: &Arena| address >= a.memory.0 && address.saturating_add(bytes) <= a.memory.0 + a.used;
         let outside =
             || DeviceError::new(call, format!("{bytes} bytes at {address:#x} are not in the memory of the session"));
-        self.arena.as_ref().is_some_and(within).then_some(()).ok_or_else(outside)
+        let inside =
+            self.arena.as_ref().is_some_and(within) || self.states.as_ref().is_some_and(|s| s.holds(address, bytes));
+        inside.then_some(()).ok_or_else(outside)
     }
+}
+
+/// Free bytes of the GPU, and all of them.
+fn free() -> Result<(u64, u64), DeviceError> {
+    let (mut free, mut total) = (0, 0);
+    call!(cuMemGetInfo_v2(&mut free, &mut total))?;
+    Ok((free as u64, total as u64))
 }
 
 /// Bytes that the pieces take in the arena.
@@ -152,15 +184,18 @@ impl Device for Cuda {
         1
     }
 
-    fn reserve(&mut self, code: &Code<'_>, pieces: &[Piece]) -> Result<(), DeviceError> {
+    fn reserve(&mut self, code: &Code<'_>, pieces: &[Piece], states: &Growing<'_>) -> Result<(), DeviceError> {
         let (form, why) = code::choose(code, &self.gpu)?;
         self.form = form;
         self.notes.extend(why);
         self.context.enter()?;
-        let (mut free, mut total) = (0, 0);
-        call!(cuMemGetInfo_v2(&mut free, &mut total))?;
-        let bytes = needed(pieces).unwrap_or(u64::MAX);
-        if bytes > free as u64 {
+        let paged = self.page_bytes.map(|page| paged::bytes_at_start(states, page));
+        // Without pages the states are a piece of the arena.
+        let pieces: Vec<Piece> = pieces.iter().copied().chain([("states", paged.unwrap_or(states.bytes))]).collect();
+        let in_arena = needed(&pieces[..pieces.len() - usize::from(paged.is_some())]);
+        let bytes = in_arena.and_then(|b| b.checked_add(paged.unwrap_or(0))).unwrap_or(u64::MAX);
+        let (free, total) = free()?;
+        if bytes > free {
             let mut list: Vec<String> = vec![];
             for same in pieces.chunk_by(|a, b| a.0 == b.0) {
                 list.push(format!("{} {}", same[0].0, same.iter().map(|(_, bytes)| bytes).sum::<u64>()));
@@ -168,7 +203,44 @@ impl Device for Cuda {
             let found = format!("{free} of {total} bytes are free on {}", self.gpu.name);
             return Err(DeviceError::new("memory", format!("{found}, {bytes} are needed: {}", list.join(", "))));
         }
+        let bytes = in_arena.unwrap_or(bytes);
         self.arena = Some(Arena { memory: Memory::new(bytes)?, bytes, used: 0 });
+        Ok(())
+    }
+
+    fn states(&mut self, bytes: u64) -> Result<u64, DeviceError> {
+        let Some(page_bytes) = self.page_bytes else { return self.alloc(bytes) };
+        self.context.enter()?;
+        Ok(self.states.insert(Paged::new(&self.gpu, bytes, page_bytes)?).base)
+    }
+
+    fn commit(&mut self, address: u64, bytes: u64) -> Result<(), DeviceError> {
+        let Some(states) = self.states.as_mut().filter(|s| s.spans(address, bytes)) else {
+            return Ok(());
+        };
+        if states.holds(address, bytes) {
+            return Ok(());
+        }
+        self.context.enter()?;
+        let more = states.missing(address, bytes);
+        let done = states.commit(address, bytes, &mut self.committed);
+        // What could be mapped is memory like any other, whether all could or not.
+        while let Some((address, bytes)) = self.committed.pop() {
+            call!(cuMemsetD8Async(address, 0, bytes as usize, self.stream.0))?;
+        }
+        done.map_err(|e| {
+            let free =
+                free().map_or_else(|e| e.to_string(), |(free, total)| format!("{free} of {total} bytes are free"));
+            let found = format!("{free} on {}, the sequences need {more} more", self.gpu.name);
+            DeviceError::new("memory", format!("{found} ({}: {})", e.call, e.problem))
+        })
+    }
+
+    fn release(&mut self, address: u64, bytes: u64) -> Result<(), DeviceError> {
+        if self.states.as_ref().is_some_and(|s| s.spans(address, bytes) && s.would_release(address, bytes)) {
+            self.sync()?;
+            self.states.as_mut().map_or(Ok(()), |s| s.release(address, bytes))?;
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row};
+use super::super::gather::push_ring;
 use super::{each_row, threads_for};
 use crate::kir::{Bf16, F32, I32, Index, Items, Launch, Operand, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, Form, PANEL, PackSpec, RowOrder};
@@ -79,26 +80,13 @@ pub fn argmax<'k>(cx: &Context<'k, '_>, id: Id) -> Result<Shape, Unsupported> {
 
 /// The last rows of the ring and the new values together, in place; a thread has a column.
 pub fn ring_push(cx: &Context<'_, '_>, id: Id, taps: usize) -> Result<Shape, Unsupported> {
-    let args = &cx.graph.node(id).args;
-    let (leaf, k, cols, taps) = (cx.state_leaf(args[0])?, cx.k, cx.cols(id) as u32, taps as u32);
+    let (k, cols, taps) = (cx.k, cx.cols(id) as u32, taps as u32);
+    cx.state_leaf(cx.graph.node(id).args[0])?;
     let blocks = cols.div_ceil(RING_COLS);
     let items = Items { fixed: blocks, per_row: cx.phase == Phase::Decode };
     let item = k.launch(items, Launch { threads: RING_COLS, ctas: 1, rows: 1 });
-    let (row, c) = (item / blocks, item % blocks * RING_COLS + k.thread());
-    k.when(c.lt(cols), || {
-        let (ring, values) = (cx.state(leaf, row).at(c), cx.value::<F32>(args[1]).at(c));
-        let (new, base) = match cx.phase {
-            Phase::Decode => (1u32.on(k), values.at(row * cols)),
-            Phase::Prefill => (cx.rows(), values),
-        };
-        // ascending, so that a row of the ring is read before it is overwritten
-        k.range(0u32, taps, 1, (), |t, ()| {
-            let from = t + new;
-            let old = || ring.at(from * cols).load(1);
-            let fresh = || base.at((from - taps) * cols).load(1);
-            ring.at(t * cols).store(k.choose(from.lt(taps), old, fresh));
-        });
-    });
+    let (row, col) = (item / blocks, item % blocks * RING_COLS + k.thread());
+    k.when(col.lt(cols), || push_ring(cx, id, row, &[Lanes { col, left: None }], 1));
     let state_bytes = 8 * u64::from(taps * cols);
     Ok(shape("ring_push", Cost { state_bytes, act_bytes: 4 * u64::from(cols), ..Cost::default() }))
 }

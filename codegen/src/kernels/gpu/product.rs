@@ -7,10 +7,11 @@
 
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
+use super::super::gather::push_ring;
 use super::super::product::{Segment, cost, segments};
 use super::gemm;
 use super::operand::Activation;
-use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Ptr, V, WARP};
+use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
 use jet_ir::{Id, Op};
 use jetbin::Phase;
@@ -398,18 +399,44 @@ impl<'k> Kernel<'_, 'k, '_> {
                 let (lane, rest) = (e % lanes, e / lanes);
                 let (local, token) = (rest % items, rest / items);
                 let (item, row) = (first + local, self.first + token);
-                let places = places(segment, item, lane);
-                let exists = item.lt(spec.items() as u32).and(row.lt(self.cx.rows()));
-                let exists = places.iter().fold(exists, |all, (_, exists)| exists.map_or(all, |e| all.and(e)));
+                let exists = exists(segment, item, lane).and(row.lt(self.cx.rows()));
                 let sums = shared.at(token * plan.stride() + local * spec.item_slots() as u32 + lane);
                 k.when(exists, || {
                     let leaf = |id: Id| {
                         let source = segment.accs.iter().position(|a| *a == id)? as u32;
                         Some(self.accumulators(segment, source, (item, lane), sums))
                     };
-                    let row = Row { cx: self.cx, row, leaf: &leaf };
-                    segment.stores.iter().for_each(|s| row.store(*s));
+                    let at = Row { cx: self.cx, row, leaf: &leaf };
+                    segment.stores.iter().for_each(|s| at.store(*s));
+                    if self.cx.phase == Phase::Decode {
+                        // a row is a sequence, and nobody but this thread reads its ring at this column
+                        self.push(segment, item, lane, row);
+                    }
                 });
+            });
+            self.push_sequence(segment, first);
+        });
+    }
+
+    /// Moves the rings of a segment's convolutions at a lane of an item.
+    fn push(&self, segment: &Segment, item: V<'k, Index>, lane: V<'k, Index>, row: V<'k, Index>) {
+        let places: Vec<_> =
+            places(segment, item, lane).into_iter().map(|(col, _)| Lanes { col, left: None }).collect();
+        segment.pushes.iter().for_each(|p| push_ring(self.cx, *p, row, &places, 1));
+    }
+
+    /// In prefill the first rows read a ring, all in one CTA: when these have, it moves the ring, whose new rows are in memory.
+    fn push_sequence(&self, segment: &Segment, first: V<'k, Index>) {
+        let (k, plan) = (self.cx.k, self.plan);
+        if segment.pushes.is_empty() || self.cx.phase == Phase::Decode {
+            return;
+        }
+        let (items, lanes) = (plan.items(&segment.spec), segment.spec.lanes() as u32);
+        k.barrier();
+        k.when(self.first.equals(0u32), || {
+            k.cta().each(items * lanes, |e| {
+                let (item, lane) = (first + e / lanes, e % lanes);
+                k.when(exists(segment, item, lane), || self.push(segment, item, lane, self.first));
             });
         });
     }
@@ -445,12 +472,14 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 }
 
+/// Whether all columns of the output at lane `lane` of an item exist.
+fn exists<'k>(segment: &Segment, item: V<'k, Index>, lane: V<'k, Index>) -> V<'k, Pred> {
+    let inside = item.lt(segment.spec.items() as u32);
+    places(segment, item, lane).iter().fold(inside, |all, (_, exists)| exists.map_or(all, |e| all.and(e)))
+}
+
 /// Columns of the output at lane `lane` of an item, each with whether it exists where that is not sure.
-fn places<'k>(
-    segment: &Segment,
-    item: V<'k, Index>,
-    lane: V<'k, Index>,
-) -> Vec<(V<'k, Index>, Option<V<'k, crate::kir::Pred>>)> {
+fn places<'k>(segment: &Segment, item: V<'k, Index>, lane: V<'k, Index>) -> Vec<(V<'k, Index>, Option<V<'k, Pred>>)> {
     let (spec, lanes) = (&segment.spec, segment.spec.lanes() as u32);
     let linear = |cols: usize| {
         let col = item * lanes + lane;

@@ -43,6 +43,42 @@ pub const CAPABILITY_MAJOR: u32 = 75;
 /// Attribute of a device: compute capability behind the point.
 pub const CAPABILITY_MINOR: u32 = 76;
 
+/// Attribute of a device: memory can be mapped page by page.
+pub const MAPS_PAGES: u32 = 102;
+
+/// What physical memory is: of a device, pinned.
+#[repr(C)]
+pub struct MemoryProperties {
+    /// 1: pinned.
+    pub kind: u32,
+    /// How it can be shared with other processes; 0: not.
+    pub shared: u32,
+    /// Where it is.
+    pub location: Location,
+    /// For another system.
+    pub metadata: *mut c_void,
+    /// Compression and the like; 0: none.
+    pub flags: [u8; 8],
+}
+
+/// A place of memory.
+#[repr(C)]
+pub struct Location {
+    /// 1: a device.
+    pub kind: u32,
+    /// Its number.
+    pub id: i32,
+}
+
+/// Who may do what with mapped memory.
+#[repr(C)]
+pub struct Access {
+    /// Who.
+    pub location: Location,
+    /// 3: read and write.
+    pub rights: u32,
+}
+
 /// Attribute of a function: threads that a block can have.
 pub const MAX_THREADS: u32 = 0;
 /// Attribute of a function: bytes of its shared variables.

@@ -3,7 +3,7 @@
 #![allow(non_snake_case, reason = "the names are the driver's")]
 
 use crate::abi::*;
-use crate::state::{Driver, Event, Function, Outcome, complain, driver};
+use crate::state::{Driver, Event, Function, Outcome, Physical, complain, driver};
 use crate::stream::{Capture, Work};
 use jet_ptxsim::{Launch, Module};
 use std::cell::Cell;
@@ -54,6 +54,17 @@ unsafe fn store<T>(place: *mut T, value: T) -> Outcome {
     // SAFETY: the caller's promise.
     unsafe { place.write(value) };
     Ok(())
+}
+
+/// Refuses all but ordinary memory of the one GPU.
+///
+/// # Safety
+/// `properties` is null or points to some.
+unsafe fn pinned_here(properties: *const MemoryProperties) -> Outcome {
+    // SAFETY: the caller's promise.
+    let found = unsafe { properties.as_ref() }.ok_or(INVALID_VALUE)?;
+    let ordinary = found.kind == 1 && found.shared == 0 && found.location.kind == 1 && found.flags == [0; 8];
+    if ordinary && found.location.id == 0 { Ok(()) } else { Err(INVALID_VALUE) }
 }
 
 macro_rules! functions {
@@ -117,6 +128,7 @@ functions! {
             MULTIPROCESSOR_COUNT => 1,
             CAPABILITY_MAJOR => major,
             CAPABILITY_MINOR => minor,
+            MAPS_PAGES => u32::from(driver.settings.page > 0),
             _ => return Err(INVALID_VALUE),
         };
         // SAFETY: as above.
@@ -145,6 +157,9 @@ functions! {
         if bytes == 0 {
             return Err(INVALID_VALUE);
         }
+        if driver.used + bytes as u64 > driver.settings.memory {
+            return Err(OUT_OF_MEMORY);
+        }
         let gpu = driver.gpu.as_mut().ok_or(INVALID_CONTEXT)?;
         let found = gpu.alloc(bytes as u64).map_err(|_| OUT_OF_MEMORY)?;
         driver.allocations.insert(found, bytes as u64);
@@ -159,6 +174,75 @@ functions! {
         let bytes = driver.allocations.remove(&address).ok_or(INVALID_VALUE)?;
         driver.used -= bytes;
         driver.gpu.as_mut().ok_or(INVALID_CONTEXT)?.free(address).map_err(|_| INVALID_VALUE)
+    };
+    in_context fn cuMemGetAllocationGranularity(bytes: *mut usize, properties: *const MemoryProperties, _which: u32) |driver| {
+        // SAFETY: as above, twice.
+        unsafe { pinned_here(properties).and(store(bytes, driver.settings.page as usize)) }
+    };
+    in_context fn cuMemAddressReserve(address: *mut u64, bytes: usize, alignment: usize, wish: u64, flags: u64) |driver| {
+        if alignment != 0 || wish != 0 || flags != 0 {
+            return Err(NOT_SUPPORTED);
+        }
+        let page = driver.pages(bytes)?;
+        let found = driver.gpu.as_mut().ok_or(INVALID_CONTEXT)?.reserve(bytes as u64, page).map_err(|_| INVALID_VALUE)?;
+        driver.reserved.insert(found, bytes as u64);
+        // SAFETY: as above.
+        unsafe { store(address, found) }
+    };
+    in_context fn cuMemAddressFree(address: u64, bytes: usize) |driver| {
+        let whole = driver.reserved.get(&address) == Some(&(bytes as u64));
+        if !whole || driver.mapped.range(address..address + bytes as u64).next().is_some() {
+            complain("giving addresses back in part, or while something is mapped there");
+            return Err(INVALID_VALUE);
+        }
+        driver.run_all()?;
+        driver.reserved.remove(&address);
+        driver.gpu.as_mut().ok_or(INVALID_CONTEXT)?.free(address).map_err(|_| INVALID_VALUE)
+    };
+    in_context fn cuMemCreate(handle: *mut u64, bytes: usize, properties: *const MemoryProperties, _flags: u64) |driver| {
+        // SAFETY: as above.
+        unsafe { pinned_here(properties)? };
+        driver.pages(bytes)?;
+        if driver.used + bytes as u64 > driver.settings.memory {
+            return Err(OUT_OF_MEMORY);
+        }
+        driver.used += bytes as u64;
+        let found = driver.handle() as u64;
+        driver.physical.insert(found, Physical { bytes: bytes as u64, released: false });
+        // SAFETY: as above.
+        unsafe { store(handle, found) }
+    };
+    in_context fn cuMemRelease(handle: u64) |driver| {
+        let found = driver.physical.get_mut(&handle).filter(|p| !p.released).ok_or(INVALID_VALUE)?;
+        found.released = true;
+        driver.forget(handle);
+        Ok(())
+    };
+    in_context fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: u64, _flags: u64) |driver| {
+        driver.not_capturing("a mapping")?;
+        let found = driver.physical.get(&handle).ok_or(INVALID_VALUE)?;
+        if offset != 0 || found.bytes != bytes as u64 || driver.mapped.contains_key(&address) {
+            complain("a mapping of a part, or where one is");
+            return Err(INVALID_VALUE);
+        }
+        driver.mapped.insert(address, handle);
+        Ok(())
+    };
+    in_context fn cuMemSetAccess(address: u64, bytes: usize, access: *const Access, n: usize) |driver| {
+        // SAFETY: the caller promises `n` of them.
+        let access = unsafe { access.as_ref() }.filter(|a| n == 1 && a.location.kind == 1 && a.location.id == 0 && a.rights == 3);
+        if access.is_none() || !driver.mapped.contains_key(&address) {
+            return Err(INVALID_VALUE);
+        }
+        // Only now, so that kernels find no memory that nobody may access.
+        driver.gpu.as_mut().ok_or(INVALID_CONTEXT)?.map(address, bytes as u64).map_err(|_| INVALID_VALUE)
+    };
+    in_context fn cuMemUnmap(address: u64, bytes: usize) |driver| {
+        driver.not_capturing("taking a mapping away")?;
+        // Nothing is waited for: what is queued and uses the memory does not find it.
+        let handle = driver.mapped.remove(&address).ok_or(INVALID_VALUE)?;
+        driver.forget(handle);
+        driver.gpu.as_mut().ok_or(INVALID_CONTEXT)?.unmap(address, bytes as u64).map_err(|_| INVALID_VALUE)
     };
     in_context fn cuMemHostAlloc(start: *mut *mut c_void, bytes: usize, _flags: u32) |driver| {
         driver.not_capturing("an allocation of pinned memory")?;

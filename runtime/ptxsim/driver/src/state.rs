@@ -27,6 +27,14 @@ pub struct Event {
     pub stream: usize,
 }
 
+/// Memory without an address.
+#[derive(Clone, Copy)]
+pub struct Physical {
+    pub bytes: u64,
+    /// Given back by the program; it goes when it is mapped nowhere.
+    pub released: bool,
+}
+
 /// What was done, for the report.
 #[derive(Default)]
 pub struct Counts {
@@ -47,6 +55,11 @@ pub struct Driver {
     /// Sizes by address.
     pub allocations: BTreeMap<u64, u64>,
     pub used: u64,
+    /// Sizes of reserved addresses.
+    pub reserved: BTreeMap<u64, u64>,
+    pub physical: BTreeMap<u64, Physical>,
+    /// Handles by address.
+    pub mapped: BTreeMap<u64, u64>,
     /// Sizes by address, in host memory.
     pub pinned: BTreeMap<usize, usize>,
     pub modules: BTreeMap<usize, Arc<Module>>,
@@ -87,6 +100,9 @@ impl Driver {
             broken: None,
             allocations: BTreeMap::new(),
             used: 0,
+            reserved: BTreeMap::new(),
+            physical: BTreeMap::new(),
+            mapped: BTreeMap::new(),
             pinned: BTreeMap::new(),
             modules: BTreeMap::new(),
             functions: BTreeMap::new(),
@@ -133,6 +149,8 @@ impl Driver {
         if self.settings.report {
             let Counts { launches, from_graphs, captures, waits } = self.counts;
             let left = self.allocations.len()
+                + self.reserved.len()
+                + self.physical.len()
                 + self.pinned.len()
                 + self.modules.len()
                 + self.streams.len()
@@ -203,6 +221,21 @@ impl Driver {
         captures.into_iter().for_each(|c| c.invalid = true);
         complain(&format!("{what} while a stream is captured"));
         Err(CAPTURE_UNSUPPORTED)
+    }
+
+    /// The size of a page, of which `bytes` must be a multiple.
+    pub fn pages(&self, bytes: usize) -> Outcome<u64> {
+        let page = self.settings.page;
+        if page == 0 || bytes == 0 || !(bytes as u64).is_multiple_of(page) { Err(INVALID_VALUE) } else { Ok(page) }
+    }
+
+    /// Gives physical memory back that was released and is mapped nowhere.
+    pub fn forget(&mut self, handle: u64) {
+        let mapped = self.mapped.values().any(|h| *h == handle);
+        if let Some(found) = self.physical.get(&handle).copied().filter(|p| p.released && !mapped) {
+            self.used -= found.bytes;
+            self.physical.remove(&handle);
+        }
     }
 
     /// Whether a range of host memory is pinned.

@@ -173,6 +173,62 @@ fn memory_that_was_given_back_or_never_written_is_an_error() {
     assert_eq!(gpu.wait(), ILLEGAL_ADDRESS);
 }
 
+/// Memory of this GPU.
+fn properties() -> MemoryProperties {
+    let location = Location { kind: 1, id: 0 };
+    MemoryProperties { kind: 1, shared: 0, location, metadata: null_mut(), flags: [0; 8] }
+}
+
+#[test]
+fn pages_are_memory_while_they_are_mapped_and_may_be_accessed() {
+    const PAGE: usize = 4096;
+    let gpu = Gpu::new();
+    let (mut page, mut handle, mut base) = (0, 0, 0);
+    let access = Access { location: Location { kind: 1, id: 0 }, rights: 3 };
+    // SAFETY: the places have room.
+    unsafe {
+        ok(cuMemGetAllocationGranularity(&mut page, &properties(), 0));
+        assert_eq!(page, PAGE);
+        assert_eq!(cuMemCreate(&mut handle, PAGE / 2, &properties(), 0), INVALID_VALUE);
+        ok(cuMemCreate(&mut handle, PAGE, &properties(), 0));
+        ok(cuMemAddressReserve(&mut base, 2 * PAGE, 0, 0, 0));
+        assert_eq!(cuMemSetAccess(base, PAGE, &access, 1), INVALID_VALUE, "nothing is mapped");
+        ok(cuMemMap(base, PAGE, 0, handle, 0));
+        assert_eq!(cuMemMap(base, PAGE, 0, handle, 0), INVALID_VALUE, "something is mapped");
+        ok(cuMemSetAccess(base, PAGE, &access, 1));
+        ok(cuMemsetD8Async(base, 0, PAGE, gpu.stream));
+        ok(gpu.launch(64, 0, base));
+        ok(gpu.wait());
+        assert_eq!(cuMemAddressFree(base, 2 * PAGE), INVALID_VALUE, "something is mapped");
+        ok(cuMemRelease(handle));
+        ok(gpu.launch(64, 0, base));
+        ok(cuMemUnmap(base, PAGE));
+        assert_eq!(cuMemRelease(handle), INVALID_VALUE);
+    }
+    assert_eq!(gpu.wait(), ILLEGAL_ADDRESS, "the page went while a launch was waiting");
+}
+
+#[test]
+fn pages_without_access_and_beside_the_mapped_ones_are_no_memory() {
+    const PAGE: usize = 4096;
+    for (access, address) in [(0, 0), (1, PAGE as u64)] {
+        let gpu = Gpu::new();
+        let (mut handle, mut base) = (0, 0);
+        let all = Access { location: Location { kind: 1, id: 0 }, rights: 3 };
+        // SAFETY: the places have room.
+        unsafe {
+            ok(cuMemCreate(&mut handle, PAGE, &properties(), 0));
+            ok(cuMemAddressReserve(&mut base, 2 * PAGE, 0, 0, 0));
+            ok(cuMemMap(base, PAGE, 0, handle, 0));
+            if access == 1 {
+                ok(cuMemSetAccess(base, PAGE, &all, 1));
+            }
+        }
+        ok(gpu.launch(64, 0, base + address));
+        assert_eq!(gpu.wait(), ILLEGAL_ADDRESS);
+    }
+}
+
 #[test]
 fn launches_beyond_the_limits_are_refused_at_once() {
     let gpu = Gpu::new();

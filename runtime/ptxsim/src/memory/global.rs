@@ -6,6 +6,7 @@ use super::order::{Known, Released};
 use super::{Words, byte_mask};
 use crate::error::{Exec, TrapKind, lane_fault};
 use crate::inst::Order;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -72,12 +73,58 @@ pub(crate) struct Access {
 struct Allocation {
     base: u64,
     bytes: u64,
+    /// Of reserved addresses, which pages are memory.
+    pages: Option<Pages>,
     /// Ranges that are counted apart, by address, with their ends and labels.
     labels: Vec<(u64, u64, usize)>,
     words: Box<[AtomicU32]>,
     initialised: Box<[AtomicU8]>,
     /// A write record in the low half, a read record in the high one.
     records: Box<[AtomicU64]>,
+}
+
+/// Pages of reserved addresses, and whether each is mapped.
+#[derive(Debug)]
+struct Pages {
+    bytes: u64,
+    mapped: Vec<bool>,
+}
+
+impl Pages {
+    /// The pages of a range, if it consists of whole pages that are all mapped, or all not.
+    fn all(&self, offset: u64, bytes: u64, mapped: bool) -> Option<Range<usize>> {
+        let whole = bytes > 0 && offset.is_multiple_of(self.bytes) && bytes.is_multiple_of(self.bytes);
+        let range = (offset / self.bytes) as usize..((offset + bytes) / self.bytes) as usize;
+        let same = self.mapped.get(range.clone())?.iter().all(|m| *m == mapped);
+        (whole && same).then_some(range)
+    }
+}
+
+impl Allocation {
+    /// Whether the range lies in it, and all of it is memory.
+    fn holds(&self, address: u64, bytes: u64) -> bool {
+        let Some(end) = address.checked_add(bytes) else { return false };
+        address >= self.base && end <= self.base + self.bytes && self.is_mapped(address - self.base, bytes)
+    }
+
+    fn is_mapped(&self, offset: u64, bytes: u64) -> bool {
+        let Some(pages) = &self.pages else { return true };
+        let touched = (offset / pages.bytes) as usize..(offset + bytes).div_ceil(pages.bytes) as usize;
+        touched.into_iter().all(|page| pages.mapped[page])
+    }
+
+    fn new(base: u64, bytes: u64, pages: Option<Pages>) -> Self {
+        let words = bytes.div_ceil(4) as usize;
+        Allocation {
+            base,
+            bytes,
+            pages,
+            labels: vec![],
+            words: std::iter::repeat_with(|| AtomicU32::new(0)).take(words).collect(),
+            initialised: std::iter::repeat_with(|| AtomicU8::new(0)).take(words).collect(),
+            records: std::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect(),
+        }
+    }
 }
 
 /// All allocations, by address.
@@ -107,26 +154,55 @@ impl Global {
         if bytes == 0 || bytes > self.capacity - self.used {
             return Err(format!("found an allocation of {bytes} bytes, expected 1 to {}", self.capacity - self.used));
         }
-        let (base, words) = (self.next, bytes.div_ceil(4) as usize);
+        let base = self.next;
         self.next = (base + bytes + GAP).next_multiple_of(256);
         self.used += bytes;
-        self.allocations.push(Allocation {
-            base,
-            bytes,
-            labels: vec![],
-            words: std::iter::repeat_with(|| AtomicU32::new(0)).take(words).collect(),
-            initialised: std::iter::repeat_with(|| AtomicU8::new(0)).take(words).collect(),
-            records: std::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect(),
-        });
+        self.allocations.push(Allocation::new(base, bytes, None));
         Ok(base)
+    }
+
+    /// Addresses without memory.
+    pub fn reserve(&mut self, bytes: u64, page: u64) -> Result<u64, String> {
+        if bytes == 0 || page < 256 || !page.is_power_of_two() || !bytes.is_multiple_of(page) {
+            return Err(format!(
+                "found {bytes} bytes in pages of {page}, expected whole pages of 256 bytes or more, a power of two"
+            ));
+        }
+        let base = self.next.next_multiple_of(page);
+        self.next = (base + bytes + GAP).next_multiple_of(256);
+        let mapped = vec![false; (bytes / page) as usize];
+        self.allocations.push(Allocation::new(base, bytes, Some(Pages { bytes: page, mapped })));
+        Ok(base)
+    }
+
+    /// Makes pages of reserved addresses memory that nobody has written, or no memory.
+    pub fn map(&mut self, address: u64, bytes: u64, mapped: bool) -> Result<(), String> {
+        let left = self.capacity - self.used;
+        if mapped && bytes > left {
+            return Err(format!("found a mapping of {bytes} bytes, expected at most {left}"));
+        }
+        let state = if mapped { "not mapped" } else { "mapped" };
+        let refused = || {
+            format!("found {bytes} bytes at {address:#x}, expected whole pages of reserved addresses that are {state}")
+        };
+        let of = |a: &&mut Allocation| a.base <= address && address < a.base + a.bytes;
+        let a = self.allocations.iter_mut().find(of).ok_or_else(refused)?;
+        let offset = address - a.base;
+        let pages = a.pages.as_mut().ok_or_else(refused)?;
+        let range = pages.all(offset, bytes, !mapped).ok_or_else(refused)?;
+        pages.mapped[range].fill(mapped);
+        let words = (offset / 4) as usize..((offset + bytes) / 4) as usize;
+        a.initialised[words].iter().for_each(|i| i.store(0, Relaxed));
+        self.used = if mapped { self.used + bytes } else { self.used - bytes };
+        Ok(())
     }
 
     /// Has the accesses to a range counted apart. Ranges come in ascending order and do not overlap.
     pub fn label(&mut self, address: u64, bytes: u64, label: usize) -> Result<(), String> {
         let outside = self.outside(address, bytes);
         let end = address.saturating_add(bytes);
-        let holds = |a: &&mut Allocation| a.base <= address && end <= a.base + a.bytes;
-        let labels = &mut self.allocations.iter_mut().find(holds).ok_or(outside)?.labels;
+        let spans = |a: &&mut Allocation| a.base <= address && end <= a.base + a.bytes;
+        let labels = &mut self.allocations.iter_mut().find(spans).ok_or(outside)?.labels;
         if labels.last().is_some_and(|(_, last, _)| *last > address) {
             return Err(format!("found a label at {address:#x}, expected one behind those that are there"));
         }
@@ -137,14 +213,21 @@ impl Global {
     pub fn free(&mut self, address: u64) -> Result<(), String> {
         let found = self.allocations.iter().position(|a| a.base == address);
         let n = found.ok_or_else(|| format!("found {address:#x}, expected the address of an allocation"))?;
-        self.used -= self.allocations.remove(n).bytes;
+        let freed = self.allocations.remove(n);
+        self.used -= freed.pages.map_or(freed.bytes, |p| p.bytes * p.mapped.iter().filter(|m| **m).count() as u64);
         Ok(())
     }
 
     fn find(&self, address: u64, bytes: u64) -> Option<&Allocation> {
         let after = self.allocations.partition_point(|a| a.base <= address);
         let a = self.allocations[..after].last()?;
-        (address.checked_add(bytes)? <= a.base + a.bytes).then_some(a)
+        a.holds(address, bytes).then_some(a)
+    }
+
+    /// Whether the address is reserved and no memory.
+    fn unmapped(&self, address: u64) -> bool {
+        let of = |a: &&Allocation| a.base <= address && address < a.base + a.bytes;
+        self.allocations.iter().find(of).is_some_and(|a| !a.is_mapped(address - a.base, 1))
     }
 
     fn outside(&self, address: u64, bytes: u64) -> String {
@@ -152,6 +235,7 @@ impl Global {
         let near = self.allocations[..after].last().or(self.allocations.first());
         let near =
             near.map_or("there is none".into(), |a| format!("the nearest has {} bytes at {:#x}", a.bytes, a.base));
+        let near = if self.unmapped(address) { format!("{near}, and a page is not mapped") } else { near };
         format!("found {bytes} bytes at global address {address:#x}, expected them within an allocation ({near})")
     }
 
@@ -214,8 +298,7 @@ impl Global {
         bytes: u32,
     ) -> Exec<Place<'g>> {
         if let Some(Place { allocation: a, .. }) = near
-            && address >= a.base
-            && address.saturating_add(bytes.into()) <= a.base + a.bytes
+            && a.holds(address, bytes.into())
             && address.is_multiple_of(bytes.into())
         {
             return Ok(Place { allocation: a, address });

@@ -1,0 +1,92 @@
+//! Where the states of sequences lie, and what of it has to be memory: recurrent states from the start, caches as far as their
+//! sequence has come.
+
+use crate::device::{Content, Device};
+use crate::error::Result;
+use jetbin::{Reader, StateKind};
+
+/// The states of all sequences, as offsets.
+#[derive(Clone, Debug)]
+pub(crate) struct States {
+    /// Bytes from one sequence to the next.
+    slot_bytes: u64,
+    sequences: u32,
+    /// Offset in a slot and bytes of the states that have one size, and whether a new sequence needs zeros there.
+    fixed: Vec<(u64, u64, bool)>,
+    caches: Vec<Cache>,
+    /// Place on the device, once they have one.
+    base: u64,
+}
+
+/// Keys or values of a layer: a row for each token, or for the last ones.
+#[derive(Clone, Copy, Debug)]
+struct Cache {
+    offset: u64,
+    rows: u64,
+    row_bytes: u64,
+}
+
+impl States {
+    /// Those of so many sequences of a model.
+    pub fn new(reader: &Reader<'_>, sequences: u32) -> Self {
+        let (mut fixed, mut caches) = (vec![], vec![]);
+        for state in reader.states().iter() {
+            let (offset, rows) = (state.offset, u64::from(state.rows));
+            match state.kind {
+                StateKind::Keys | StateKind::Values => {
+                    caches.push(Cache { offset, rows, row_bytes: state.bytes() / rows.max(1) });
+                }
+                StateKind::Conv | StateKind::Delta => fixed.push((offset, state.bytes(), state.zero_at_start)),
+            }
+        }
+        fixed.sort_unstable();
+        Self { slot_bytes: reader.slot_bytes(), sequences, fixed, caches, base: 0 }
+    }
+
+    /// Offset and length of what has to be memory before the first token, ascending.
+    pub fn at_start(&self) -> Vec<(u64, u64)> {
+        let slots = (0..self.sequences).map(|i| u64::from(i) * self.slot_bytes);
+        slots.flat_map(|slot| self.fixed.iter().map(move |&(offset, bytes, _)| (slot + offset, bytes))).collect()
+    }
+
+    /// Takes their place on a device.
+    ///
+    /// # Errors
+    /// If there is not so much memory.
+    pub fn place(&mut self, device: &mut dyn Device) -> Result<u64> {
+        let bytes = self.slot_bytes * u64::from(self.sequences);
+        self.base = device.states(bytes)?;
+        device.note(self.base, bytes, Content::States)?;
+        for (offset, bytes) in self.at_start() {
+            device.commit(self.base + offset, bytes)?;
+        }
+        Ok(self.base)
+    }
+
+    /// Has room for the first `tokens` tokens of a sequence.
+    ///
+    /// # Errors
+    /// If there is not so much memory; what the sequence holds stays as it is.
+    pub fn grow(&self, device: &mut dyn Device, sequence: u32, tokens: u32) -> Result<()> {
+        let slot = self.base + u64::from(sequence) * self.slot_bytes;
+        for cache in &self.caches {
+            device.commit(slot + cache.offset, cache.rows.min(tokens.into()) * cache.row_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Zeros where a new sequence needs them, and nothing in the caches.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn reset(&self, device: &mut dyn Device, sequence: u32) -> Result<()> {
+        let slot = self.base + u64::from(sequence) * self.slot_bytes;
+        for &(offset, bytes, _) in self.fixed.iter().filter(|(.., zeroed)| *zeroed) {
+            device.zero(slot + offset, bytes)?;
+        }
+        for cache in &self.caches {
+            device.release(slot + cache.offset, cache.rows * cache.row_bytes)?;
+        }
+        Ok(())
+    }
+}
