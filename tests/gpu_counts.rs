@@ -65,11 +65,11 @@ impl Sizes {
         2 * matrices
     }
 
-    /// States of a sequence, read and written, in bytes, all f32: the matrix, the ring, the cache with `context` tokens.
+    /// States of a sequence, read and written, in bytes: matrix and ring f32, the cache of `context` tokens bf16.
     fn states(&self, context: u64) -> u64 {
         let matrix = 2 * self.jet_heads * self.dk * self.dv;
         let ring = self.taps * self.jet_heads * self.dv;
-        4 * (matrix + ring + (context + 1) * 2 * self.kv)
+        4 * (matrix + ring) + 2 * (context + 1) * 2 * self.kv
     }
 }
 

@@ -27,10 +27,10 @@ struct Cache {
 }
 
 impl States {
-    /// Those of so many sequences of a model.
-    pub fn new(reader: &Reader<'_>, sequences: u32) -> Self {
+    /// Those of so many sequences of a model on a target.
+    pub fn new(reader: &Reader<'_>, target: u32, sequences: u32) -> Self {
         let (mut fixed, mut caches) = (vec![], vec![]);
-        for state in reader.states().iter() {
+        for state in reader.states(target).iter() {
             let (offset, rows) = (state.offset, u64::from(state.rows));
             match state.kind {
                 StateKind::Keys | StateKind::Values => {
@@ -40,7 +40,7 @@ impl States {
             }
         }
         fixed.sort_unstable();
-        Self { slot_bytes: reader.slot_bytes(), sequences, fixed, caches, base: 0 }
+        Self { slot_bytes: reader.slot_bytes(target), sequences, fixed, caches, base: 0 }
     }
 
     /// Offset and length of what has to be memory before the first token, ascending.

@@ -2,7 +2,7 @@
 
 use super::compile::CompileArgs;
 use super::{Outcome, output};
-use crate::compile::{CompileRequest, Limits, Model, price::cost_model, source_graph};
+use crate::compile::{CompileRequest, Limits, Model, price::cost_model, source_graph, target_graph};
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use jet_codegen::targets::{TARGETS, Target};
@@ -69,15 +69,15 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         Which::Prefill => Phase::Prefill,
         Which::Decode => Phase::Decode,
     };
-    let cost = cost_model(target, phase, subject.limits);
+    let (cost, graph) = (cost_model(target, phase, subject.limits), target_graph(&subject.graph, target)?);
     match &args.result {
         Some(result) => {
-            let explanation = explain(&subject.graph, result, &cost, &Options::default())?;
+            let explanation = explain(&graph, result, &cost, &Options::default())?;
             if args.json { output::json(&as_json(&explanation))? } else { print!("{explanation}") }
         }
         None => {
-            let fused = fuse(&subject.graph, &cost, &Options::default())?;
-            let results: Vec<&str> = nameable(&subject.graph);
+            let fused = fuse(&graph, &cost, &Options::default())?;
+            let results: Vec<&str> = nameable(&graph);
             if args.json {
                 let report = &fused.report;
                 output::json(&json!({ "name": report.name, "kernels": report.after.kernels, "kernels_unfused": report.before.kernels,

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use jet_runtime::{Model, OpenOptions};
 use jetbin::{DeviceKind, Phase, ProgramView, Reader, SectionKind, hex, print};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -134,7 +134,6 @@ fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {
         facts.max_context, facts.max_batch, facts.prefill_chunk
     );
     println!("weights    {} in {} pieces{}", output::bytes(weights), reader.weights().len(), by_type(reader));
-    println!("states     {} a sequence", output::bytes(reader.slot_bytes()));
     for (index, target) in (0..).zip(reader.targets().iter()) {
         let (kernels, code) = (reader.kernels(index).len(), reader.code(index).len() as u64);
         print!("target     {}: {kernels} kernels, {} of code", target.name, output::bytes(code));
@@ -145,6 +144,8 @@ fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {
             }
             None => println!(),
         }
+        let states = output::bytes(reader.slot_bytes(index));
+        println!("  states   {states} a sequence: {}", types_of_states(reader, index));
         for (phase, program) in programs(reader, index) {
             println!(
                 "  {phase:<8} {} steps, up to {} rows, arena {}, scratch {} a thread",
@@ -157,6 +158,12 @@ fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {
     }
     print!("\n{}", print::sections(reader));
     Ok(())
+}
+
+/// `conv f32, delta f32, keys bf16, values bf16`
+fn types_of_states(reader: &Reader<'_>, target: u32) -> String {
+    let types: BTreeSet<_> = reader.states(target).iter().map(|s| (s.kind, s.dtype)).collect();
+    types.iter().map(|(kind, dtype)| format!("{kind} {dtype}")).collect::<Vec<_>>().join(", ")
 }
 
 /// `: q4 1.2 GB, q8 0.2 GB`, if the weights are of several types.
@@ -173,14 +180,6 @@ fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
         .sections()
         .map(|s| {
             json!({ "kind": s.kind.to_string(), "index": s.index, "offset": s.offset, "bytes": s.length, "blake3": hex(&s.hash) })
-        })
-        .collect();
-    let states: Vec<_> = reader
-        .states()
-        .iter()
-        .map(|s| {
-            json!({ "name": s.name, "kind": s.kind.to_string(), "layer": s.layer, "offset": s.offset, "bytes": s.bytes(),
-                "rows": s.rows, "cols": s.cols, "heads": s.heads, "window": s.window })
         })
         .collect();
     let weights: Vec<_> = reader
@@ -204,17 +203,24 @@ fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
         "max_batch": facts.max_batch,
         "prefill_chunk": facts.prefill_chunk,
         "eos_ids": facts.eos_ids,
-        "slot_bytes": reader.slot_bytes(),
         "recipe": json_section(reader, SectionKind::Recipe)?,
         "model": json_section(reader, SectionKind::Model)?,
         "sections": sections,
-        "states": states,
         "weights": weights,
         "targets": targets,
     }))
 }
 
 fn target_json(reader: &Reader<'_>, (index, target): (u32, &jetbin::TargetDesc), threads: &[u32]) -> Value {
+    let states: Vec<_> = reader
+        .states(index)
+        .iter()
+        .map(|s| {
+            json!({ "name": s.name, "kind": s.kind.to_string(), "dtype": s.dtype.to_string(), "layer": s.layer,
+                "offset": s.offset, "bytes": s.bytes(), "rows": s.rows, "cols": s.cols, "heads": s.heads,
+                "window": s.window })
+        })
+        .collect();
     let kernels: Vec<_> = reader
         .kernels(index)
         .iter()
@@ -224,7 +230,7 @@ fn target_json(reader: &Reader<'_>, (index, target): (u32, &jetbin::TargetDesc),
     let each = |&n: &u32| programs(reader, index).map(move |(phase, program)| balance(phase, &program, n));
     let balances: Vec<_> = threads.iter().flat_map(each).collect();
     json!({ "name": target.name, "balance": balances, "device": target.device.to_string(), "arch": target.arch, "features": target.features,
-        "rank": target.rank, "code_bytes": reader.code(index).len(),
+        "rank": target.rank, "slot_bytes": reader.slot_bytes(index), "states": states, "code_bytes": reader.code(index).len(),
         "cubin_bytes": reader.cubin(index).map(|c| c.bytes.len()), "kernels": kernels, "programs": program_list })
 }
 

@@ -79,6 +79,11 @@ impl<'a, 'k, 'g> Attention<'a, 'k, 'g> {
         };
         let kv_heads = (kv_cols / op.head_dim) as u32;
         let (keys, values) = (cx.state_leaf(args[1])?, cx.state_leaf(args[2])?);
+        let expected = cx.k.target.cache_elem();
+        if let Some(found) = [keys, values].iter().filter_map(|c| cx.graph.ty(*c).elem()).find(|e| *e != expected) {
+            let reason = format!("found a cache of {}, expected {} on this target", found.name(), expected.name());
+            return Err(Unsupported::new(cx.graph, grid, reason));
+        }
         Ok(Attention { cx, head_dim, window, group, kv_heads, query: args[0], keys, values })
     }
 }
@@ -88,7 +93,8 @@ impl<'k> Attention<'_, 'k, '_> {
     pub fn cost(&self) -> Cost {
         let kv_cols = u64::from(self.kv_heads * self.head_dim);
         let (q_cols, block) = (u64::from(self.group) * kv_cols, u64::from(BLOCK));
-        Cost { weight_bytes: 0, state_bytes: 8 * block * kv_cols, act_bytes: 8 * q_cols, flops: 4 * block * q_cols }
+        let row_bytes = self.cx.graph.ty(self.keys).elem().map_or(0, |e| e.row_bytes(kv_cols as usize)) as u64;
+        Cost { weight_bytes: 0, state_bytes: 2 * block * row_bytes, act_bytes: 8 * q_cols, flops: 4 * block * q_cols }
     }
 
     /// Position of the first key that the row at `position` sees.
@@ -119,8 +125,8 @@ impl<'k> Attention<'_, 'k, '_> {
             let start = at * (self.kv_heads * self.head_dim) + kv_head * self.head_dim;
             k.range(0u32, n, BLOCK, (), |j, ()| {
                 let offset = start + j * (self.kv_heads * self.head_dim);
-                let keys = cx.state(self.keys, row).at(offset);
-                let values = cx.state(self.values, row).at(offset);
+                let keys = cx.state::<F32>(self.keys, row).at(offset);
+                let values = cx.state::<F32>(self.values, row).at(offset);
                 self.block(query, keys, values, (n - j).imin(BLOCK), work);
             });
         });

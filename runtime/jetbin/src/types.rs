@@ -97,7 +97,7 @@ codes! {
         Prefill = 8 "prefill",
         /// The decode [`Program`] of one target.
         Decode = 9 "decode",
-        /// Table of [`StateDesc`], with the size of a slot.
+        /// Table of [`StateDesc`] of one target, with the size of a slot.
         States = 10 "states",
         /// Table of [`WeightDesc`].
         Weights = 11 "weights",
@@ -347,13 +347,15 @@ pub enum ProbeSource {
     },
 }
 
-/// A state of a sequence, f32 `[rows, cols]`, at a fixed place in every slot.
+/// A state of a sequence, `[rows, cols]`, at a fixed place in every slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDesc<S = String> {
     /// For instance `layers.3.keys`.
     pub name: S,
     /// Meaning.
     pub kind: StateKind,
+    /// Type of the elements, f32 or bf16.
+    pub dtype: DType,
     /// Index of the layer.
     pub layer: u32,
     /// Offset in the slot, in bytes, a multiple of [`ALIGN`].
@@ -373,7 +375,7 @@ pub struct StateDesc<S = String> {
 impl<S> StateDesc<S> {
     /// Size in bytes; the largest number where it is beyond 64 bits, which no slot has room for.
     pub fn bytes(&self) -> u64 {
-        (u64::from(self.rows) * u64::from(self.cols)).saturating_mul(4)
+        (u64::from(self.rows) * u64::from(self.cols)).saturating_mul(self.dtype.block_bytes())
     }
 }
 

@@ -72,7 +72,7 @@ pub fn delta_step(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Optio
 impl<'k> Head<'_, 'k, '_> {
     fn run(&self) {
         let (d, k) = (self.d, self.d.cx.k);
-        let from = d.cx.state(d.state, self.row).aligned(16).at(self.head * (d.dk * d.dv));
+        let from = d.cx.state::<F32>(d.state, self.row).aligned(16).at(self.head * (d.dk * d.dv));
         k.cta().each(d.dk * d.dv / COLS, |i| self.state.at(i * COLS).copy_async(from.at(i * COLS)));
         k.copy_commit();
         self.stage();

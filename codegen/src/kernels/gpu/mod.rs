@@ -6,6 +6,7 @@
 //! of a CPU kernel does not exist.
 
 mod attention;
+mod cache;
 mod chunk;
 mod chunk_columns;
 mod delta;
@@ -17,6 +18,7 @@ mod matrix;
 mod operand;
 mod product;
 mod rowwise;
+mod softmax;
 
 use super::context::{Context, Shape, Unsupported};
 use crate::kir::{Index, Items, Launch, V};
