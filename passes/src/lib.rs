@@ -1,7 +1,7 @@
 //! E-graph fusion, layouts and memory plan of jetc.
 //!
 //! ```text
-//! graph -> normalise -> saturate -> e-graph -> extract (target, phase) -> merge updates -> (split attention) -> fused graph and kernels -> plan_memory -> arena
+//! graph -> normalise -> saturate -> e-graph -> extract (target, phase) -> merge updates -> (split attention) -> (narrow) -> fused graph and kernels -> plan_memory -> arena
 //! ```
 
 pub mod cost;
