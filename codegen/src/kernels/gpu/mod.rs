@@ -19,6 +19,7 @@ mod operand;
 mod product;
 mod rowwise;
 mod softmax;
+mod split;
 
 use super::context::{Context, Shape, Unsupported};
 use crate::kir::{Index, Items, Launch, V};
