@@ -58,7 +58,7 @@ pub struct Session {
     pub(crate) sequences: Vec<Sequence>,
     /// Indexed by phase.
     plans: [Plan; 2],
-    states: States,
+    pub(crate) states: States,
     inputs: Inputs,
     /// What the arena holds: the rows of the last call, and which of them the head has seen.
     last: Option<Last>,

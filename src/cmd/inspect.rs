@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 /// Show what an artifact holds: sections, recipe, targets, kernels, states, schedule and memory plan
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64\n  jetc inspect model.jetbin --code sm_90a > kernels.ptx\n  jetc inspect model.jetbin --code x86-64-v3 > code && objdump -D -b binary -m i386:x86-64 code")]
+#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64 --tokens 32000\n  jetc inspect model.jetbin --code sm_90a > kernels.ptx\n  jetc inspect model.jetbin --code x86-64-v3 > code && objdump -D -b binary -m i386:x86-64 code")]
 pub struct Args {
     /// The artifact
     artifact: PathBuf,
@@ -34,6 +34,9 @@ pub struct Args {
     /// How evenly the steps divide among these numbers of threads
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Vec<u32>,
+    /// The same in a sequence that holds so many tokens
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "threads")]
+    tokens: u32,
     /// Nothing but the code of this target, as it is: PTX text, or machine code, in which `--kernels` says where each kernel is
     #[arg(long, value_name = "TARGET", conflicts_with_all = ["kernels", "schedule", "memory", "weights", "recipe", "threads", "json"])]
     code: Option<String>,
@@ -55,7 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         return code(&reader, target);
     }
     if args.json {
-        output::json(&everything(&reader, &args.threads)?)?;
+        output::json(&everything(&reader, (&args.threads, args.tokens))?)?;
         return Ok(Outcome::Done);
     }
     overview(&reader)?;
@@ -77,7 +80,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
                 print!("\n{phase} on {}: {}", target.name, print::memory_plan(&program));
             }
             for &threads in &args.threads {
-                print_balance(&target.name, &balance(phase, &program, threads));
+                print_balance(&target.name, &balance((&reader, index), (phase, &program), threads, args.tokens));
             }
         }
     }
@@ -174,7 +177,7 @@ fn by_type(reader: &Reader<'_>) -> String {
     if texts.len() > 1 { format!(": {}", texts.join(", ")) } else { String::new() }
 }
 
-fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
+fn everything(reader: &Reader<'_>, balances: (&[u32], u32)) -> anyhow::Result<Value> {
     let (facts, (major, minor)) = (reader.facts(), reader.version());
     let sections: Vec<_> = reader
         .sections()
@@ -190,7 +193,7 @@ fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
                 "sources": w.sources.lines().collect::<Vec<_>>() })
         })
         .collect();
-    let targets: Vec<_> = (0..).zip(reader.targets().iter()).map(|(i, t)| target_json(reader, (i, &t), threads)).collect();
+    let targets: Vec<_> = (0..).zip(reader.targets().iter()).map(|(i, t)| target_json(reader, (i, &t), balances)).collect();
     Ok(json!({
         "identity": hex(&reader.identity()),
         "format": [major, minor],
@@ -211,7 +214,11 @@ fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
     }))
 }
 
-fn target_json(reader: &Reader<'_>, (index, target): (u32, &jetbin::TargetDesc), threads: &[u32]) -> Value {
+fn target_json(
+    reader: &Reader<'_>,
+    (index, target): (u32, &jetbin::TargetDesc),
+    (threads, tokens): (&[u32], u32),
+) -> Value {
     let states: Vec<_> = reader
         .states(index)
         .iter()
@@ -227,7 +234,7 @@ fn target_json(reader: &Reader<'_>, (index, target): (u32, &jetbin::TargetDesc),
         .map(|k| json!({ "name": k.name, "key": k.key, "offset": k.offset, "bytes": k.length }))
         .collect();
     let program_list: Vec<_> = programs(reader, index).map(|(phase, program)| program_json(phase, &program)).collect();
-    let each = |&n: &u32| programs(reader, index).map(move |(phase, program)| balance(phase, &program, n));
+    let each = |&n: &u32| programs(reader, index).map(move |(phase, p)| balance((reader, index), (phase, &p), n, tokens));
     let balances: Vec<_> = threads.iter().flat_map(each).collect();
     json!({ "name": target.name, "balance": balances, "device": target.device.to_string(), "arch": target.arch, "features": target.features,
         "rank": target.rank, "slot_bytes": reader.slot_bytes(index), "states": states, "code_bytes": reader.code(index).len(),

@@ -175,7 +175,10 @@ pub fn select_phase(
     let graph = &target_graph(graph, target)?;
     let rows = rows(phase, limits);
     let cost = price::cost_model(target, phase, limits);
-    let fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
+    let mut fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
+    if phase == Phase::Decode && !target.is_gpu() {
+        fused = jet_passes::split_attention(fused, limits.max_context as usize, &cost)?;
+    }
     jet_ir::verify(&fused.graph).context("fusion made an invalid graph, which is a defect of jetc")?;
     let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
     let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;

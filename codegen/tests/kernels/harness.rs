@@ -231,7 +231,7 @@ fn packed_for(target: &Target, graph: &Graph) -> Graph {
     packed
 }
 
-/// Nothing for a GPU whose products do not take these weights.
+/// Nothing for a GPU whose products do not take these weights, or whose attention is not in parts.
 fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations: Activations) -> Option<Variant> {
     let graph = &packed_for(target, graph);
     let groups = group_kernels(graph).unwrap_or_else(|e| panic!("{e}"));
@@ -239,7 +239,9 @@ fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations
     for group in &groups {
         match select(graph, group, target, phase, activations, MOST_ROWS) {
             Ok(b) => built.push(b),
-            Err(e) if target.is_gpu() && e.reason.contains("must be bf16") => return None,
+            Err(e) if target.is_gpu() && ["must be bf16", "for CPUs"].iter().any(|r| e.reason.contains(r)) => {
+                return None;
+            }
             Err(e) => panic!("{}: {e}", target.name),
         }
     }

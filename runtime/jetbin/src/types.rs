@@ -272,7 +272,8 @@ pub struct Step {
 pub struct Cost {
     /// Bytes of weights, a call.
     pub weight_bytes: u64,
-    /// Bytes of state read and written, a sequence of the call: one in a prefill, a row in a decode.
+    /// Bytes of state read and written, a sequence of the call: one in a prefill, a row in a decode. What attention reads of
+    /// the caches is not in it: it grows with the sequence.
     pub state_bytes: u64,
     /// Bytes of activations read and written, a row.
     pub act_bytes: u64,

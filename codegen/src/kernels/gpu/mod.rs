@@ -40,6 +40,7 @@ pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape
             step.map_or_else(|| delta::delta(cx, head, stores), Ok)
         }
         Some(Op::Attention(_)) => attention::attention(cx, head, stores),
+        Some(Op::AttentionParts(_) | Op::AttentionMerge(_)) => refuse("attention in parts is for CPUs"),
         Some(Op::Embed(_)) => gather::embed(cx, head),
         Some(Op::Argmax(_)) => gather::argmax(cx, head),
         Some(Op::RingPush(op)) => gather::ring_push(cx, head, op.taps),
