@@ -120,6 +120,7 @@ fn argument(
         Binding::ItemBegin => Arg::ItemBegin,
         Binding::ItemEnd => Arg::ItemEnd,
         Binding::Scratch => Arg::Scratch,
+        Binding::Arrivals => Arg::Arrivals,
     })
 }
 
