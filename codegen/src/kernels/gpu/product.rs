@@ -95,9 +95,8 @@ impl Plan {
         // sums, and for each block in a batch two steps of four registers, here and on their way
         let most = (MOST_REGISTERS[resident as usize - 1] - 4 * groups * per_warp) / (16 * per_warp);
         let most = most.clamp(1, (MOST_IN_FLIGHT / per_warp).max(1));
-        // as many at a time as leave the least to do for nothing; the most of those
-        let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
-        let batch = if mine > most { batch.max(most.min(4)) } else { batch };
+        // whole batches, whatever the tile: a warp's share is the same in all kernels, and so is the order of sums
+        let batch = (1..=most).rev().find(|batch| mine.is_multiple_of(*batch)).unwrap_or(1);
         Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups: false }
     }
 
