@@ -25,6 +25,8 @@ use jetbin::{Cost, Phase};
 /// The outputs that come from one set of accumulators.
 pub(super) struct Segment {
     pub spec: PackSpec,
+    /// The weights in it: those of the accumulators.
+    pub weights: Vec<Id>,
     pub accs: Vec<Id>,
     pub stores: Vec<Id>,
     /// Rings that a convolution among the stores reads, with the new values at the end.
@@ -151,7 +153,8 @@ pub(super) fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segmen
         match all.iter_mut().find(|s| s.accs == accs && s.spec == spec) {
             Some(segment) => segment.stores.push(store),
             None => {
-                all.push(Segment { spec, accs, stores: vec![store], pushes: vec![], first_item });
+                let weights = accs.iter().map(|a| cx.graph.node(*a).args[1]).collect();
+                all.push(Segment { spec, weights, accs, stores: vec![store], pushes: vec![], first_item });
                 first_item += spec.items() as u32;
             }
         }
@@ -369,8 +372,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     fn weights(&self, segment: &Segment) -> Ptr<'k, F32> {
-        let sources: Vec<Id> = segment.accs.iter().map(|a| self.cx.graph.node(*a).args[1]).collect();
-        self.cx.weight(segment.spec, &sources)
+        self.cx.weight(segment.spec, &segment.weights)
     }
 
     /// Fills the tile with the sums of `here` rows from `row` on.

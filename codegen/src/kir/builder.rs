@@ -35,7 +35,7 @@ impl Builder {
     pub fn build(name: &str, target: &Target, body: impl for<'k> FnOnce(&'k Builder)) -> Kernel {
         let (params, types, body_block) = (vec![], vec![], Block::default());
         let (items, launch) = (Items::default(), None);
-        let kernel = Kernel { name: name.into(), params, types, body: body_block, items, launch };
+        let kernel = Kernel { name: name.into(), params, types, body: body_block, items, launch, cluster: 1 };
         let k = Builder::resume(kernel, target);
         body(&k);
         k.finish()
@@ -81,6 +81,11 @@ impl Builder {
         self.special(Op::CtaId)
     }
 
+    /// Makes clusters of so many neighbouring CTAs.
+    pub fn cluster(&self, ctas: u32) {
+        self.state.borrow_mut().kernel.cluster = ctas;
+    }
+
     /// How threads share the work of this kernel.
     ///
     /// # Panics
@@ -103,6 +108,11 @@ impl Builder {
     /// Waits for all threads of the CTA.
     pub fn barrier(&self) {
         self.push(Op::Barrier, &[], &[]);
+    }
+
+    /// Waits for all threads of the cluster.
+    pub fn cluster_barrier(&self) {
+        self.push(Op::ClusterBarrier, &[], &[]);
     }
 
     /// Makes the copies since the last call a group.

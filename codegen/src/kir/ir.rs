@@ -28,6 +28,8 @@ pub enum Space {
     Global,
     /// This worker's own: a slice of the arena per thread on a CPU, memory that the threads of a CTA share on a GPU.
     Scratch,
+    /// Shared memory of any CTA of this cluster.
+    Cluster,
 }
 
 /// The type of a value. A scalar is a vector of one lane.
@@ -88,6 +90,8 @@ pub enum Cap {
     Prefetch,
     /// A kernel starts while the one before still runs, and says where it needs what that one wrote.
     DependentLaunch,
+    /// CTAs in clusters: a barrier for all of them, and each other's shared memory.
+    Cluster,
 }
 
 /// What an instruction does.
@@ -170,6 +174,16 @@ pub enum Op {
     },
     /// Waits until all threads of the CTA are here; what they wrote to shared memory is seen by all from here on.
     Barrier,
+    /// The same for all CTAs of the cluster, and what their threads wrote to shared memory of any of them.
+    ClusterBarrier,
+    /// `(shared, rank)`: the same place in the shared memory of a CTA of the cluster.
+    Peer,
+    /// `(ptr, last)`: adds one to the i32 there, or makes it zero where it is `last`, at once for all CTAs; gives what it was. Who gets
+    /// `last` is the last of so many that arrive: it sees what the others had written before they came, and the count is as at the start.
+    Arrive {
+        /// Bytes added to the address.
+        offset: i32,
+    },
     /// The value that the lane of this warp holds whose number differs in these bits.
     ShuffleXor(u8),
     /// `(value, lane)`: the value that a lane of this warp holds.
@@ -289,6 +303,8 @@ pub struct Kernel {
     pub items: Items,
     /// How threads share it; none for a kernel that one thread runs.
     pub launch: Option<Launch>,
+    /// CTAs of a cluster, neighbours in the order of items; 1 where they have nothing to do with each other.
+    pub cluster: u32,
 }
 
 impl Elem {
@@ -335,6 +351,8 @@ impl Op {
             Op::ThreadId | Op::CtaId | Op::Shared { .. } | Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle => {
                 Some(Cap::Threads)
             }
+            Op::Arrive { .. } => Some(Cap::Threads),
+            Op::ClusterBarrier | Op::Peer => Some(Cap::Cluster),
             Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
@@ -348,11 +366,11 @@ impl Op {
     /// Whether equal operands always give equal results and nothing else happens.
     pub fn is_pure(&self) -> bool {
         let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::LoadMatrix { .. } | Op::Shared { .. });
-        let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma);
+        let threads = matches!(self, Op::Barrier | Op::ClusterBarrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma);
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
         let groups = self.needs() == Some(Cap::Wgmma);
-        let others = matches!(self, Op::For { .. } | Op::If | Op::Prefetch { .. });
+        let others = matches!(self, Op::For { .. } | Op::If | Op::Prefetch { .. } | Op::Arrive { .. });
         !(groups || memory || threads || copies || launches || others)
     }
 }

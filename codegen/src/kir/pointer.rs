@@ -53,6 +53,18 @@ impl<'k, E: Stored> Ptr<'k, E> {
         self.k.push(Op::CopyAsync { to: self.offset, from: from.offset }, &[self.id, from.id], &[]);
     }
 
+    /// The same place, which is shared memory, in CTA `rank` of the cluster.
+    pub fn peer(self, rank: impl Operand<'k, Index>) -> Self {
+        let id = self.k.push1(Op::Peer, &[self.id, rank.on(self.k).id], Type::Ptr(super::Space::Cluster));
+        Ptr { id, ..self }
+    }
+
+    /// Counts arrivals here, see [`Op::Arrive`].
+    pub fn arrive(self, last: impl Operand<'k, Index>) -> V<'k, I32> {
+        let op = Op::Arrive { offset: self.offset };
+        V::wrap(self.k, self.k.push1(op, &[self.id, last.on(self.k).id], Type::Vec(super::Elem::I32, 1)))
+    }
+
     /// Says that the cache line here will be read some time later; targets that take no such hints leave it out.
     pub fn prefetch(self) {
         self.k.push(Op::Prefetch { offset: self.offset }, &[self.id], &[]);

@@ -21,6 +21,7 @@ impl Display for Type {
         match self {
             Type::Ptr(Space::Global) => f.write_str("ptr.global"),
             Type::Ptr(Space::Scratch) => f.write_str("ptr.scratch"),
+            Type::Ptr(Space::Cluster) => f.write_str("ptr.cluster"),
             Type::Vec(e, 1) => write!(f, "{e}"),
             Type::Vec(e, n) => write!(f, "{e}x{n}"),
         }
@@ -62,6 +63,9 @@ const NAMES: &[(&str, Op)] = &[
     ("prefetch", Op::Prefetch { offset: 0 }),
     ("shared", Op::Shared { bytes: 0 }),
     ("barrier", Op::Barrier),
+    ("cluster_barrier", Op::ClusterBarrier),
+    ("peer", Op::Peer),
+    ("arrive", Op::Arrive { offset: 0 }),
     ("shuffle_xor", Op::ShuffleXor(0)),
     ("shuffle", Op::Shuffle),
     ("mma", Op::Mma),
@@ -97,7 +101,7 @@ impl Op {
             Op::Offset { scale } => vec![("", i64::from(*scale))],
             Op::Load(m) | Op::Store(m) => vec![("", i64::from(m.offset)), ("align", i64::from(m.align))],
             Op::For { step } => vec![("step", i64::from(*step))],
-            Op::Prefetch { offset } => vec![("", i64::from(*offset))],
+            Op::Prefetch { offset } | Op::Arrive { offset } => vec![("", i64::from(*offset))],
             Op::Shared { bytes } => vec![("", i64::from(*bytes))],
             Op::ShuffleXor(n) | Op::CopyWait(n) | Op::WgmmaWait(n) => vec![("", i64::from(*n))],
             Op::Wgmma { offset, lead, stride } => {
@@ -123,6 +127,7 @@ impl Op {
             Op::Offset { .. } => Op::Offset { scale: numbers[0].try_into().ok()? },
             Op::For { .. } => Op::For { step: numbers[0].try_into().ok()? },
             Op::Prefetch { .. } => Op::Prefetch { offset: numbers[0].try_into().ok()? },
+            Op::Arrive { .. } => Op::Arrive { offset: numbers[0].try_into().ok()? },
             Op::Shared { .. } => Op::Shared { bytes: numbers[0].try_into().ok()? },
             Op::ShuffleXor(_) => Op::ShuffleXor(numbers[0].try_into().ok()?),
             Op::CopyWait(_) => Op::CopyWait(numbers[0].try_into().ok()?),
@@ -223,7 +228,8 @@ impl Display for Kernel {
         let params: Vec<_> = self.params.iter().map(param).collect();
         let per_row = if self.items.per_row { " per_row" } else { "" };
         let threads = |l: super::Launch| format!(" threads {} ctas {} rows {}", l.threads, l.ctas, l.rows);
-        let launch = self.launch.map_or(String::new(), threads);
+        let cluster = if self.cluster > 1 { format!(" cluster {}", self.cluster) } else { String::new() };
+        let launch = self.launch.map_or(String::new(), threads) + &cluster;
         writeln!(f, "kernel {}({}) items {}{per_row}{launch} {{", self.name, params.join(", "), self.items.fixed)?;
         let mut text = String::new();
         print_block(self, &names, &self.body, 1, &mut text)?;

@@ -82,6 +82,19 @@ fn plain_products_of_every_shape() {
     }
 }
 
+/// Columns of `k` that warps share out in numbers that no batch of loads divides: 43 blocks each, as in the 4B model; 7; 17.
+#[test]
+fn sums_over_many_columns() {
+    for k in [11008, 8 * 7 * 32, 8 * 17 * 32 - 40] {
+        let mut g = Graph::new("deep");
+        let x = input(&mut g, "x", k);
+        let grid = g.add(Sweep {}, &[x]).unwrap();
+        let y = acc(&mut g, grid, "w", 16, Elem::Bf16);
+        give(&mut g, "y", y);
+        both(&g, &[1, 9], PRODUCT);
+    }
+}
+
 #[test]
 fn a_product_in_memory_needs_no_grid() {
     let mut g = Graph::new("matmul");

@@ -9,6 +9,7 @@ mod attention;
 mod chunk;
 mod chunk_columns;
 mod delta;
+mod delta_conv;
 mod delta_step;
 mod flash;
 mod gather;
@@ -20,8 +21,9 @@ mod rowwise;
 
 use super::context::{Context, Shape, Unsupported};
 use crate::kir::{Index, Items, Launch, V};
+use crate::targets::Target;
 use jet_ir::ops::Sort;
-use jet_ir::{Id, Op};
+use jet_ir::{Id, Op, Type};
 use jetbin::Phase;
 
 /// The kernel of a group whose grid or first op is `head`.
@@ -32,7 +34,8 @@ pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape
             product::product(cx, head, stores)
         }
         Some(Op::Matmul(_)) => product::product(cx, head, &[head]),
-        Some(Op::GatedDeltaRule(_) | Op::DeltaL2(_) | Op::DeltaConv(_)) => {
+        Some(Op::DeltaConv(_)) => delta_conv::delta_conv(cx, head, stores),
+        Some(Op::GatedDeltaRule(_) | Op::DeltaL2(_)) => {
             let step = if cx.phase == Phase::Decode { delta_step::delta_step(cx, head, stores)? } else { None };
             step.map_or_else(|| delta::delta(cx, head, stores), Ok)
         }
@@ -48,6 +51,14 @@ pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape
         Some(Op::Rope(op)) => Ok(rowwise::rope(cx, head, op.head_dim)),
         Some(op) if op.sort() == Sort::Map => rowwise::map(cx, head),
         _ => refuse("neither a grid nor an op in memory"),
+    }
+}
+
+/// Whether a GPU has a kernel for an op that only some machines and shapes have one for.
+pub(crate) fn supports(target: &Target, op: &Op, args: &[Type], result: Type) -> bool {
+    match op {
+        Op::DeltaConv(op) => delta_conv::supports(target, op, args, result),
+        _ => true,
     }
 }
 

@@ -12,8 +12,9 @@ pub struct Activation<'a, 'k, 'g> {
     pub from: Ptr<'k, F32>,
     /// Columns.
     pub cols: u32,
-    /// The first row of the CTA.
+    /// The first row of the CTA, and the last one of all: rows beyond are that one.
     pub first: V<'k, Index>,
+    pub last: V<'k, Index>,
     /// Norm weight, and the factor of each row of the CTA in shared memory.
     pub norm: Option<(Ptr<'k, F32>, Ptr<'k, F32>)>,
 }
@@ -28,7 +29,7 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
     pub fn new(cx: &'a Context<'k, 'g>, grid: Id, first: V<'k, Index>, tokens: u32) -> Option<Self> {
         let x = cx.graph.node(grid).args[0];
         let cols = cx.cols(x) as u32;
-        let mut a = Activation { cx, from: rows_of_fours(cx.value(x), cols), cols, first, norm: None };
+        let mut a = Activation::plain(cx, x, first, cx.rows() - 1u32);
         match cx.graph.op(grid)? {
             Op::Sweep(_) | Op::Matmul(_) => {}
             Op::SweepNorm(op) => {
@@ -42,9 +43,15 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
         Some(a)
     }
 
+    /// Rows `first` to `last` of `x` as they are.
+    pub fn plain(cx: &'a Context<'k, 'g>, x: Id, first: V<'k, Index>, last: V<'k, Index>) -> Self {
+        let cols = cx.cols(x) as u32;
+        Activation { cx, from: rows_of_fours(cx.value(x), cols), cols, first, last, norm: None }
+    }
+
     /// The address of row `token` of the CTA; of rows beyond the last, that one.
     fn row(&self, token: V<'k, Index>) -> Ptr<'k, F32> {
-        let row = (self.first + token).imin(self.cx.rows() - 1u32);
+        let row = (self.first + token).imin(self.last);
         self.from.at(row * self.cols)
     }
 

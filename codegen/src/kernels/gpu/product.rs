@@ -32,6 +32,10 @@ const CHUNK: u32 = 2;
 const TILES: [u32; 3] = [8, 32, 64];
 /// Blocks of one panel that a warp of decode asks for at once.
 const MOST_IN_FLIGHT: u32 = 6;
+/// Warps of a CTA of decode.
+pub const WARPS: u32 = 8;
+/// The same, where a CTA has a multiprocessor to itself and its weights are few.
+const MOST_OF_ROW: u32 = 12;
 /// Elements from one row of a chunk to the next: 64 more bytes than there are, so that no two lanes that load at once
 /// meet in a bank.
 const CHUNK_STRIDE: u32 = CHUNK * BLOCK + 32;
@@ -63,8 +67,8 @@ impl Plan {
         match cx.phase {
             Phase::Decode => {
                 let groups = cx.tile / ROWS;
-                let split = [8, 4, 2].into_iter().find(|s| blocks >= 4 * s).unwrap_or(1);
-                let (across, mine) = (8 / split, blocks.div_ceil(split));
+                let split = Plan::split(blocks);
+                let (across, mine) = (WARPS / split, blocks.div_ceil(split));
                 let once = panels.div_ceil(across);
                 let all: u32 = segments.iter().map(|s| (s.spec.items() * s.spec.item_panels()) as u32).sum();
                 // rows are read half as often if a CTA has two panels; but no multiprocessor should be idle
@@ -82,6 +86,21 @@ impl Plan {
                 Plan { split: 1, across: 4, per_warp, groups: 8, blocks: (blocks, CHUNK), resident: 2, warpgroups }
             }),
         }
+    }
+
+    /// Warps that share out so many blocks of `k` in decode. Sums are added in an order that depends on nothing else.
+    pub fn split(blocks: u32) -> u32 {
+        [8, 4, 2].into_iter().find(|s| blocks >= 4 * s).unwrap_or(1)
+    }
+
+    /// One row of a product with so many columns of `k` and so many panels for a CTA, all weights asked for at once.
+    pub fn of_row(k_len: u32, panels: u32) -> Plan {
+        let blocks = k_len.div_ceil(BLOCK);
+        let (split, warpgroups) = (Plan::split(blocks), false);
+        let (across, mine) = (WARPS / split, blocks.div_ceil(split));
+        let per_warp = panels.div_ceil(across);
+        let batch = (MOST_OF_ROW / per_warp).clamp(1, mine);
+        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, warpgroups }
     }
 
     pub fn threads(&self) -> u32 {
@@ -122,7 +141,7 @@ impl Plan {
     }
 
     /// Bytes of shared memory that sums and chunks take turns in.
-    fn shared(&self, phase: Phase) -> u32 {
+    pub fn shared(&self, phase: Phase) -> u32 {
         let chunks = if phase == Phase::Prefill { 2 * 2 * self.rows() * CHUNK_STRIDE } else { 0 };
         (4 * self.split * self.sums()).max(chunks)
     }
@@ -168,13 +187,13 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
 
 pub struct Kernel<'a, 'k, 'g> {
     pub cx: &'a Context<'k, 'g>,
-    segments: &'a [Segment],
-    k_len: u32,
+    pub segments: &'a [Segment],
+    pub k_len: u32,
     pub plan: Plan,
     /// Which panels are this CTA's.
-    group: V<'k, Index>,
+    pub group: V<'k, Index>,
     /// Its first row.
-    first: V<'k, Index>,
+    pub first: V<'k, Index>,
 }
 
 /// Sums: panels of a warp, groups of rows.
@@ -228,12 +247,11 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// Where this lane's fragments of each of its warp's panels start; panels beyond the last are that one.
-    fn panels(&self) -> Vec<Ptr<'k, F32>> {
+    pub fn panels(&self) -> Vec<Ptr<'k, F32>> {
         let (k, plan) = (self.cx.k, self.plan);
         let (mine, lane) = ((k.warp_id() / plan.split) * plan.per_warp, k.warp().rank);
         self.pick(&|segment, item| {
-            let sources: Vec<Id> = segment.accs.iter().map(|a| self.cx.graph.node(*a).args[1]).collect();
-            let base = self.cx.weight::<F32>(segment.spec, &sources);
+            let base = self.cx.weight::<F32>(segment.spec, &segment.weights);
             let (per_item, all) =
                 (segment.spec.item_panels() as u32, segment.spec.items() * segment.spec.item_panels());
             let panel = |i: u32| {
@@ -245,7 +263,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// The first block of this warp.
-    fn first_block(&self) -> V<'k, Index> {
+    pub fn first_block(&self) -> V<'k, Index> {
         let k = self.cx.k;
         (k.warp_id() % self.plan.split) * self.plan.blocks.0
     }
@@ -299,7 +317,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// Sums over this warp's share of `k`: weights are asked for one batch ahead.
-    fn streamed(&self, panels: &[Ptr<'k, F32>], x: &Activation<'_, 'k, '_>, ahead: Weights<'k>) -> Sums<'k> {
+    pub fn streamed(&self, panels: &[Ptr<'k, F32>], x: &Activation<'_, 'k, '_>, ahead: Weights<'k>) -> Sums<'k> {
         let (k, (mine, batch)) = (self.cx.k, self.plan.blocks);
         let (token, col) = self.place();
         let (first, ragged) = (self.first_block(), self.is_ragged());
@@ -319,7 +337,9 @@ impl<'k> Kernel<'_, 'k, '_> {
                 (step(first + b, &weights, sums), next)
             }),
         };
-        step(first + whole, &last, sums)
+        // what is left of the last batch: blocks behind it are another warp's
+        let rest = ((mine - whole) * 2 * self.plan.per_warp) as usize;
+        step(first + whole, &last[..rest.min(last.len())].to_vec(), sums)
     }
 
     /// Sums over all of `k`, activations through two chunks of shared memory in turn.
@@ -373,7 +393,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// Sums to shared memory: `[split][row][panel][slot]`.
-    fn write(&self, sums: &Sums<'k>, shared: Ptr<'k, F32>) {
+    pub fn write(&self, sums: &Sums<'k>, shared: Ptr<'k, F32>) {
         let (k, plan) = (self.cx.k, self.plan);
         let (lane, warp) = (k.warp().rank, k.warp_id());
         let to = shared.at((warp % plan.split) * plan.sums() + (warp / plan.split) * (plan.per_warp * SLOTS));
@@ -442,7 +462,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// What accumulator `source` of a segment holds at lane `lane` of an item; `sums` is where its lane is.
-    fn accumulators(
+    pub fn accumulators(
         &self,
         segment: &Segment,
         source: u32,
