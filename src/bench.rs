@@ -228,7 +228,7 @@ fn work(model: &Model, test: Test) -> Work {
 
 /// One call with so many rows, of which the head sees some.
 fn call(model: &Model, phase: Phase, rows: u32, head_rows: u32) -> Work {
-    let Some(program) = model.reader().program(model.target(), phase) else { return Work::default() };
+    let Some(program) = model.reader().serving(model.target(), phase, rows) else { return Work::default() };
     program.steps().iter().fold(Work::default(), |sum, step| {
         let rows = u64::from(if step.domain == Domain::Head { head_rows } else { rows });
         let sequences = if phase == Phase::Prefill { rows.min(1) } else { rows };

@@ -56,6 +56,7 @@ fn select_tile(
         kernels::build(graph, target, how, (tile, declared), "kernel", |cx| one(cx, group))?;
     let name = format!("{}_{digest:016x}", shape.name);
     kernel.name.clone_from(&name);
+    kernel.doc = doc(graph, group);
     let wider = match wider.filter(|(beyond, _)| most_rows > *beyond) {
         Some((beyond, tile)) => {
             let next = select_tile(graph, group, target, (how, most_rows), (tile, &params))?;
@@ -123,6 +124,27 @@ fn key(graph: &Graph, group: &Group, target: &Target, how: (Phase, Activations))
         let _ = write!(text, " -> {}", graph.ty(node));
     }
     text
+}
+
+/// What the group computes: its head, then what is stored, with `_` for the head and types for what comes from outside.
+fn doc(graph: &Graph, group: &Group) -> String {
+    let Some(head) = group.grid.or(group.nodes.first().copied()) else { return String::new() };
+    let mut text = expression(graph, group, None, head);
+    for &end in group.nodes.iter().filter(|n| **n != head && ends_work(graph, **n)) {
+        let _ = write!(text, "\n  {}", expression(graph, group, Some(head), end));
+    }
+    text
+}
+
+/// A node of a group as a nested expression.
+fn expression(graph: &Graph, group: &Group, head: Option<Id>, id: Id) -> String {
+    let Some(op) = graph.op(id).filter(|_| group.nodes.contains(&id)) else { return format!("[{}]", graph.ty(id)) };
+    if head == Some(id) {
+        return "_".into();
+    }
+    let args = graph.node(id).args.iter().map(|arg| expression(graph, group, head, *arg));
+    let attrs = op.info().attrs.iter().zip(op.attrs()).map(|(name, value)| format!("{name}={value}"));
+    format!("{}({})", op.info().name, args.chain(attrs).collect::<Vec<_>>().join(", "))
 }
 
 /// FNV-1a: names need no secrecy, only stability.

@@ -2,10 +2,10 @@
 
 use super::compile::CompileArgs;
 use super::{Outcome, output};
-use crate::compile::{CompileRequest, Limits, Model, price::cost_model, source_graph};
+use crate::compile::{CompileRequest, Limits, Model, price::{cost_model, of_sequences}, source_graph};
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
-use jet_codegen::targets::Target;
+use jet_codegen::targets::{TARGETS, Target};
 use jet_frontend::{ModelConfig, WeightFormat};
 use jet_ir::{Graph, OutputKind};
 use jet_passes::{Explanation, Options, explain, fuse, listing};
@@ -20,7 +20,8 @@ each stored result from the model's own operations, and what every rejected alte
 
 Examples:
   jetc explain model.jetbin
-  jetc explain model.jetbin mixer_hidden.0 --phase prefill";
+  jetc explain model.jetbin mixer_hidden.0 --phase prefill
+  jetc explain model.toml mixer_hidden.0 --target sm_90a";
 
 /// Show which rewrites made the kernels, and the costs of the rejected alternatives
 #[derive(clap::Args)]
@@ -31,10 +32,10 @@ pub struct Args {
     source: PathBuf,
     /// The part of the model that ends in this result
     result: Option<String>,
-    /// Which of the two programs
+    /// Which of the programs
     #[arg(long, value_enum, default_value_t = Which::Decode)]
     phase: Which,
-    /// For which target (default: the first one)
+    /// For which target: of an artifact, one of its own (default: the first one)
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
     /// Print JSON instead of text
@@ -44,11 +45,15 @@ pub struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Which {
+    /// Tokens of a prompt
     Prefill,
+    /// A token of each of many sequences
     Decode,
+    /// A token of one sequence
+    DecodeOne,
 }
 
-/// What is explained.
+/// What is explained, and for which targets it can be.
 struct Subject {
     graph: Graph,
     targets: Vec<String>,
@@ -64,11 +69,11 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let name = args.target.as_ref().or(subject.targets.first()).context("there is no target")?;
     ensure!(subject.targets.contains(name), "--target: found {name}, expected one of {}", subject.targets.join(", "));
     let target = Target::named(name).with_context(|| format!("this build does not know the target {name}"))?;
-    let phase = match args.phase {
-        Which::Prefill => Phase::Prefill,
-        Which::Decode => Phase::Decode,
+    let cost = match args.phase {
+        Which::Prefill => cost_model(target, Phase::Prefill, subject.limits),
+        Which::Decode => cost_model(target, Phase::Decode, subject.limits),
+        Which::DecodeOne => of_sequences(target, 1, subject.limits),
     };
-    let cost = cost_model(target, phase, subject.limits);
     match &args.result {
         Some(result) => {
             let explanation = explain(&subject.graph, result, &cost, &Options::default())?;
@@ -98,7 +103,10 @@ fn nameable(graph: &Graph) -> Vec<&str> {
 fn of_source(source: &Path) -> anyhow::Result<Subject> {
     let request: CompileRequest = CompileArgs::default().request(source.to_path_buf(), PathBuf::new());
     let model = Model::open(&request)?;
-    Ok(Subject { graph: model.graph, targets: model.settings.targets, limits: model.settings.limits })
+    let mut targets = model.settings.targets;
+    let others = TARGETS.iter().map(|t| t.name.to_string()).filter(|name| !targets.contains(name));
+    targets.extend(others.collect::<Vec<_>>());
+    Ok(Subject { graph: model.graph, targets, limits: model.settings.limits })
 }
 
 /// The graph is made again from the configuration and the recipe that travel in the artifact.

@@ -2,16 +2,17 @@
 
 use super::{Outcome, output};
 use crate::balance::{Balance, balance};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use jet_runtime::{Model, OpenOptions};
-use jetbin::{Phase, ProgramView, Reader, SectionKind, hex, print};
+use jetbin::{DeviceKind, Phase, ProgramView, Reader, SectionKind, hex, print};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 /// Show what an artifact holds: sections, recipe, targets, kernels, states, schedule and memory plan
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64")]
+#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64\n  jetc inspect model.jetbin --code sm_90a > kernels.ptx\n  jetc inspect model.jetbin --code x86-64-v3 > code && objdump -D -b binary -m i386:x86-64 code")]
 pub struct Args {
     /// The artifact
     artifact: PathBuf,
@@ -33,6 +34,9 @@ pub struct Args {
     /// How evenly the steps divide among these numbers of threads
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Vec<u32>,
+    /// Nothing but the code of this target, as it is: PTX text, or machine code, in which `--kernels` says where each kernel is
+    #[arg(long, value_name = "TARGET", conflicts_with_all = ["kernels", "schedule", "memory", "weights", "recipe", "threads", "json"])]
+    code: Option<String>,
     /// Everything as JSON
     #[arg(long)]
     json: bool,
@@ -47,6 +51,9 @@ const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let model = Model::read(&args.artifact, &OpenOptions::default())?;
     let reader = model.reader();
+    if let Some(target) = &args.code {
+        return code(&reader, target);
+    }
     if args.json {
         output::json(&everything(&reader, &args.threads)?)?;
         return Ok(Outcome::Done);
@@ -77,6 +84,19 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// Writes the code of a target to stdout; machine code not to a terminal.
+fn code(reader: &Reader<'_>, name: &str) -> anyhow::Result<Outcome> {
+    let targets = reader.targets();
+    let names: Vec<String> = targets.iter().map(|t| t.name).collect();
+    let index = names.iter().position(|n| *n == name);
+    let index = index.with_context(|| format!("--code: found {name}, expected one of {}", names.join(", ")))?;
+    let (code, mut out) = (reader.code(index as u32), std::io::stdout().lock());
+    let is_text = targets.get(index as u32).is_some_and(|t| t.device != DeviceKind::Cpu);
+    ensure!(is_text || !out.is_terminal(), "--code: the machine code of {name} goes to a file or another program only, not to a terminal");
+    out.write_all(code)?;
+    Ok(Outcome::Done)
+}
+
 fn print_balance(target: &str, b: &Balance) {
     println!(
         "\n{} of {} rows on {target}, {} threads: {:.1} % of their time is work",
@@ -99,7 +119,8 @@ fn json_section(reader: &Reader<'_>, kind: SectionKind) -> anyhow::Result<Value>
 
 fn programs<'a>(reader: &Reader<'a>, target: u32) -> impl Iterator<Item = (Phase, ProgramView<'a>)> {
     let reader = *reader;
-    PHASES.into_iter().filter_map(move |phase| Some((phase, reader.program(target, phase)?)))
+    let few = reader.program_of_few(target).map(|program| (Phase::Decode, program));
+    PHASES.into_iter().filter_map(move |phase| Some((phase, reader.program(target, phase)?))).chain(few)
 }
 
 fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {

@@ -189,6 +189,10 @@ fn explanations_name_rules_and_rejected_alternatives() {
     assert!(!json["derivations"].as_array().unwrap().is_empty() && !json["regrets"].as_array().unwrap().is_empty());
     let whole = run(args!["explain", austen(), "--json"]).ok().json();
     assert!(whole["results"].as_array().unwrap().iter().any(|r| r == "mixer_hidden.3"));
+    let gpu = run(args!["explain", austen(), "mixer_hidden.0", "--target", "sm_90a"]).ok().stdout;
+    assert!(gpu.contains("pack_frag("), "{gpu}");
+    let absent = run(args!["explain", artifact(), "--target", "sm_90a"]);
+    assert!(absent.stderr.contains("--target: found sm_90a, expected one of "), "{}", absent.stderr);
     let unknown = run(args!["explain", artifact(), "layer_hidden.99"]);
     assert_eq!(unknown.code, Some(2));
     assert!(

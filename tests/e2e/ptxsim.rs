@@ -43,6 +43,22 @@ fn within(mut jetc: Command, device: &str, (artifact, reference): (&Path, &Path)
     assert!(compared > 3, "{case}: {compared} keys");
 }
 
+/// The text says of each kernel what it computes, and whoever wants to read it can have it.
+#[test]
+fn the_code_of_a_target_can_be_read() {
+    let folder = folder();
+    let artifact = compiled(folder.path(), "tiny-c-mix", "sm_80");
+    let text = run(args!["inspect", artifact, "--code", "sm_80"]).ok().stdout;
+    assert!(text.starts_with(".version 7.8\n.target sm_80\n"), "{}", &text[..80]);
+    let lines: Vec<&str> = text.lines().collect();
+    let entries = (1..lines.len()).filter(|i| lines[*i].starts_with(".visible .entry "));
+    let documented = entries.clone().filter(|i| lines[i - 1].starts_with("// "));
+    assert!(entries.clone().count() > 10 && entries.count() == documented.count(), "{text}");
+    assert!(text.contains("//   store(silu(dynamic_conv(bias(acc(_, [packed bf16["), "{text}");
+    let said = run(args!["inspect", artifact, "--code", "x86-64-v3"]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(2), "error: --code: found x86-64-v3, expected one of sm_80\n"));
+}
+
 macro_rules! cases {
     ($($test:ident $case:literal $(, $more:expr)*;)*) => {$(
         #[test]

@@ -35,7 +35,8 @@ impl Builder {
     pub fn build(name: &str, target: &Target, body: impl for<'k> FnOnce(&'k Builder)) -> Kernel {
         let (params, types, body_block) = (vec![], vec![], Block::default());
         let (items, launch) = (Items::default(), None);
-        let kernel = Kernel { name: name.into(), params, types, body: body_block, items, launch, cluster: 1 };
+        let (name, doc) = (name.into(), String::new());
+        let kernel = Kernel { name, doc, params, types, body: body_block, items, launch, cluster: 1 };
         let k = Builder::resume(kernel, target);
         body(&k);
         k.finish()

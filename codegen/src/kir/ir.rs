@@ -293,6 +293,8 @@ pub struct Launch {
 pub struct Kernel {
     /// The symbol.
     pub name: String,
+    /// What it computes, line by line, for people.
+    pub doc: String,
     /// In the order of the words.
     pub params: Vec<Param>,
     /// The type of each value.

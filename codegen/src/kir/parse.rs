@@ -32,6 +32,7 @@ pub struct ParseError {
 pub fn parse(text: &str) -> Result<(Kernel, Vec<Place>), ParseError> {
     let kernel = Kernel {
         name: String::new(),
+        doc: String::new(),
         params: vec![],
         types: vec![],
         body: Block::default(),

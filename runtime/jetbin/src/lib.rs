@@ -25,4 +25,4 @@ pub use writer::{Writer, WriterOptions, Written};
 /// A reader of another major version must refuse.
 pub const MAJOR: u16 = 1;
 /// A reader of an older minor version must refuse.
-pub const MINOR: u16 = 2;
+pub const MINOR: u16 = 3;

@@ -105,7 +105,8 @@ pub fn emit(kernel: &Kernel) -> Result<String, EmitError> {
     e.block(&kernel.body);
     e.line("ret");
     let params: Vec<_> = (0..kernel.params.len()).map(|i| format!("  .param .u64 {}", e.param(i))).collect();
-    let mut text = format!(".visible .entry {}(\n{}\n)\n", kernel.name, params.join(",\n"));
+    let mut text: String = kernel.doc.lines().map(|line| format!("// {line}\n")).collect();
+    let _ = writeln!(text, ".visible .entry {}(\n{}\n)", kernel.name, params.join(",\n"));
     let _ = writeln!(text, ".reqntid {}, 1, 1\n.minnctapersm {}", launch.threads, launch.ctas);
     if kernel.cluster > 1 {
         let _ = writeln!(text, ".reqnctapercluster {}, 1, 1", kernel.cluster);
