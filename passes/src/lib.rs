@@ -27,7 +27,7 @@ pub use explain::{Explanation, explain};
 pub use fuse::{Fused, Report, extract, fuse};
 pub use layout::{LayoutTable, Program, assign_layout};
 pub use listing::listing;
-pub use merge::plan_ps;
 pub use memory::{Buffer, Domain, MemoryPlan, RowLimits, plan_memory, validate};
+pub use merge::plan_ps;
 pub use roofline::{H100, LayoutShare, Roofline, TargetParams, ZEN4_2};
 pub use saturate::{Options, Saturated, saturate};

@@ -73,7 +73,6 @@ fn gpu(target: &Target) -> TargetParams {
         workers: cost.processors.into(),
         layouts: &[LayoutShare { layout: Layout::Frag, few: (0.9, 0.25), many: (0.8, 0.5) }],
         staged_rows: f64::INFINITY,
-        joint_stores: false,
         // where there is a kernel for it
         conv_in_delta: true,
         ..H100

@@ -175,12 +175,7 @@ impl Selected {
 ///
 /// # Errors
 /// A group without a kernel, or a defect of the compiler that a verifier found.
-pub fn select_phase(
-    graph: &Graph,
-    limits: Limits,
-    target: &Target,
-    how: (Phase, Activations),
-) -> Result<Selected> {
+pub fn select_phase(graph: &Graph, limits: Limits, target: &Target, how: (Phase, Activations)) -> Result<Selected> {
     let stored = (target.is_gpu() && how.0 == Phase::Prefill).then(|| with_last_hidden(graph));
     let graph = stored.as_ref().unwrap_or(graph);
     let cost = price::cost_model(target, how.0, limits);

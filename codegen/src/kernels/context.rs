@@ -49,7 +49,8 @@ pub enum Binding {
     Scratch,
 }
 
-/// Scratch memory of each thread, in bytes: `fixed + rows * per_row`.
+/// Scratch memory of each thread, in bytes: `fixed + rows * per_row`. On a GPU all CTAs of a launch share it, and the first `fixed` bytes
+/// are zero before each launch: who changes them makes them zero again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scratch {
     /// Whatever the number of rows.

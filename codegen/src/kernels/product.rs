@@ -31,6 +31,8 @@ pub(super) struct Segment {
     pub stores: Vec<Id>,
     /// Rings that a convolution among the stores reads, with the new values at the end.
     pub pushes: Vec<Id>,
+    /// Of a GPU: `store_argmax` of an accumulator.
+    pub largest: Vec<Id>,
     pub first_item: u32,
 }
 
@@ -150,11 +152,19 @@ pub(super) fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segmen
         let (mut accs, mut order) = (vec![], RowOrder::Linear);
         describe(cx, value, &mut accs, &mut order)?;
         let spec = layout(cx, store, &accs, order)?;
+        let is_largest = matches!(cx.graph.op(store), Some(Op::StoreArgmax(_)));
+        if is_largest && (!cx.k.target.has(Cap::Threads) || accs.len() > 1 || order != RowOrder::Linear) {
+            return Err(Unsupported::new(cx.graph, store, "the largest element is found by a kernel of its own here"));
+        }
+        let keep = |s: &mut Segment| if is_largest { s.largest.push(store) } else { s.stores.push(store) };
         match all.iter_mut().find(|s| s.accs == accs && s.spec == spec) {
-            Some(segment) => segment.stores.push(store),
+            Some(segment) => keep(segment),
             None => {
                 let weights = accs.iter().map(|a| cx.graph.node(*a).args[1]).collect();
-                all.push(Segment { spec, weights, accs, stores: vec![store], pushes: vec![], first_item });
+                let (stores, pushes, largest) = (vec![], vec![], vec![]);
+                let mut segment = Segment { spec, weights, accs, stores, pushes, largest, first_item };
+                keep(&mut segment);
+                all.push(segment);
                 first_item += spec.items() as u32;
             }
         }

@@ -356,6 +356,9 @@ impl Case<'_> {
         let scratch_words = (b.scratch.fixed + n * b.scratch.per_row).div_ceil(4) as usize;
         for part in 0..parts {
             let mut scratch = Area::poisoned(scratch_words);
+            if compiled.target.is_gpu() {
+                scratch.words[..b.scratch.fixed as usize / 4].fill(0);
+            }
             let (begin, end) = (items * part / parts, items * (part + 1) / parts);
             let words: Vec<Word> = b
                 .params
@@ -386,6 +389,13 @@ impl Case<'_> {
                 assert_eq!(counted.bank_conflicts, 0, "{}: {counted:?}", b.name);
             }
             scratch.check(&format!("scratch of {}", b.name));
+            if compiled.target.is_gpu() {
+                assert!(
+                    scratch.words[..b.scratch.fixed as usize / 4].iter().all(|w| *w == 0),
+                    "counters of {}",
+                    b.name
+                );
+            }
         }
     }
 

@@ -64,7 +64,8 @@ pub fn delta_conv(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape
         return refuse("the convolution is a kernel of its own here");
     };
     let pushes = stores.iter().copied().filter(|s| cx.pushed(*s).is_some()).collect();
-    let segment = Segment { spec, weights: vec![args[3]], accs: vec![], stores: vec![], pushes, first_item: 0 };
+    let segment =
+        Segment { spec, weights: vec![args[3]], accs: vec![], stores: vec![], pushes, largest: vec![], first_item: 0 };
     let (plan, pieces) = (Plan::of_row(spec.cols as u32, panels(&spec)), d.dv / COLUMNS);
     let launch = Launch { threads: plan.threads(), ctas: 1, rows: 1 };
     let item = k.launch(Items { fixed: d.heads * pieces, per_row: true }, launch);

@@ -14,6 +14,7 @@ mod delta_step;
 mod flash;
 mod gather;
 mod gemm;
+mod largest;
 mod matrix;
 mod operand;
 mod product;

@@ -10,6 +10,7 @@ use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::super::gather::push_ring;
 use super::super::product::{Segment, cost, segments};
 use super::gemm;
+use super::largest::{self, largest};
 use super::operand::Activation;
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
@@ -131,7 +132,7 @@ impl Plan {
     }
 
     /// Elements from one row of sums to the next; odd multiples of 4, so that lanes do not meet in a bank.
-    fn stride(&self) -> u32 {
+    pub fn stride(&self) -> u32 {
         self.columns() + 4
     }
 
@@ -182,7 +183,9 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
         (Phase::Prefill, true) => "norm_product_prefill",
         (Phase::Prefill, false) => "product_prefill",
     };
-    Ok(Shape { name, scratch: Scratch::default(), cost: cost(cx, &segments, k_len) })
+    let compared = segments.iter().filter(|s| !s.largest.is_empty()).map(|s| plan.ctas(&s.spec)).max();
+    let scratch = compared.map_or(Scratch::default(), largest::scratch);
+    Ok(Shape { name, scratch, cost: cost(cx, &segments, k_len) })
 }
 
 pub struct Kernel<'a, 'k, 'g> {
@@ -428,6 +431,10 @@ impl<'k> Kernel<'_, 'k, '_> {
                     };
                     let at = Row { cx: self.cx, row, leaf: &leaf };
                     segment.stores.iter().for_each(|s| at.store(*s));
+                    for store in &segment.largest {
+                        // nobody else reads this sum, and this thread has
+                        sums.store(at.eval(self.cx.graph.node(*store).args[0]).vecs[0]);
+                    }
                     if self.cx.phase == Phase::Decode {
                         // a row is a sequence, and nobody but this thread reads its ring at this column
                         self.push(segment, item, lane, row);
@@ -435,6 +442,7 @@ impl<'k> Kernel<'_, 'k, '_> {
                 });
             });
             self.push_sequence(segment, first);
+            segment.largest.iter().for_each(|store| largest(self, (segment, first), shared, *store));
         });
     }
 
