@@ -1,6 +1,7 @@
 //! How evenly a schedule shares its work out among a number of threads: what `jetc inspect --threads` reports.
 
-use jetbin::{Phase, ProgramView, partition};
+use crate::caches::read_bytes;
+use jetbin::{Phase, ProgramView, Reader, partition};
 use serde::Serialize;
 
 /// Operations that take as long as a byte from memory, on a server's core: which of the two dominates a step hardly depends on it.
@@ -47,15 +48,21 @@ fn kind(label: &str) -> String {
     label.split('.').map(part).collect::<Vec<_>>().join(".")
 }
 
-/// The balance of a whole chunk or of one token.
-pub fn balance(phase: Phase, program: &ProgramView<'_>, threads: u32) -> Balance {
+/// The balance of a whole chunk or of one token, in a sequence that holds `tokens` tokens.
+pub fn balance(
+    (reader, target): (&Reader<'_>, u32),
+    (phase, program): (Phase, &ProgramView<'_>),
+    threads: u32,
+    tokens: u32,
+) -> Balance {
     let rows = if phase == Phase::Prefill { program.max_rows() } else { 1 };
     let mut kinds: Vec<(Uneven, f64)> = vec![];
     for step in program.steps().iter() {
         let rows = if step.domain == jetbin::Domain::Head { 1 } else { rows };
         let items = u64::from(step.items_fixed) + u64::from(step.items_per_row) * u64::from(rows);
         // one sequence: its states are read and written once
-        let bytes = (step.cost.weight_bytes + step.cost.state_bytes) as f64;
+        let cache = read_bytes((reader, target), program, &step, tokens.into());
+        let bytes = (step.cost.weight_bytes + step.cost.state_bytes + cache) as f64;
         let work = bytes + step.cost.flops as f64 / OPERATIONS_A_BYTE * f64::from(rows);
         let label = kind(step.label);
         match kinds.iter_mut().find(|(k, _)| (&k.label, k.items) == (&label, items)) {

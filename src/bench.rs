@@ -1,8 +1,9 @@
 //! Timing of an artifact: prompts (`pp`), generation (`tg`), loading.
 
+use crate::caches::read_bytes;
 use crate::ceilings::{Arithmetic, MemoryMeter, median};
 use jet_frontend::synth::token_ids;
-use jet_runtime::{Model, Session};
+use jet_runtime::{Model, Saved, Session};
 use jetbin::{Domain, Phase};
 use serde::Serialize;
 use std::time::Instant;
@@ -56,7 +57,7 @@ pub struct Row {
     pub samples_ts: Vec<f64>,
     /// Name of the test.
     pub test: String,
-    /// Bytes of weights and states that a second moves, by the artifact's own account, in 1e9.
+    /// Bytes of weights, states and caches that a second moves, by the artifact's own account, in 1e9.
     pub gbps: f64,
     /// Median over the repetitions of the share of the rate of reading memory, or of copying on a GPU, measured within the repetition.
     pub read_share: f64,
@@ -105,6 +106,35 @@ struct Sample {
     read_gbps: f64,
 }
 
+/// Sequences after the tokens that tests want them to hold, so that these tokens are fed once for all tests and repetitions.
+#[derive(Default)]
+pub struct Depth {
+    tokens: u32,
+    saved: Vec<Saved>,
+}
+
+impl Depth {
+    /// Makes the first `n` sequences hold so many tokens.
+    fn restore(&mut self, session: &mut Session, n: u32, tokens: u32) -> jet_runtime::Result<()> {
+        let vocab = session.model().facts().vocab_size as usize;
+        if self.tokens != tokens {
+            *self = Depth { tokens, saved: Vec::new() };
+        }
+        for sequence in 0..n {
+            match self.saved.get(sequence as usize) {
+                _ if tokens == 0 => session.reset(sequence)?,
+                Some(saved) => session.restore(sequence, saved)?,
+                None => {
+                    session.reset(sequence)?;
+                    session.prefill(sequence, &token_ids(sequence as usize, 1, vocab, tokens as usize))?;
+                    self.saved.push(session.save(sequence)?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Runs a test `repetitions` times after one that does not count; the session holds `n_batch` sequences at least.
 ///
 /// # Errors
@@ -113,10 +143,12 @@ pub fn measure(
     session: &mut Session,
     test: Test,
     repetitions: u32,
+    depth: &mut Depth,
     (meter, limits): (&MemoryMeter, &Arithmetic),
 ) -> jet_runtime::Result<Row> {
-    once(session, test, meter)?;
-    let samples = (0..repetitions).map(|_| once(session, test, meter)).collect::<jet_runtime::Result<Vec<_>>>()?;
+    let mut once = || once(session, test, depth, meter);
+    once()?;
+    let samples = (0..repetitions).map(|_| once()).collect::<jet_runtime::Result<Vec<_>>>()?;
     let samples_ts: Vec<f64> = samples.iter().map(|s| test.tokens() as f64 / s.seconds).collect();
     let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
     let work = work(session.model(), test);
@@ -143,14 +175,9 @@ pub fn measure(
 }
 
 /// One repetition; what comes before does not count, nor does the time in which memory is measured.
-fn once(session: &mut Session, test: Test, meter: &MemoryMeter) -> jet_runtime::Result<Sample> {
+fn once(session: &mut Session, test: Test, depth: &mut Depth, meter: &MemoryMeter) -> jet_runtime::Result<Sample> {
     let vocab = session.model().facts().vocab_size as usize;
-    for sequence in 0..test.n_batch {
-        session.reset(sequence)?;
-        if test.n_depth > 0 {
-            session.prefill(sequence, &token_ids(sequence as usize, 1, vocab, test.n_depth as usize))?;
-        }
-    }
+    depth.restore(session, test.n_batch, test.n_depth)?;
     let prompts: Vec<_> =
         (0..test.n_batch).map(|s| token_ids(100 + s as usize, 1, vocab, test.n_prompt as usize)).collect();
     let mut batch: Vec<(u32, u32)> = (0..test.n_batch).map(|s| (s, 1 % vocab as u32)).collect();
@@ -208,8 +235,8 @@ impl Clock<'_> {
     }
 }
 
-/// What a repetition moves and computes, by the artifact's own account: weights once a call, states once a sequence,
-/// operations once a row.
+/// What a repetition moves and computes, by the artifact's own account: weights once a call, states and what attention sees of the
+/// caches once a sequence, operations once a row.
 fn work(model: &Model, test: Test) -> Work {
     let chunk = model.facts().prefill_chunk;
     let mut total = Work::default();
@@ -219,20 +246,24 @@ fn work(model: &Model, test: Test) -> Work {
     };
     let (full, rest) = (test.n_prompt / chunk, test.n_prompt % chunk);
     let last_full = u32::from(rest == 0 && full > 0);
-    add(call(model, Phase::Prefill, chunk, 0), test.n_batch * (full - last_full));
-    add(call(model, Phase::Prefill, chunk, 1), test.n_batch * last_full);
-    add(call(model, Phase::Prefill, rest, 1), test.n_batch * u32::from(rest > 0));
-    add(call(model, Phase::Decode, test.n_batch, test.n_batch), test.n_gen);
+    // caches grow evenly, so that all calls together read what as many at half of the way would
+    let held = u64::from(test.n_depth) + u64::from(test.n_prompt + test.n_gen).div_ceil(2);
+    add(call(model, (Phase::Prefill, held), chunk, 0), test.n_batch * (full - last_full));
+    add(call(model, (Phase::Prefill, held), chunk, 1), test.n_batch * last_full);
+    add(call(model, (Phase::Prefill, held), rest, 1), test.n_batch * u32::from(rest > 0));
+    add(call(model, (Phase::Decode, held), test.n_batch, test.n_batch), test.n_gen);
     total
 }
 
-/// One call with so many rows, of which the head sees some.
-fn call(model: &Model, phase: Phase, rows: u32, head_rows: u32) -> Work {
-    let Some(program) = model.reader().serving(model.target(), phase, rows) else { return Work::default() };
+/// One call with so many rows, of which the head sees some, on sequences that hold `tokens` tokens.
+fn call(model: &Model, (phase, tokens): (Phase, u64), rows: u32, head_rows: u32) -> Work {
+    let reader = model.reader();
+    let Some(program) = reader.serving(model.target(), phase, rows) else { return Work::default() };
     program.steps().iter().fold(Work::default(), |sum, step| {
         let rows = u64::from(if step.domain == Domain::Head { head_rows } else { rows });
         let sequences = if phase == Phase::Prefill { rows.min(1) } else { rows };
-        let bytes = step.cost.weight_bytes * rows.min(1) + step.cost.state_bytes * sequences;
+        let states = step.cost.state_bytes + read_bytes((&reader, model.target()), &program, &step, tokens);
+        let bytes = step.cost.weight_bytes * rows.min(1) + states * sequences;
         Work { bytes: sum.bytes + bytes, flops: sum.flops + step.cost.flops * rows }
     })
 }

@@ -4,6 +4,7 @@
 
 pub mod balance;
 pub mod bench;
+pub mod caches;
 pub mod ceilings;
 pub mod cmd;
 pub mod compare;

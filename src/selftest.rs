@@ -32,7 +32,7 @@ pub fn request(session: &Session) -> anyhow::Result<(Tensors, Vec<Sequence>)> {
         // Only the presence of the key counts, and the number of rows of the logits.
         put(key, Array::f32(&[prompt, 0], Vec::new()));
     }
-    for state in session.model().reader().states().iter() {
+    for state in session.model().reader().states(session.model().target()).iter() {
         let name = match state.kind {
             jetbin::StateKind::Conv => "conv_state",
             jetbin::StateKind::Delta => "recurrent_state",

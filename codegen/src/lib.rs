@@ -1,5 +1,6 @@
 //! Kernel IR, kernels and emitters of jetc.
 
+mod caches;
 mod compile;
 pub mod emit;
 pub mod kernels;
@@ -9,6 +10,7 @@ pub mod pack;
 mod select;
 pub mod targets;
 
+pub use caches::with_cache_elem;
 pub use compile::{Error, compile, legal};
 pub use kernels::{Activations, Binding, Built, Scratch, Unsupported, multiplies_bytes};
 pub use link::CodeBlob;

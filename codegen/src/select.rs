@@ -83,6 +83,8 @@ fn one(cx: &Context<'_, '_>, group: &Group) -> Result<Shape, Unsupported> {
         Op::Matmul(_) => kernels::product(cx, head, &[head]),
         Op::GatedDeltaRule(_) | Op::DeltaL2(_) | Op::DeltaConv(_) => kernels::delta(cx, head, &stores),
         Op::Attention(_) => kernels::attention(cx, head, &stores),
+        Op::AttentionParts(_) => kernels::attention_parts(cx, head),
+        Op::AttentionMerge(_) => kernels::attention_merge(cx, head, &stores),
         Op::Embed(_) => kernels::embed(cx, head),
         Op::Argmax(_) => kernels::argmax(cx, head),
         Op::RingPush(op) => kernels::ring_push(cx, head, op.taps),

@@ -1,6 +1,7 @@
 //! The machines that code is compiled for: their vocabulary, widths, caches and costs.
 
 use crate::kir::{Cap, Op};
+use jet_ir::Elem;
 
 /// A machine to compile for.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -303,6 +304,11 @@ impl Target {
     /// Whether its kernels are run by a GPU.
     pub fn is_gpu(&self) -> bool {
         self.has(Cap::Threads)
+    }
+
+    /// What keys and values are kept as: what tile products multiply, so that no precision is lost that they could use.
+    pub fn cache_elem(&self) -> Elem {
+        if self.has(Cap::Mma) { Elem::Bf16 } else { Elem::F32 }
     }
 
     /// Bytes of shared memory that each of `ctas` CTAs of a multiprocessor can have.

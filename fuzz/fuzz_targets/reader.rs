@@ -9,12 +9,12 @@ fn walk(reader: &Reader<'_>) {
     let mut length = 0;
     let mut show = |d: &dyn std::fmt::Display| length += d.to_string().len();
     show(&print::sections(reader));
-    show(&print::states(reader));
     show(&print::weights(reader));
     for target in 0..reader.targets().len() as u32 {
         show(&print::kernels(reader, target));
         for phase in [Phase::Prefill, Phase::Decode] {
             let program = reader.program(target, phase).expect("an opened artifact has both programs");
+            show(&print::states(reader, target));
             show(&print::schedule(reader, target, &program));
             show(&print::memory_plan(&program));
             for probe in program.probes().iter() {

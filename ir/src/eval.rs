@@ -269,7 +269,7 @@ fn check_lengths<R: Real>(op: &Op, operands: &[&Value<R>], types: &[Type]) -> Re
         return Err(format!("found operands of {lengths:?} rows of context, expected equal numbers"));
     }
     match op {
-        Op::Attention(_) => {
+        Op::Attention(_) | Op::AttentionParts(_) => {
             let (new, context) = (operands[0].mat().rows, operands[1].mat().rows);
             if context < new {
                 return Err(format!("found {context} keys for {new} queries, expected at least as many"));

@@ -179,6 +179,24 @@ impl Graph {
         Ok(self.shared(Node { kind: NodeKind::Op(op), args: args.to_vec(), ty }))
     }
 
+    /// The same graph with other types of leaves: `ty` is asked for each leaf, ops are inferred anew.
+    ///
+    /// # Errors
+    /// An op whose operands no longer fit.
+    pub fn with_leaf_types(&self, ty: impl Fn(Leaf, &str, Type) -> Type) -> Result<Graph, String> {
+        let mut graph = self.clone();
+        for id in self.ids() {
+            graph.nodes[id.index()].ty = match &self.node(id).kind {
+                NodeKind::Leaf(leaf, name) => ty(*leaf, name, self.ty(id)),
+                NodeKind::Op(op) => {
+                    let args: Vec<Type> = self.node(id).args.iter().map(|a| graph.ty(*a)).collect();
+                    op.infer(&args).map_err(|e| format!("%{} = {}: {e}", id.0, op.info().name))?
+                }
+            };
+        }
+        Ok(graph)
+    }
+
     /// Names a result.
     pub fn output(&mut self, kind: OutputKind, name: impl Into<String>, value: Id) {
         self.outputs.push(Output { kind, name: name.into(), value });

@@ -203,6 +203,11 @@ define_ops! {
     /// Causal attention, query heads in contiguous groups over the key-value heads, scale `head_dim^-0.5`; the rows of `q` are the last of the
     /// context. `window` counts the keys that a query sees, itself included; 0 means all.
     attention = Attention(q, keys, values) { head_dim: usize, window: usize } Grid;
+    /// The same over `parts` sets of keys, blocks of `block` positions being dealt out to them in turn. For every part and query head: `head_dim`
+    /// sums of values weighted with `exp(score - top)`, `top`, and the sum of the weights; of a part without keys 0, -1e30 and 0.
+    attention_parts = AttentionParts(q, keys, values) { head_dim: usize, window: usize, parts: usize, block: usize } Memory;
+    /// What the parts of an attention make together.
+    attention_merge = AttentionMerge(parts) { head_dim: usize, parts: usize } Grid;
     /// Index of the largest element of each row, the first of equals.
     argmax = Argmax(x) {} Memory;
     /// Kernel over the rows of an activation.

@@ -226,7 +226,9 @@ impl<'g> Verifier<'g> {
             node.args.iter().enumerate().filter_map(|(i, arg)| Some((i, self.caches[arg.index()]?))).collect();
         let (wanted, why) = match op {
             Op::KvAppend(_) | Op::StoreKv(_) => (Cache::Past, "holds this run's tokens already"),
-            Op::Attention(_) => (Cache::Full, "does not hold this run's tokens, expected an appended cache"),
+            Op::Attention(_) | Op::AttentionParts(_) => {
+                (Cache::Full, "does not hold this run's tokens, expected an appended cache")
+            }
             _ => (operands.first()?.1, "does not hold the same tokens as the first of this op's caches"),
         };
         for (i, _) in operands.iter().filter(|(_, found)| *found != wanted) {

@@ -1,7 +1,7 @@
 //! E-graph fusion, layouts and memory plan of jetc.
 //!
 //! ```text
-//! graph -> normalise -> saturate -> e-graph -> extract (target, phase) -> merge updates -> fused graph and kernels -> plan_memory -> arena
+//! graph -> normalise -> saturate -> e-graph -> extract (target, phase) -> merge updates -> (split attention) -> fused graph and kernels -> plan_memory -> arena
 //! ```
 
 pub mod cost;
@@ -19,6 +19,7 @@ pub mod roofline;
 pub mod rules;
 pub mod saturate;
 pub mod search;
+pub mod split;
 pub mod traffic;
 
 pub use cost::{CostModel, Layout, OneLayout, Phase, Price, Work};
@@ -31,3 +32,4 @@ pub use memory::{Buffer, Domain, MemoryPlan, RowLimits, plan_memory, validate};
 pub use merge::plan_ps;
 pub use roofline::{H100, LayoutShare, Roofline, TargetParams, ZEN4_2};
 pub use saturate::{Options, Saturated, saturate};
+pub use split::split_attention;

@@ -265,7 +265,11 @@ impl Roofline {
     }
 
     fn times(&self, work: &Work) -> Option<Times> {
-        let appended = |i: usize| self.moved(self.elems(&work.args[i]) * 4.0);
+        // what is appended takes the type of the cache
+        let appended = || {
+            let (rows, cols) = (self.elems(&work.args[1]) / work.args[1].cols().max(1) as f64, work.args[1].cols());
+            self.moved(rows * work.args[0].elem().map_or(0, |e| e.row_bytes(cols)) as f64)
+        };
         Some(match work.op {
             Op::Sweep(_) | Op::SweepNorm(_) | Op::SweepFold(_) | Op::SweepFoldMs(_) => self.sweep(work)?,
             Op::Acc(_) => self.product(&work.args[1], work.layout.unwrap_or(Layout::Rows))?,
@@ -283,8 +287,8 @@ impl Roofline {
             Op::Embed(_) => self.launch().plus(self.moved(2.0 * self.bytes(&work.result))),
             Op::StoreArgmax(_) | Op::StoreMs(_) if !self.target.joint_stores => return None,
             Op::StoreMs(_) => self.moved(self.rows() * 48.0),
-            Op::StoreKv(_) => appended(1),
-            Op::KvAppend(_) => self.launch().plus(appended(1)).plus(appended(1)),
+            Op::StoreKv(_) => appended(),
+            Op::KvAppend(_) => self.launch().plus(self.moved(self.bytes(&work.args[1]))).plus(appended()),
             op if op.sort() == Sort::Store => self.moved(self.bytes(&work.result)),
             _ => self.elementwise(work),
         })

@@ -83,10 +83,15 @@ fn read_bytes(graph: &Graph, group: &Group, input: Id, phase: &Phase) -> usize {
     let mut most = 0;
     for &node in group.nodes.iter().filter(|n| graph.node(**n).args.contains(&input)) {
         let ty = graph.ty(input);
+        let window = match graph.op(node) {
+            Some(Op::Attention(op)) => op.window,
+            Some(Op::AttentionParts(op)) => op.window,
+            _ => 0,
+        };
         most = most.max(match graph.op(node) {
             Some(Op::KvAppend(_) | Op::StoreKv(_)) if graph.node(node).args[0] == input => 0,
-            Some(Op::Attention(attention)) if ty.rows() == Some(Rows::Context) && attention.window > 0 => {
-                let rows = (attention.window + phase.tokens - 1).min(phase.context);
+            _ if ty.rows() == Some(Rows::Context) && window > 0 => {
+                let rows = (window + phase.tokens - 1).min(phase.context);
                 phase.sequences * rows * row_bytes(ty)
             }
             _ => value_bytes(ty, phase),

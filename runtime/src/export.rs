@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::session::{Session, bytes_of_mut};
-use jetbin::{StateDesc, StateKind};
+use jetbin::{DType, StateDesc, StateKind};
 
 /// A state in the official layout.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,19 +33,32 @@ impl Session {
             return Err(Error::request(format!("a call failed while sequence {sequence} took part: reset it first")));
         }
         let model = self.model.clone();
-        let states = model.reader().states();
+        let states = model.reader().states(model.target());
         let absent = || Error::request(format!("state {state}, expected below {}", states.len()));
         let desc = states.get(state).ok_or_else(absent)?;
         let address = self.places.states[state as usize] + self.places.slot_bytes * u64::from(sequence);
-        let mut raw = vec![0.0; desc.rows as usize * desc.cols as usize];
+        let mut words = vec![0u32; desc.bytes().div_ceil(4) as usize];
         let written = match desc.kind {
-            StateKind::Keys | StateKind::Values => length.min(desc.rows) as usize * desc.cols as usize,
-            StateKind::Conv | StateKind::Delta => raw.len(),
+            StateKind::Keys | StateKind::Values => {
+                desc.bytes() / u64::from(desc.rows) * u64::from(length.min(desc.rows))
+            }
+            StateKind::Conv | StateKind::Delta => desc.bytes(),
         };
-        self.device.download(address, bytes_of_mut(&mut raw[..written]))?;
+        self.device.download(address, &mut bytes_of_mut(&mut words)[..written as usize])?;
+        let raw = elements(&desc, &words);
         let (name, shape, values) = official(&desc, raw, length);
         Ok(StateTensor { layer: desc.layer, name, shape, values })
     }
+}
+
+/// The elements of a state, row-major, from its bytes as they lie in words.
+fn elements(desc: &StateDesc<&str>, words: &[u32]) -> Vec<f32> {
+    if desc.dtype == DType::F32 {
+        return words.iter().map(|w| f32::from_bits(*w)).collect();
+    }
+    // a bf16 is the upper half of an f32
+    let pairs = words.iter().flat_map(|w| [w << 16, w & 0xffff_0000]);
+    pairs.take(desc.rows as usize * desc.cols as usize).map(f32::from_bits).collect()
 }
 
 fn official(desc: &StateDesc<&str>, raw: Vec<f32>, length: u32) -> (&'static str, Vec<usize>, Vec<f32>) {
@@ -77,7 +90,14 @@ mod tests {
     use super::*;
 
     fn desc(kind: StateKind, rows: u32, cols: u32, heads: u32, window: u32) -> StateDesc<&'static str> {
-        StateDesc { name: "s", kind, layer: 0, offset: 0, rows, cols, heads, window, zero_at_start: false }
+        let dtype = DType::F32;
+        StateDesc { name: "s", kind, dtype, layer: 0, offset: 0, rows, cols, heads, window, zero_at_start: false }
+    }
+
+    #[test]
+    fn elements_of_bf16_lie_two_in_a_word() {
+        let desc = StateDesc { dtype: DType::Bf16, ..desc(StateKind::Keys, 3, 1, 1, 0) };
+        assert_eq!(elements(&desc, &[0xc000_3f80, 0x0000_4040]), [1.0, -2.0, 3.0]);
     }
 
     #[test]

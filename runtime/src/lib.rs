@@ -37,6 +37,7 @@ mod pool;
 #[cfg(feature = "ptxsim")]
 mod ptxsim;
 pub mod sampling;
+mod saved;
 mod session;
 mod states;
 pub mod stop;
@@ -53,6 +54,7 @@ pub use model::{Model, OpenOptions};
 pub use observe::{Observation, Observer};
 #[cfg(feature = "ptxsim")]
 pub use ptxsim::{Counts, PtxSim, SharedCounts};
+pub use saved::Saved;
 pub use session::{Memory, Options, Session};
 
 pub use jetbin;

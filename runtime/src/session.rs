@@ -56,7 +56,7 @@ pub struct Session {
     pub(crate) sequences: Vec<Sequence>,
     /// Prefill, decode, and decode of few sequences where the target has a program for it.
     plans: Vec<Plan>,
-    states: States,
+    pub(crate) states: States,
     inputs: Inputs,
     /// What the arena holds: the rows of the last call, and which of them the head has seen.
     last: Option<Last>,
@@ -143,7 +143,7 @@ impl Session {
         let mut memory = requirements(model, &programs, sequences)?;
         memory.scratch *= u64::from(device.threads());
         memory.weights = weights.iter().map(|(_, data)| data.len() as u64).sum();
-        let mut states = States::new(&reader, sequences);
+        let mut states = States::new(&reader, target, sequences);
         let pieces = pieces(&memory, &weights, &inputs, device.threads());
         device.reserve(&code, &pieces, &Growing { bytes: memory.states, at_start: &states.at_start() })?;
         // SAFETY: the target was chosen for this machine, and the hash of its code was checked against the artifact.
@@ -484,7 +484,7 @@ impl Inputs {
 
 /// What a session needs, but for the host's small things; `scratch` is that of one thread.
 fn requirements(model: &Model, programs: &[jetbin::ProgramView<'_>], sequences: u32) -> Result<Memory> {
-    let slot_bytes = model.reader().slot_bytes();
+    let slot_bytes = model.reader().slot_bytes(model.target());
     let too_many = || Error::request(format!("{sequences} sequences of {slot_bytes} bytes each"));
     Ok(Memory {
         states: slot_bytes.checked_mul(sequences.into()).ok_or_else(too_many)?,
@@ -526,7 +526,7 @@ fn place(
     states: &mut States,
     inputs: &Inputs,
 ) -> Result<Places> {
-    let reader = model.reader();
+    let (reader, target) = (model.reader(), model.target());
     let mut weights = vec![0; reader.weights().len()];
     for (index, data) in used {
         // SAFETY: the mapping belongs to the model, which the session holds for as long as the device.
@@ -542,8 +542,8 @@ fn place(
     let mut places = Places {
         arena,
         weights,
-        states: reader.states().iter().map(|s| states + s.offset).collect(),
-        slot_bytes: reader.slot_bytes(),
+        states: reader.states(target).iter().map(|s| states + s.offset).collect(),
+        slot_bytes: reader.slot_bytes(target),
         ids,
         slots: ids + column,
         positions: ids + 2 * column,

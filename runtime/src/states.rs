@@ -27,10 +27,10 @@ struct Cache {
 }
 
 impl States {
-    /// Those of so many sequences of a model.
-    pub fn new(reader: &Reader<'_>, sequences: u32) -> Self {
+    /// Those of so many sequences of a model on a target.
+    pub fn new(reader: &Reader<'_>, target: u32, sequences: u32) -> Self {
         let (mut fixed, mut caches) = (vec![], vec![]);
-        for state in reader.states().iter() {
+        for state in reader.states(target).iter() {
             let (offset, rows) = (state.offset, u64::from(state.rows));
             match state.kind {
                 StateKind::Keys | StateKind::Values => {
@@ -40,7 +40,7 @@ impl States {
             }
         }
         fixed.sort_unstable();
-        Self { slot_bytes: reader.slot_bytes(), sequences, fixed, caches, base: 0 }
+        Self { slot_bytes: reader.slot_bytes(target), sequences, fixed, caches, base: 0 }
     }
 
     /// Offset and length of what has to be memory before the first token, ascending.
@@ -86,6 +86,44 @@ impl States {
         }
         for cache in &self.caches {
             device.release(slot + cache.offset, cache.rows * cache.row_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Offset in a slot and bytes of what holds a sequence of `tokens` tokens.
+    fn held(&self, tokens: u32) -> impl Iterator<Item = (u64, u64)> {
+        let fixed = self.fixed.iter().map(|&(offset, bytes, _)| (offset, bytes));
+        let rows = move |cache: &Cache| cache.rows.min(tokens.into());
+        fixed.chain(self.caches.iter().map(move |cache| (cache.offset, rows(cache) * cache.row_bytes)))
+    }
+
+    /// What holds a sequence of `tokens` tokens.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read(&self, device: &mut dyn Device, sequence: u32, tokens: u32) -> Result<Vec<u8>> {
+        let slot = self.base + u64::from(sequence) * self.slot_bytes;
+        let total: u64 = self.held(tokens).map(|(_, bytes)| bytes).sum();
+        let mut out = vec![0; total as usize];
+        let mut rest = &mut out[..];
+        for (offset, bytes) in self.held(tokens) {
+            let (here, later) = rest.split_at_mut(bytes as usize);
+            device.download(slot + offset, here)?;
+            rest = later;
+        }
+        Ok(out)
+    }
+
+    /// Puts back what [`States::read`] gave for as many tokens; there is room for it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn write(&self, device: &mut dyn Device, sequence: u32, tokens: u32, mut from: &[u8]) -> Result<()> {
+        let slot = self.base + u64::from(sequence) * self.slot_bytes;
+        for (offset, bytes) in self.held(tokens) {
+            let (here, later) = from.split_at(bytes as usize);
+            device.upload(slot + offset, here)?;
+            from = later;
         }
         Ok(())
     }

@@ -234,3 +234,31 @@ fn memory_is_states_and_arena_and_little_else() {
     assert_eq!(m.weights as usize, VOCAB * HIDDEN * 4);
     assert!((500..6000).contains(&m.small), "{m:?}");
 }
+
+/// A sequence goes on from where it was saved, as often as it is restored, in another slot and another session too.
+#[test]
+fn saved_sequences_go_on_where_they_were() {
+    let expected = reference(&IDS);
+    let (_folder, mut s) = session("saved", 2, 2);
+    s.prefill(0, &IDS[..9]).unwrap();
+    let saved = s.save(0).unwrap();
+    assert_eq!(saved.length(), 9);
+    let goes_on = |s: &mut Session, sequence: u32| {
+        s.restore(sequence, &saved).unwrap();
+        assert_eq!(s.length(sequence).unwrap(), 9);
+        for (t, &id) in IDS.iter().enumerate().skip(9) {
+            s.decode(&[(sequence, id)]).unwrap();
+            assert_eq!(s.logits(0).unwrap(), expected.logits[t], "sequence {sequence}, token {t}");
+        }
+    };
+    goes_on(&mut s, 0);
+    goes_on(&mut s, 0);
+    goes_on(&mut s, 1);
+    let (_folder, mut other) = session("saved-elsewhere", 1, 1);
+    goes_on(&mut other, 0);
+    assert!(request(s.save(2)).contains("sequence 2 of 2"));
+    let (_folder, model) = model_of("saved-other", &Recipe { argmax: false, ..Recipe::default() });
+    let mut other = Session::with_device(&model, Box::new(Toy::new(1)), 1).unwrap();
+    assert_eq!(request(other.restore(0, &saved)), "saved states of another artifact or target");
+    assert_eq!(other.length(0).unwrap(), 0);
+}

@@ -1,7 +1,7 @@
 //! `jetc bench`: how fast an artifact is on this machine, and how near to the machine's limits.
 
 use super::{Outcome, MachineArgs, output};
-use crate::bench::{Load, Row, Test, load, measure};
+use crate::bench::{Depth, Load, Row, Test, load, measure};
 use crate::ceilings::{Arithmetic, Ceilings, MemoryMeter};
 use anyhow::ensure;
 use clap::ValueEnum;
@@ -93,11 +93,11 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     bar.inc(1);
     bar.set_message("loading");
     let load = load(|| args.machine.session(&args.machine.open(&args.artifact)?, 1))?;
-    let mut rows = Vec::new();
+    let (mut rows, mut depth) = (Vec::new(), Depth::default());
     for test in tests {
         bar.inc(1);
         bar.set_message(test.name());
-        rows.push(measure(&mut session, test, args.repetitions, (&meter, &ceilings.arithmetic))?);
+        rows.push(measure(&mut session, test, args.repetitions, &mut depth, (&meter, &ceilings.arithmetic))?);
     }
     bar.finish_and_clear();
     let target = model.candidates().first().map(|c| c.name.clone()).unwrap_or_default();

@@ -2,7 +2,8 @@
 
 use super::compile::CompileArgs;
 use super::{Outcome, output};
-use crate::compile::{CompileRequest, Limits, Model, price::{cost_model, of_sequences}, source_graph};
+use crate::compile::price::{cost_model, of_sequences};
+use crate::compile::{CompileRequest, Limits, Model, source_graph, target_graph};
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use jet_codegen::targets::{TARGETS, Target};
@@ -32,7 +33,7 @@ pub struct Args {
     source: PathBuf,
     /// The part of the model that ends in this result
     result: Option<String>,
-    /// Which of the programs
+    /// Which of the programs; decode-one is for one sequence
     #[arg(long, value_enum, default_value_t = Which::Decode)]
     phase: Which,
     /// For which target: of an artifact, one of its own (default: the first one)
@@ -45,11 +46,8 @@ pub struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Which {
-    /// Tokens of a prompt
     Prefill,
-    /// A token of each of many sequences
     Decode,
-    /// A token of one sequence
     DecodeOne,
 }
 
@@ -69,19 +67,20 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let name = args.target.as_ref().or(subject.targets.first()).context("there is no target")?;
     ensure!(subject.targets.contains(name), "--target: found {name}, expected one of {}", subject.targets.join(", "));
     let target = Target::named(name).with_context(|| format!("this build does not know the target {name}"))?;
-    let cost = match args.phase {
-        Which::Prefill => cost_model(target, Phase::Prefill, subject.limits),
-        Which::Decode => cost_model(target, Phase::Decode, subject.limits),
-        Which::DecodeOne => of_sequences(target, 1, subject.limits),
+    let (phase, cost) = match args.phase {
+        Which::Prefill => (Phase::Prefill, cost_model(target, Phase::Prefill, subject.limits)),
+        Which::Decode => (Phase::Decode, cost_model(target, Phase::Decode, subject.limits)),
+        Which::DecodeOne => (Phase::Decode, of_sequences(target, 1, subject.limits)),
     };
+    let graph = target_graph(&subject.graph, target, phase)?;
     match &args.result {
         Some(result) => {
-            let explanation = explain(&subject.graph, result, &cost, &Options::default())?;
+            let explanation = explain(&graph, result, &cost, &Options::default())?;
             if args.json { output::json(&as_json(&explanation))? } else { print!("{explanation}") }
         }
         None => {
-            let fused = fuse(&subject.graph, &cost, &Options::default())?;
-            let results: Vec<&str> = nameable(&subject.graph);
+            let fused = fuse(&graph, &cost, &Options::default())?;
+            let results: Vec<&str> = nameable(&graph);
             if args.json {
                 let report = &fused.report;
                 output::json(&json!({ "name": report.name, "kernels": report.after.kernels, "kernels_unfused": report.before.kernels,

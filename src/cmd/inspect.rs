@@ -6,13 +6,13 @@ use anyhow::{Context, ensure};
 use jet_runtime::{Model, OpenOptions};
 use jetbin::{DeviceKind, Phase, ProgramView, Reader, SectionKind, hex, print};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 /// Show what an artifact holds: sections, recipe, targets, kernels, states, schedule and memory plan
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64\n  jetc inspect model.jetbin --code sm_90a > kernels.ptx\n  jetc inspect model.jetbin --code x86-64-v3 > code && objdump -D -b binary -m i386:x86-64 code")]
+#[command(after_help = "Examples:\n  jetc inspect model.jetbin\n  jetc inspect model.jetbin --schedule --memory | less\n  jetc inspect model.jetbin --threads 2,8,32,64 --tokens 32000\n  jetc inspect model.jetbin --code sm_90a > kernels.ptx\n  jetc inspect model.jetbin --code x86-64-v3 > code && objdump -D -b binary -m i386:x86-64 code")]
 pub struct Args {
     /// The artifact
     artifact: PathBuf,
@@ -34,6 +34,9 @@ pub struct Args {
     /// How evenly the steps divide among these numbers of threads
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Vec<u32>,
+    /// The same in a sequence that holds so many tokens
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "threads")]
+    tokens: u32,
     /// Nothing but the code of this target, as it is: PTX text, or machine code, in which `--kernels` says where each kernel is
     #[arg(long, value_name = "TARGET", conflicts_with_all = ["kernels", "schedule", "memory", "weights", "recipe", "threads", "json"])]
     code: Option<String>,
@@ -55,7 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         return code(&reader, target);
     }
     if args.json {
-        output::json(&everything(&reader, &args.threads)?)?;
+        output::json(&everything(&reader, (&args.threads, args.tokens))?)?;
         return Ok(Outcome::Done);
     }
     overview(&reader)?;
@@ -77,7 +80,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
                 print!("\n{phase} on {}: {}", target.name, print::memory_plan(&program));
             }
             for &threads in &args.threads {
-                print_balance(&target.name, &balance(phase, &program, threads));
+                print_balance(&target.name, &balance((&reader, index), (phase, &program), threads, args.tokens));
             }
         }
     }
@@ -135,7 +138,6 @@ fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {
         facts.max_context, facts.max_batch, facts.prefill_chunk
     );
     println!("weights    {} in {} pieces{}", output::bytes(weights), reader.weights().len(), by_type(reader));
-    println!("states     {} a sequence", output::bytes(reader.slot_bytes()));
     for (index, target) in (0..).zip(reader.targets().iter()) {
         let (kernels, code) = (reader.kernels(index).len(), reader.code(index).len() as u64);
         print!("target     {}: {kernels} kernels, {} of code", target.name, output::bytes(code));
@@ -146,6 +148,8 @@ fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {
             }
             None => println!(),
         }
+        let states = output::bytes(reader.slot_bytes(index));
+        println!("  states   {states} a sequence: {}", types_of_states(reader, index));
         for (phase, program) in programs(reader, index) {
             println!(
                 "  {phase:<8} {} steps, up to {} rows, arena {}, scratch {} a thread",
@@ -160,6 +164,12 @@ fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `conv f32, delta f32, keys bf16, values bf16`
+fn types_of_states(reader: &Reader<'_>, target: u32) -> String {
+    let types: BTreeSet<_> = reader.states(target).iter().map(|s| (s.kind, s.dtype)).collect();
+    types.iter().map(|(kind, dtype)| format!("{kind} {dtype}")).collect::<Vec<_>>().join(", ")
+}
+
 /// `: q4 1.2 GB, q8 0.2 GB`, if the weights are of several types.
 fn by_type(reader: &Reader<'_>) -> String {
     let mut sizes = BTreeMap::new();
@@ -168,20 +178,12 @@ fn by_type(reader: &Reader<'_>) -> String {
     if texts.len() > 1 { format!(": {}", texts.join(", ")) } else { String::new() }
 }
 
-fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
+fn everything(reader: &Reader<'_>, balances: (&[u32], u32)) -> anyhow::Result<Value> {
     let (facts, (major, minor)) = (reader.facts(), reader.version());
     let sections: Vec<_> = reader
         .sections()
         .map(|s| {
             json!({ "kind": s.kind.to_string(), "index": s.index, "offset": s.offset, "bytes": s.length, "blake3": hex(&s.hash) })
-        })
-        .collect();
-    let states: Vec<_> = reader
-        .states()
-        .iter()
-        .map(|s| {
-            json!({ "name": s.name, "kind": s.kind.to_string(), "layer": s.layer, "offset": s.offset, "bytes": s.bytes(),
-                "rows": s.rows, "cols": s.cols, "heads": s.heads, "window": s.window })
         })
         .collect();
     let weights: Vec<_> = reader
@@ -192,7 +194,7 @@ fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
                 "sources": w.sources.lines().collect::<Vec<_>>() })
         })
         .collect();
-    let targets: Vec<_> = (0..).zip(reader.targets().iter()).map(|(i, t)| target_json(reader, (i, &t), threads)).collect();
+    let targets: Vec<_> = (0..).zip(reader.targets().iter()).map(|(i, t)| target_json(reader, (i, &t), balances)).collect();
     Ok(json!({
         "identity": hex(&reader.identity()),
         "format": [major, minor],
@@ -205,27 +207,38 @@ fn everything(reader: &Reader<'_>, threads: &[u32]) -> anyhow::Result<Value> {
         "max_batch": facts.max_batch,
         "prefill_chunk": facts.prefill_chunk,
         "eos_ids": facts.eos_ids,
-        "slot_bytes": reader.slot_bytes(),
         "recipe": json_section(reader, SectionKind::Recipe)?,
         "model": json_section(reader, SectionKind::Model)?,
         "sections": sections,
-        "states": states,
         "weights": weights,
         "targets": targets,
     }))
 }
 
-fn target_json(reader: &Reader<'_>, (index, target): (u32, &jetbin::TargetDesc), threads: &[u32]) -> Value {
+fn target_json(
+    reader: &Reader<'_>,
+    (index, target): (u32, &jetbin::TargetDesc),
+    (threads, tokens): (&[u32], u32),
+) -> Value {
+    let states: Vec<_> = reader
+        .states(index)
+        .iter()
+        .map(|s| {
+            json!({ "name": s.name, "kind": s.kind.to_string(), "dtype": s.dtype.to_string(), "layer": s.layer,
+                "offset": s.offset, "bytes": s.bytes(), "rows": s.rows, "cols": s.cols, "heads": s.heads,
+                "window": s.window })
+        })
+        .collect();
     let kernels: Vec<_> = reader
         .kernels(index)
         .iter()
         .map(|k| json!({ "name": k.name, "key": k.key, "offset": k.offset, "bytes": k.length }))
         .collect();
     let program_list: Vec<_> = programs(reader, index).map(|(phase, program)| program_json(phase, &program)).collect();
-    let each = |&n: &u32| programs(reader, index).map(move |(phase, program)| balance(phase, &program, n));
+    let each = |&n: &u32| programs(reader, index).map(move |(phase, p)| balance((reader, index), (phase, &p), n, tokens));
     let balances: Vec<_> = threads.iter().flat_map(each).collect();
     json!({ "name": target.name, "balance": balances, "device": target.device.to_string(), "arch": target.arch, "features": target.features,
-        "rank": target.rank, "code_bytes": reader.code(index).len(),
+        "rank": target.rank, "slot_bytes": reader.slot_bytes(index), "states": states, "code_bytes": reader.code(index).len(),
         "cubin_bytes": reader.cubin(index).map(|c| c.bytes.len()), "kernels": kernels, "programs": program_list })
 }
 

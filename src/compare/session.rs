@@ -38,7 +38,7 @@ impl Runner for Session {
     }
 
     fn states(&mut self, slot: usize) -> anyhow::Result<Vec<StateTensor>> {
-        let n = self.model().reader().states().len();
+        let n = self.model().reader().states(self.model().target()).len();
         (0..n).map(|state| Ok(self.export_state(slot as u32, state as u32)?)).collect()
     }
 }

@@ -26,7 +26,7 @@ use jet_ir::{Graph, OutputKind};
 use jetbin::{Cubin, DeviceKind, Facts, SectionKind, Writer, WriterOptions};
 use std::time::Instant;
 use target::{Compiled, compile_target};
-pub use target::{Selected, select_few, select_phase};
+pub use target::{Selected, select_few, select_phase, target_graph};
 use weights::WeightTable;
 
 /// Hears how far a compilation is.
@@ -137,14 +137,13 @@ pub fn compile(request: &CompileRequest, progress: &mut dyn Progress) -> Result<
     let start = Instant::now();
     progress.begin("reading", 0);
     let model = Model::open(request)?;
-    let slot = plan_slot(&model.graph, model.settings.limits)?;
     let dump = Dump::create(request.dump.as_deref())?;
     dump.write("model.jir", &model.graph)?;
     let mut weights = WeightTable::new(model.weights.as_ref());
     let mut compiled = vec![];
     for (index, name) in model.settings.targets.iter().enumerate() {
         progress.begin(&format!("compiling for {name}"), 0);
-        compiled.push(compile_target(&model, &slot, (index as u32, name), &mut weights, &dump)?);
+        compiled.push(compile_target(&model, (index as u32, name), &mut weights, &dump)?);
     }
     let assembler = assemble(request, &mut compiled, progress)?;
     let external = match model.settings.weights_file {
@@ -152,7 +151,7 @@ pub fn compile(request: &CompileRequest, progress: &mut dyn Progress) -> Result<
         WeightsFile::External => Some(request.output.with_extension("weights")),
     };
     let mut writer = Writer::create(&request.output, WriterOptions { external_weights: external, sync: false })?;
-    write_sections(&mut writer, &model, &slot, (&compiled, assembler.as_ref()))?;
+    write_sections(&mut writer, &model, (&compiled, assembler.as_ref()))?;
     let before = start.elapsed().as_secs_f64();
     progress.begin("packing weights", weights.bytes());
     weights.write(&mut writer, &mut |bytes| progress.advance(bytes))?;
@@ -206,7 +205,6 @@ fn model_name(parameters: u64) -> String {
 fn write_sections(
     writer: &mut Writer,
     model: &Model,
-    slot: &SlotPlan,
     (compiled, assembler): (&[Compiled], Option<&Assembler>),
 ) -> Result<()> {
     writer.bytes(SectionKind::Recipe, recipe::recipe(model, assembler.map(|a| a.version.as_str()))?.as_bytes())?;
@@ -216,11 +214,11 @@ fn write_sections(
     if facts.rope_dim > 0 {
         writer.inv_freq(&model.config.inv_freq())?;
     }
-    writer.states(slot.slot_bytes, &slot.states)?;
     for (index, target) in compiled.iter().enumerate() {
         if writer.target(&target.desc, &target.kernels, &target.code)? != index as u32 {
             bail!("target {} has another index in the artifact", target.desc.name);
         }
+        writer.states(index as u32, target.slot.slot_bytes, &target.slot.states)?;
         if target.desc.device == DeviceKind::Cuda {
             writer.launches(index as u32, &target.launches)?;
         }

@@ -1,8 +1,8 @@
 //! The states of one sequence: where each lies in a slot, and how much of it there is.
 
 use anyhow::{Context, Result, bail};
-use jet_ir::{Graph, Leaf, Op, Rows, Type};
-use jetbin::{ALIGN, StateDesc, StateKind};
+use jet_ir::{Elem, Graph, Leaf, Op, Rows, Type};
+use jetbin::{ALIGN, DType, StateDesc, StateKind};
 
 /// What a sequence may hold at most.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +73,7 @@ fn heads_and_window(graph: &Graph, state: jet_ir::Id, cols: u32) -> (u32, u32) {
     (1, 0)
 }
 
-/// Lays the states of `graph` (the source graph, not a fused one) out in a slot.
+/// Lays the states of `graph` (that of a target, before it is fused) out in a slot.
 ///
 /// # Errors
 /// A state whose name or shape the runtime does not know, or a slot beyond 2^63 bytes.
@@ -82,7 +82,12 @@ pub fn plan_slot(graph: &Graph, limits: Limits) -> Result<SlotPlan> {
     for id in graph.ids() {
         let Some((Leaf::State, name)) = graph.leaf(id) else { continue };
         let (layer, kind) = parse_name(name)?;
-        let Type::Tensor { rows, cols, .. } = graph.ty(id) else { bail!("state `{name}` is no tensor") };
+        let Type::Tensor { rows, cols, elem, .. } = graph.ty(id) else { bail!("state `{name}` is no tensor") };
+        let dtype = match elem {
+            Elem::F32 => DType::F32,
+            Elem::Bf16 => DType::Bf16,
+            other => bail!("state `{name}` is of type {}, expected f32 or bf16", other.name()),
+        };
         let cols = u32::try_from(cols).with_context(|| format!("state `{name}` has {cols} columns"))?;
         let (heads, window) = heads_and_window(graph, id, cols);
         let rows = match rows {
@@ -91,11 +96,12 @@ pub fn plan_slot(graph: &Graph, limits: Limits) -> Result<SlotPlan> {
             Rows::Tokens => bail!("state `{name}` has a row for each token"),
         };
         let zero_at_start = matches!(kind, StateKind::Conv | StateKind::Delta);
-        let desc = StateDesc { name: name.into(), kind, layer, offset: end, rows, cols, heads, window, zero_at_start };
+        let name = name.to_string();
+        let desc = StateDesc { name, kind, dtype, layer, offset: end, rows, cols, heads, window, zero_at_start };
         end = end
             .checked_add(desc.bytes().next_multiple_of(ALIGN))
             .filter(|e| *e < 1 << 63)
-            .with_context(|| format!("state `{name}` of {rows} rows does not fit an address space"))?;
+            .with_context(|| format!("state `{}` of {rows} rows does not fit an address space", desc.name))?;
         states.push(desc);
     }
     Ok(SlotPlan { states, slot_bytes: end })

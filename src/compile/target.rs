@@ -4,7 +4,7 @@ use super::dump::Dump;
 use super::options::{ProgramSummary, TargetSummary};
 use super::price;
 use super::program::{Parts, assemble};
-use super::states::SlotPlan;
+use super::states::{SlotPlan, plan_slot};
 use super::weights::WeightTable;
 use super::{Limits, Model};
 use anyhow::{Context, Result, bail};
@@ -22,6 +22,8 @@ const HEAD_ROWS: u32 = 32;
 pub struct Compiled {
     /// The target.
     pub desc: TargetDesc,
+    /// The states of a sequence.
+    pub slot: SlotPlan,
     /// Its kernels.
     pub kernels: Vec<KernelDesc>,
     /// How a GPU launches them.
@@ -57,12 +59,12 @@ pub struct Selected {
 /// A group without a kernel, or a defect of the compiler that a verifier found.
 pub fn compile_target(
     model: &Model,
-    slot: &SlotPlan,
     (index, name): (u32, &str),
     weights: &mut WeightTable<'_>,
     dump: &Dump,
 ) -> Result<Compiled> {
     let target = Target::named(name).with_context(|| format!("no target `{name}`"))?;
+    let slot = &plan_slot(&target_graph(&model.graph, target, Phase::Decode)?, model.settings.limits)?;
     if target.is_gpu() && u32::try_from(slot.slot_bytes).is_err() {
         bail!(
             "{name}: the states of a sequence take {} bytes, expected less than 2^32; shorten max_context",
@@ -121,7 +123,8 @@ pub fn compile_target(
         features: target.requires.iter().map(ToString::to_string).collect(),
         rank: target.rank,
     };
-    Ok(Compiled { desc, kernels: table, launches, code: blob.bytes, cubin: None, programs, few, summary })
+    let slot = slot.clone();
+    Ok(Compiled { desc, slot, kernels: table, launches, code: blob.bytes, cubin: None, programs, few, summary })
 }
 
 /// How a kernel of a GPU is launched.
@@ -137,9 +140,19 @@ fn launch(built: &Built, target: &Target, index: &dyn Fn(&Built) -> Option<u32>)
     Some(LaunchDesc { threads, rows, items, shared_bytes, overlaps, wider })
 }
 
-/// The graph with the final norm as a result of its own, for the observers of a prompt: on a GPU no kernel leaves it behind.
-fn with_last_hidden(graph: &Graph) -> Graph {
-    let mut graph = graph.clone();
+/// The graph of a model as a target computes it: key-value caches have the type in which the target keeps them, and on a GPU, whose kernels
+/// leave it nowhere, prefill has the final norm as a result of its own, for observers.
+///
+/// # Errors
+/// A state that has no place in a cache of this type, which is a defect of jetc.
+pub fn target_graph(graph: &Graph, target: &Target, phase: Phase) -> Result<Graph> {
+    let typed = jet_codegen::with_cache_elem(graph, target.cache_elem());
+    let graph = typed.map_err(|e| anyhow::anyhow!("{}: caches of {}: {e}", target.name, target.cache_elem().name()))?;
+    Ok(if target.is_gpu() && phase == Phase::Prefill { with_last_hidden(graph) } else { graph })
+}
+
+/// The graph with the final norm as a result.
+fn with_last_hidden(mut graph: Graph) -> Graph {
     let logits = graph.outputs.iter().find(|o| o.kind == OutputKind::Return && o.name == "logits").map(|o| o.value);
     let norm = logits.and_then(|id| graph.node(id).args.first().copied());
     if let Some(norm) = norm.filter(|id| matches!(graph.op(*id), Some(Op::RmsNorm(_)))) {
@@ -176,10 +189,12 @@ impl Selected {
 /// # Errors
 /// A group without a kernel, or a defect of the compiler that a verifier found.
 pub fn select_phase(graph: &Graph, limits: Limits, target: &Target, how: (Phase, Activations)) -> Result<Selected> {
-    let stored = (target.is_gpu() && how.0 == Phase::Prefill).then(|| with_last_hidden(graph));
-    let graph = stored.as_ref().unwrap_or(graph);
+    let graph = &target_graph(graph, target, how.0)?;
     let cost = price::cost_model(target, how.0, limits);
-    let fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
+    let mut fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
+    if how.0 == Phase::Decode && !target.is_gpu() {
+        fused = jet_passes::split_attention(fused, limits.max_context as usize, &cost)?;
+    }
     select_fused(fused, target, how, rows(how.0, limits), None)
 }
 
@@ -192,6 +207,7 @@ pub fn select_few(graph: &Graph, limits: Limits, target: &Target, many: &Selecte
         return Ok(None);
     }
     let of = |n: u32| price::of_sequences(target, n, limits);
+    let graph = &target_graph(graph, target, Phase::Decode)?;
     let fused = jet_passes::fuse(graph, &of(1), &jet_passes::Options::default())?;
     let faster = |n: &u32| {
         let time = |graph: &Graph, groups: &[Group]| jet_passes::plan_ps(graph, groups, &of(*n));

@@ -127,9 +127,12 @@ fn inspection_shows_schedule_memory_and_recipe() {
     let json = run(args!["inspect", artifact(), "--json"]).ok().json();
     assert_eq!((json["vocab_size"].as_u64(), json["n_layers"].as_u64()), (Some(2048), Some(8)));
     assert_eq!(json["recipe"]["compile"]["max_context"], 1024);
-    let states = json["states"].as_array().unwrap();
-    // six jet layers and two of attention, two states each
-    assert_eq!(states.len(), 16);
+    for target in json["targets"].as_array().unwrap() {
+        let states = target["states"].as_array().unwrap();
+        // six jet layers and two of attention, two states each
+        assert_eq!(states.len(), 16, "{target}");
+        assert!(states.iter().all(|s| s["dtype"] == "f32"), "{target}");
+    }
 }
 
 #[test]

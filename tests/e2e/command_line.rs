@@ -240,8 +240,8 @@ fn files_that_are_not_or_no_longer_artifacts() {
         bytes[at] ^= 4;
         bytes
     };
-    with(&changed(8), "format version 5.2 found, this build reads 1.0 to 1.2");
-    with(&changed(10), "format version 1.6 found, this build reads 1.0 to 1.2");
+    with(&changed(8), "format version 5.3 found, this build reads 1.0 to 1.3");
+    with(&changed(10), "format version 1.7 found, this build reads 1.0 to 1.3");
     with(&changed(40), "hash");
     with(&changed(good.len() - 1), "hash");
     // A changed weight does not keep the artifact from opening; verify finds it.

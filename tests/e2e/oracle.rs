@@ -95,3 +95,20 @@ fn groups_of_query_heads() {
         agrees(&format!("{heads}/{kv}"), &config(change), 9, LIMITS);
     }
 }
+
+/// Caches so long that one token reads them in parts, on windows and on everything.
+#[test]
+fn caches_in_parts() {
+    let change = |c: &mut Value| {
+        c["max_position_embeddings"] = json!(9000);
+        c["efficient_attention_config"]["swa"]["window_size"] = json!(8500);
+    };
+    agrees("parts", &config(change), 10, "max_context = 9000\nmax_batch = 3\nprefill_chunk = 7\n");
+    let folder = folder();
+    let path = folder.path().join("config.json");
+    std::fs::write(&path, config(change).to_string()).unwrap();
+    let model = synthetic_model(folder.path(), &path, 10, "max_context = 9000\n");
+    let artifact = compile(folder.path(), &model, &[]);
+    let kernels = run(args!["inspect", artifact, "--kernels"]).ok().stdout;
+    assert!(kernels.contains("attention_parts") && kernels.contains("attention_merge"), "{kernels}");
+}

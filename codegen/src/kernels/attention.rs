@@ -34,15 +34,15 @@ pub(super) struct Attention<'a, 'k, 'g> {
 
 /// Where the work of one item lies in scratch memory.
 #[derive(Clone, Copy)]
-struct Work<'k> {
+pub(super) struct Work<'k> {
     /// `[group][BLOCK]`: scores, then weights.
     scores: Ptr<'k, F32>,
     /// `[group][head_dim]`: sums of weighted values.
-    sums: Ptr<'k, F32>,
+    pub sums: Ptr<'k, F32>,
     /// `[group]`: largest score so far.
-    largest: Ptr<'k, F32>,
+    pub largest: Ptr<'k, F32>,
     /// `[group]`: sums of weights.
-    totals: Ptr<'k, F32>,
+    pub totals: Ptr<'k, F32>,
 }
 
 /// The kernel of an attention grid with its stores.
@@ -59,36 +59,43 @@ pub(crate) fn attention(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result
 fn streamed<'k>(a: &Attention<'_, 'k, '_>, heads: &Heads<'_, 'k, '_>) -> Shape {
     let (begin, end) = a.cx.item_range(Items { fixed: a.kv_heads, per_row: true });
     a.cx.k.range(begin, end, 1, (), |item, ()| a.item(heads, item / a.kv_heads, item % a.kv_heads));
-    let fixed = 4 * u64::from(a.group) * u64::from(BLOCK + a.head_dim + 2);
-    Shape { name: "attention_streamed", scratch: Scratch { fixed, per_row: 0 }, cost: a.cost() }
+    let scratch = Scratch { fixed: a.work_bytes(), per_row: 0 };
+    Shape { name: "attention_streamed", scratch, cost: a.cost() }
 }
 
 impl<'a, 'k, 'g> Attention<'a, 'k, 'g> {
     /// Checks that the grid can be built.
     pub fn new(cx: &'a Context<'k, 'g>, grid: Id) -> Result<Self, Unsupported> {
         let args = &cx.graph.node(grid).args;
-        let Some(Op::Attention(op)) = cx.graph.op(grid) else {
-            return Err(Unsupported::new(cx.graph, grid, "expected attention"));
+        let (head_dim, window) = match cx.graph.op(grid) {
+            Some(Op::Attention(op)) => (op.head_dim, op.window),
+            Some(Op::AttentionParts(op)) => (op.head_dim, op.window),
+            _ => return Err(Unsupported::new(cx.graph, grid, "expected attention")),
         };
         let (q_cols, kv_cols) = (cx.cols(args[0]), cx.cols(args[1]));
         let fits = |n: usize| u32::try_from(n).ok().filter(|n| *n < 1 << 24);
         let (Some(head_dim), Some(group), Some(window)) =
-            (fits(op.head_dim), fits(q_cols / kv_cols), u32::try_from(op.window).ok())
+            (fits(head_dim), fits(q_cols / kv_cols), u32::try_from(window).ok())
         else {
             return Err(Unsupported::new(cx.graph, grid, "head_dim or window is too large"));
         };
-        let kv_heads = (kv_cols / op.head_dim) as u32;
+        let kv_heads = kv_cols as u32 / head_dim;
         let (keys, values) = (cx.state_leaf(args[1])?, cx.state_leaf(args[2])?);
+        let expected = cx.k.target.cache_elem();
+        if let Some(found) = [keys, values].iter().filter_map(|c| cx.graph.ty(*c).elem()).find(|e| *e != expected) {
+            let reason = format!("found a cache of {}, expected {} on this target", found.name(), expected.name());
+            return Err(Unsupported::new(cx.graph, grid, reason));
+        }
         Ok(Attention { cx, head_dim, window, group, kv_heads, query: args[0], keys, values })
     }
 }
 
 impl<'k> Attention<'_, 'k, '_> {
-    /// Of the cache, whose length a kernel does not know, one block is counted.
+    /// The cache, whose length a kernel does not know, is counted by those who do; of the work on it one block.
     pub fn cost(&self) -> Cost {
         let kv_cols = u64::from(self.kv_heads * self.head_dim);
         let (q_cols, block) = (u64::from(self.group) * kv_cols, u64::from(BLOCK));
-        Cost { weight_bytes: 0, state_bytes: 8 * block * kv_cols, act_bytes: 8 * q_cols, flops: 4 * block * q_cols }
+        Cost { weight_bytes: 0, state_bytes: 0, act_bytes: 8 * q_cols, flops: 4 * block * q_cols }
     }
 
     /// Position of the first key that the row at `position` sees.
@@ -99,31 +106,29 @@ impl<'k> Attention<'_, 'k, '_> {
         }
     }
 
-    fn work(&self) -> Work<'k> {
-        let scores = self.cx.scratch();
+    /// Work of nothing.
+    pub fn start(&self) -> Work<'k> {
+        let (k, scores) = (self.cx.k, self.cx.scratch());
         let sums = scores.at(self.group * BLOCK);
         let largest = sums.at(self.group * self.head_dim);
-        Work { scores, sums, largest, totals: largest.at(self.group) }
-    }
-
-    fn item(&self, heads: &Heads<'_, 'k, '_>, row: V<'k, Index>, kv_head: V<'k, Index>) {
-        let (cx, k, work) = (self.cx, self.cx.k, self.work());
+        let work = Work { scores, sums, largest, totals: largest.at(self.group) };
         k.range(0u32, self.group, 1, (), |g, ()| {
             work.largest.at(g).store(LOWEST);
             work.totals.at(g).store(0.0);
             spans(k, self.head_dim, &[8, 1], |c, lanes| work.sums.at(g * self.head_dim + c).store(k.splat(0.0, lanes)));
         });
-        let query = cx.value::<F32>(self.query).at(row * (self.kv_heads * self.group * self.head_dim));
-        let query = query.at(kv_head * (self.group * self.head_dim));
-        self.runs(row, |at, n| {
-            let start = at * (self.kv_heads * self.head_dim) + kv_head * self.head_dim;
-            k.range(0u32, n, BLOCK, (), |j, ()| {
-                let offset = start + j * (self.kv_heads * self.head_dim);
-                let keys = cx.state(self.keys, row).at(offset);
-                let values = cx.state(self.values, row).at(offset);
-                self.block(query, keys, values, (n - j).imin(BLOCK), work);
-            });
-        });
+        work
+    }
+
+    /// Bytes of scratch memory that [`Work`] takes.
+    pub fn work_bytes(&self) -> u64 {
+        4 * u64::from(self.group) * u64::from(BLOCK + self.head_dim + 2)
+    }
+
+    fn item(&self, heads: &Heads<'_, 'k, '_>, row: V<'k, Index>, kv_head: V<'k, Index>) {
+        let (cx, k, work) = (self.cx, self.cx.k, self.start());
+        let end = cx.position(row) + 1u32;
+        self.add((row, kv_head), (self.first_key(cx.position(row)), end), work);
         k.range(0u32, self.group, 1, (), |g, ()| {
             let total = work.totals.at(g).load(1);
             let out =
@@ -132,11 +137,30 @@ impl<'k> Attention<'_, 'k, '_> {
         });
     }
 
-    /// The cache rows of the visible keys, oldest first: `body` gets the first and the number of each linear run.
-    fn runs(&self, row: V<'k, Index>, body: impl FnOnce(V<'k, Index>, V<'k, Index>)) {
+    /// Adds the keys and values of the positions `first..end`.
+    pub fn add(
+        &self,
+        (row, kv_head): (V<'k, Index>, V<'k, Index>),
+        positions: (V<'k, Index>, V<'k, Index>),
+        work: Work<'k>,
+    ) {
+        let (cx, k) = (self.cx, self.cx.k);
+        let query = cx.value::<F32>(self.query).at(row * (self.kv_heads * self.group * self.head_dim));
+        let query = query.at(kv_head * (self.group * self.head_dim));
+        self.runs(positions, |at, n| {
+            let start = at * (self.kv_heads * self.head_dim) + kv_head * self.head_dim;
+            k.range(0u32, n, BLOCK, (), |j, ()| {
+                let offset = start + j * (self.kv_heads * self.head_dim);
+                let keys = cx.state::<F32>(self.keys, row).at(offset);
+                let values = cx.state::<F32>(self.values, row).at(offset);
+                self.block(query, keys, values, (n - j).imin(BLOCK), work);
+            });
+        });
+    }
+
+    /// The cache rows of some positions, oldest first: `body` gets the first and the number of each linear run.
+    fn runs(&self, (first, end): (V<'k, Index>, V<'k, Index>), body: impl FnOnce(V<'k, Index>, V<'k, Index>)) {
         let (k, capacity) = (self.cx.k, self.cx.state_rows(self.keys));
-        let end = self.cx.position(row) + 1u32;
-        let first = self.first_key(self.cx.position(row));
         let start = first % capacity;
         let until_wrap = (capacity - start).imin(end - first);
         k.range(0u32, 2u32, 1, (), |run, ()| {

@@ -162,7 +162,7 @@ impl<'k> Chunk<'_, 'k, '_> {
     /// One block of columns of the state, of `u` and of `o`.
     fn columns(&self, c: V<'k, Index>) {
         let (d, w, k) = (self.d, self.work, self.d.cx.k);
-        let state = d.cx.state(d.state, self.row).at(self.head * (d.dk * d.dv) + c);
+        let state = d.cx.state::<F32>(d.state, self.row).at(self.head * (d.dk * d.dv) + c);
         let fours = self.fours(c);
         k.range(0u32, d.dk, 1, (), |i, ()| {
             fours.iter().for_each(|(v, left)| {

@@ -7,7 +7,7 @@ use jet_ir::{Graph, Id, Leaf, NodeKind, Op};
 use jetbin::{Cost, Phase};
 use std::cell::{Cell, RefCell};
 
-/// What the rows of products are multiplied as. Buffers, states and sums are f32 either way.
+/// What the rows of products are multiplied as. Buffers and sums are f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Activations {
     /// As they are.
@@ -249,10 +249,10 @@ impl<'k> Context<'k, '_> {
         }
     }
 
-    /// A state in the slot of `row`.
-    pub fn state(&self, leaf: Id, row: V<'k, Index>) -> Ptr<'k, F32> {
+    /// A state in the slot of `row`; its elements are `E`.
+    pub fn state<E: Stored>(&self, leaf: Id, row: V<'k, Index>) -> Ptr<'k, E> {
         let stride = self.count(Binding::SlotStride);
-        self.pointer::<F32>(Binding::State(leaf), false).strided(self.slot(row), stride)
+        self.pointer::<E>(Binding::State(leaf), false).strided(self.slot(row), stride)
     }
 
     /// Rows that a state has room for.

@@ -126,7 +126,7 @@ fn step<'k>(d: &Delta<'_, 'k, '_>, row: V<'k, Index>, head: V<'k, Index>) {
     d.stage(d.operand(1, row, head * d.dk), key, false);
     let (decay, beta) = (d.operand(3, row, head).load(1), d.operand(4, row, head).load(1));
     let value = d.operand(2, row, head * d.dv);
-    let state = cx.state(d.state, row).at(head * (d.dk * d.dv));
+    let state = cx.state::<F32>(d.state, row).at(head * (d.dk * d.dv));
     spans(k, d.dv, &[16, 4, 1], |c, lanes| {
         let (decay, zero) = (decay.splat(lanes), k.splat(0.0, lanes));
         let at = |i: V<'k, Index>| state.at(i * d.dv + c);

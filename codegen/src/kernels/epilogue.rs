@@ -3,7 +3,7 @@
 
 use super::context::Context;
 use super::lanes::{load_lanes, store_lanes};
-use crate::kir::{F32, Index, Operand, Ptr, V};
+use crate::kir::{Bf16, F32, Index, Operand, Ptr, Stored, V};
 use crate::pack::{Form, PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Op, Place};
 use jetbin::Phase;
@@ -225,7 +225,7 @@ impl<'k> Row<'_, 'k, '_> {
                 return now(0);
             }
         };
-        let state = cx.state(leaf, self.row);
+        let state = cx.state::<F32>(leaf, self.row);
         match cx.phase {
             Phase::Decode => rows_at(state.at((w as u32 + 1) * cols)),
             Phase::Prefill => k.choose(
@@ -244,9 +244,16 @@ impl<'k> Row<'_, 'k, '_> {
             Some(Op::Matmul(_)) => self.write(store, self.eval(store)),
             Some(Op::StoreKv(_) | Op::KvAppend(_)) => match cx.state_leaf(args[0]) {
                 Ok(leaf) => {
-                    let at = cx.position(self.row) % cx.state_rows(leaf);
-                    let base = cx.state(leaf, self.row).at(at * cx.cols(store) as u32);
-                    self.write_at(store, self.eval(args[1]), base);
+                    let at = cx.position(self.row) % cx.state_rows(leaf) * cx.cols(store) as u32;
+                    let rows = self.eval(args[1]);
+                    match cx.graph.ty(leaf).elem() {
+                        // rows may have any number of columns, so nothing but whole elements is promised
+                        Some(Elem::Bf16) => {
+                            let base = cx.state::<Bf16>(leaf, self.row).aligned(2).at(at);
+                            self.write_at(store, rows, base, V::round_bf16);
+                        }
+                        _ => self.write_at(store, rows, cx.state::<F32>(leaf, self.row).at(at), |v| v),
+                    }
                 }
                 Err(e) => cx.refuse(store, e.reason),
             },
@@ -256,14 +263,21 @@ impl<'k> Row<'_, 'k, '_> {
 
     /// Writes `f` to the buffer of `id`.
     pub fn write(&self, id: Id, f: Fragment<'k>) {
-        self.write_at(id, f, self.base(id));
+        self.write_at(id, f, self.base(id), |v| v);
     }
 
-    fn write_at(&self, store: Id, f: Fragment<'k>, base: Ptr<'k, F32>) {
+    /// Writes `f` as `convert` makes it to a row at `base`.
+    fn write_at<E: Stored>(
+        &self,
+        store: Id,
+        f: Fragment<'k>,
+        base: Ptr<'k, E>,
+        convert: impl Fn(V<'k, F32>) -> V<'k, E>,
+    ) {
         if f.domain.is_apart() {
             self.cx.refuse(store, "kernels of a convolution are stored only after their taps are summed");
         }
-        f.domain.lanes.iter().zip(&f.vecs).for_each(|(l, v)| store_lanes(base.at(l.col), *v, l.left));
+        f.domain.lanes.iter().zip(&f.vecs).for_each(|(l, v)| store_lanes(base.at(l.col), convert(*v), l.left));
     }
 }
 

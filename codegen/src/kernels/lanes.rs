@@ -1,7 +1,7 @@
 //! Walks over columns and vectors of which only a part exists.
 
 use super::context::Context;
-use crate::kir::{Builder, F32, Index, Operand, Ptr, V};
+use crate::kir::{Builder, F32, Index, Operand, Ptr, Stored, V};
 
 /// Covers columns `0..n` from left to right with vectors of the given widths, widest first and 1 last; `body` gets the
 /// first column and the width.
@@ -33,7 +33,7 @@ pub fn load_lanes<'k>(p: Ptr<'k, F32>, width: u16, left: Option<V<'k, Index>>) -
 }
 
 /// Stores the lanes of `v` that exist.
-pub fn store_lanes<'k>(p: Ptr<'k, F32>, v: V<'k, F32>, left: Option<V<'k, Index>>) {
+pub fn store_lanes<'k, E: Stored>(p: Ptr<'k, E>, v: V<'k, E>, left: Option<V<'k, Index>>) {
     let Some(left) = left else { return p.store(v) };
     let k = left.k;
     let one = |i: u16| k.when(u32::from(i).on(k).lt(left), || p.at(u32::from(i)).store(v.lane(i)));

@@ -22,6 +22,7 @@ mod lanes;
 mod product;
 mod quantised;
 mod rowwise;
+mod split;
 mod tile;
 mod wide;
 
@@ -34,6 +35,7 @@ pub(crate) use gpu::{gpu, supports as gpu_supports};
 pub use int8::is_for as multiplies_bytes;
 pub(crate) use product::product;
 pub(crate) use rowwise::{gated_norm, l2_norm, map, rms_norm, rope, row_ms};
+pub(crate) use split::{attention_merge, attention_parts};
 
 use crate::kir::{Items, Kernel};
 use jetbin::Cost;

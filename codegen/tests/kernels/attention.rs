@@ -8,6 +8,11 @@ use jet_ir::{Graph, OutputKind, Rows};
 use jetbin::Phase;
 
 fn graph(kv_heads: usize, group: usize, head_dim: usize, window: usize) -> Graph {
+    graph_in(kv_heads, group, head_dim, window, None)
+}
+
+/// With as many parts, and blocks of so many keys.
+fn graph_in(kv_heads: usize, group: usize, head_dim: usize, window: usize, split: Option<(usize, usize)>) -> Graph {
     let mut g = Graph::new("attention");
     let cols = kv_heads * head_dim;
     let [k, v] = ["k", "v"].map(|n| input(&mut g, n, cols));
@@ -18,10 +23,40 @@ fn graph(kv_heads: usize, group: usize, head_dim: usize, window: usize) -> Graph
         g.output(OutputKind::Update, name, appended);
         appended
     });
-    let a = g.add(Attention { head_dim, window }, &[q, caches[0], caches[1]]).unwrap();
+    let a = match split {
+        None => g.add(Attention { head_dim, window }, &[q, caches[0], caches[1]]).unwrap(),
+        Some((parts, block)) => {
+            let op = AttentionParts { head_dim, window, parts, block };
+            let of_parts = g.add(op, &[q, caches[0], caches[1]]).unwrap();
+            g.add(AttentionMerge { head_dim, parts }, &[of_parts]).unwrap()
+        }
+    };
     let o = g.add(Get0 {}, &[a]).unwrap();
     g.output(OutputKind::Return, "o", o);
     g
+}
+
+/// Decode in parts: contexts of less than a block, that end in the middle of one, and that go round several times; windows that start
+/// inside of a block, in rings that wrap around there.
+#[test]
+fn in_parts() {
+    for (group, head_dim, window, split) in
+        [(1, 2, 0, (2, 8)), (3, 20, 0, (4, 32)), (2, 8, 40, (2, 8)), (6, 128, 0, (32, 128)), (2, 12, 70, (4, 16))]
+    {
+        let g = graph_in(2, group, head_dim, window, Some(split));
+        let case = Case {
+            graph: &g,
+            phase: Phase::Decode,
+            past: vec![0, 7, 8, 31, 69, 150, 199],
+            slots: vec![3, 0, 5, 2, 6, 1, 4],
+            tokens: 1,
+            capacity: if window == 0 { 200 } else { window },
+            rounded: false,
+            tolerance: ATTENTION,
+            tolerance_of_bytes: ATTENTION,
+        };
+        case.check(&compile(&g, Phase::Decode));
+    }
 }
 
 #[test]

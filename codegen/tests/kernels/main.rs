@@ -36,6 +36,8 @@ mod tolerance {
     pub const BF16_OPERANDS: f64 = 4e-3;
     /// Softmax weights rounded to bf16 before they multiply the values: each by at most 2^-9 of itself, their sum not.
     pub const BF16_WEIGHTS: f64 = 1.0 / 512.0;
+    /// Keys and values rounded to bf16 where they are stored: each by at most 2^-8 of itself.
+    pub const BF16_STORED: f64 = 1.0 / 256.0;
     /// The delta rule by chunks: keys, queries, state and what was learned are rounded to bf16 before they multiply, each element
     /// by 2^-9.8 in the mean; several roundings add up, and again from token to token.
     pub const BF16_CHUNKS: f64 = 5e-3;

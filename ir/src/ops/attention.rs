@@ -79,6 +79,59 @@ impl Semantics for Attention {
     }
 }
 
+/// The score of parts without keys: low, and finite so that differences are.
+const LOWEST: f64 = -1e30;
+
+impl Semantics for AttentionParts {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        let Self { head_dim, window, parts, block } = *self;
+        let whole = Attention { head_dim, window }.infer(args)?;
+        ensure(parts > 0 && block > 0, || format!("found {parts} parts of blocks of {block}, expected 1 at least"))?;
+        Ok(Type::mem(Rows::Tokens, parts * (whole.cols() / head_dim) * (head_dim + 2)))
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        let (q, keys, values) = (args[0].mat(), args[1].mat(), args[2].mat());
+        let (hd, heads, past) = (self.head_dim, q.cols / self.head_dim, keys.rows - q.rows);
+        let group = q.cols / keys.cols;
+        let one = |t: usize, part: usize, head: usize| -> Vec<R> {
+            let (query, kv) = (&q.row(t)[head * hd..][..hd], head / group * hd);
+            let sees = |j: &usize| self.window == 0 || j + self.window > past + t;
+            let own: Vec<usize> = (0..=past + t).filter(sees).filter(|j| j / self.block % self.parts == part).collect();
+            let scale = R::of((hd as f64).powf(-0.5));
+            let score = |j: &usize| query.iter().zip(&keys.row(*j)[kv..]).map(|(a, b)| *a * *b).sum::<R>() * scale;
+            let scores: Vec<R> = own.iter().map(score).collect();
+            let top = scores.iter().copied().fold(R::of(LOWEST), |m, s| if s > m { s } else { m });
+            let weights: Vec<R> = scores.iter().map(|s| (*s - top).exp()).collect();
+            let sum = |c: usize| weights.iter().zip(&own).map(|(w, j)| *w * values.at(*j, kv + c)).sum();
+            (0..hd).map(sum).chain([top, weights.iter().copied().sum()]).collect()
+        };
+        let row = |t: usize| (0..self.parts * heads).flat_map(move |i| one(t, i / heads, i % heads));
+        Value::Mat(Mat { rows: q.rows, cols: self.parts * heads * (hd + 2), data: (0..q.rows).flat_map(row).collect() })
+    }
+}
+
+impl Semantics for AttentionMerge {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        let x = in_memory(args, 0)?;
+        let each = self.parts * (self.head_dim + 2);
+        ensure(each > 0 && x.cols.is_multiple_of(each), || {
+            format!("operand 0 has {} columns, not a multiple of {} parts of {} + 2", x.cols, self.parts, self.head_dim)
+        })?;
+        Ok(Type::Grid { kind: GridKind::Attention, cols: x.cols / each * self.head_dim, state: (0, 0) })
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        let (x, hd) = (args[0].mat(), self.head_dim);
+        let heads = x.cols / self.parts / (hd + 2);
+        let first = Mat::new(x.rows, heads * hd, |t, c| {
+            let part = |p: usize| &x.row(t)[(p * heads + c / hd) * (hd + 2)..][..hd + 2];
+            let top = (0..self.parts).map(|p| part(p)[hd]).fold(part(0)[hd], |m, s| if s > m { s } else { m });
+            let over = |at: usize| (0..self.parts).map(|p| (part(p)[hd] - top).exp() * part(p)[at]).sum::<R>();
+            over(c % hd) / over(hd + 1)
+        });
+        Value::Grid { first, second: None }
+    }
+}
+
 impl Semantics for Get0 {
     fn infer(&self, args: &[Type]) -> Result<Type, String> {
         let (cols, _) = grid(args, 0, &[GridKind::Delta, GridKind::Attention])?;

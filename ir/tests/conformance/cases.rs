@@ -264,7 +264,12 @@ fn attentions(cases: &mut Cases, tokens: usize, past: usize, heads: usize, kv_he
     let q = map(&q, |x| 4.0 * x);
     for window in [0, 1, 2, 4, 100] {
         let o = attention(&q, &keys, &values, head_dim, window);
-        cases.add_grid(Attention { head_dim, window }, &[&q, &keys, &values], o, None);
+        cases.add_grid(Attention { head_dim, window }, &[&q, &keys, &values], o.clone(), None);
+        for (parts, block) in [(1, 3), (3, 1), (4, 2), (2, 50)] {
+            let of_parts = attention_parts(&q, &keys, &values, (head_dim, window), (parts, block));
+            cases.add_grid(AttentionMerge { head_dim, parts }, &[&of_parts], o.clone(), None);
+            cases.add(AttentionParts { head_dim, window, parts, block }, &[&q, &keys, &values], of_parts);
+        }
     }
     cases.add(Rope { head_dim }, &[&q, &table], rope(&q, &table, head_dim));
 }

@@ -144,3 +144,38 @@ pub fn rope(x: &M, table: &M, head_dim: usize) -> M {
     }
     out
 }
+
+/// Key `j` belongs to part `j / block % parts`; of every part and head the sums relative to its own largest score, that score, the weights' sum.
+pub fn attention_parts(
+    q: &M,
+    keys: &M,
+    values: &M,
+    (head_dim, window): (usize, usize),
+    (parts, block): (usize, usize),
+) -> M {
+    let (heads, kv_heads) = (q.cols / head_dim, keys.cols / head_dim);
+    let width = head_dim + 2;
+    let mut out = M { rows: q.rows, cols: parts * heads * width, data: vec![0.0; q.rows * parts * heads * width] };
+    for t in 0..q.rows {
+        let position = keys.rows - q.rows + t;
+        for e in 0..heads {
+            let kv = e / (heads / kv_heads) * head_dim;
+            let score = |j: usize| -> f64 {
+                let product = |i: usize| q.data[t * q.cols + e * head_dim + i] * keys.data[j * keys.cols + kv + i];
+                (0..head_dim).map(product).sum::<f64>() / (head_dim as f64).sqrt()
+            };
+            for part in 0..parts {
+                let to = &mut out.data[t * parts * heads * width + (part * heads + e) * width..][..width];
+                let mine = |j: &usize| j / block % parts == part && (window == 0 || j + window > position);
+                let mine: Vec<usize> = (0..=position).filter(mine).collect();
+                to[head_dim] = mine.iter().map(|j| score(*j)).fold(-1e30, f64::max);
+                for j in mine {
+                    let weight = (score(j) - to[head_dim]).exp();
+                    (0..head_dim).for_each(|i| to[i] += weight * values.data[j * values.cols + kv + i]);
+                    to[head_dim + 1] += weight;
+                }
+            }
+        }
+    }
+    out
+}

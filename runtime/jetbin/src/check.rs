@@ -15,7 +15,6 @@ const MAX_BYTES: u64 = 1 << 48;
 pub(crate) fn check_tables(reader: &Reader<'_>) -> Result<(), ReadError> {
     let facts = decode_facts(reader.required(SectionKind::Facts, 0)?, reader.strings())?;
     check_facts(reader, &facts)?;
-    check_states(reader, &facts)?;
     check_weights(reader)?;
     let targets = reader.required(SectionKind::Targets, 0)?;
     let targets = Table::<TargetDesc>::checked("targets", targets, reader.strings())?.len();
@@ -28,6 +27,7 @@ pub(crate) fn check_tables(reader: &Reader<'_>) -> Result<(), ReadError> {
             | SectionKind::Prefill
             | SectionKind::Decode
             | SectionKind::DecodeFew => targets,
+            SectionKind::States => targets.max(1),
             _ => 1,
         };
         if s.index as usize >= bound {
@@ -35,7 +35,10 @@ pub(crate) fn check_tables(reader: &Reader<'_>) -> Result<(), ReadError> {
             return Err(ReadError::damaged("section table", problem));
         }
     }
+    // without a target nobody reads the states, but they must be there
+    check_states(reader, &facts, 0)?;
     for t in 0..targets as u32 {
+        check_states(reader, &facts, reader.states_index(t))?;
         check_kernels(reader, t)?;
         for phase in [Phase::Prefill, Phase::Decode] {
             let rows = match phase {
@@ -73,8 +76,8 @@ fn check_facts(reader: &Reader<'_>, facts: &Facts) -> Result<(), ReadError> {
     })
 }
 
-fn check_states(reader: &Reader<'_>, facts: &Facts) -> Result<(), ReadError> {
-    let bytes = reader.required(SectionKind::States, 0)?;
+fn check_states(reader: &Reader<'_>, facts: &Facts, index: u32) -> Result<(), ReadError> {
+    let bytes = reader.required(SectionKind::States, index)?;
     let origin = "states";
     require(bytes.len() >= StatesRecord::SIZE, origin, || format!("{} bytes", bytes.len()))?;
     let (head, rest) = bytes.split_at(StatesRecord::SIZE);
@@ -214,7 +217,7 @@ fn check_program(
         facts,
         kernels: reader.kernels(target).len(),
         weights: reader.weights().len(),
-        states: reader.states().len(),
+        states: reader.states(target).len(),
     };
     context.check_buffers(&origin)?;
     context.check_steps(&origin)?;

@@ -39,14 +39,18 @@ pub fn weights<'a>(reader: &'a Reader<'_>) -> impl Display + use<'a> {
     })
 }
 
-/// The states of a sequence, a line each.
-pub fn states<'a>(reader: &'a Reader<'_>) -> impl Display + use<'a> {
+/// The states of a sequence as a target keeps them, a line each.
+pub fn states<'a>(reader: &'a Reader<'_>, target: u32) -> impl Display + use<'a> {
     from_fn(move |f| {
-        writeln!(f, "slot of {} bytes", reader.slot_bytes())?;
-        writeln!(f, "{:>4} {:>12} {:>12} {:<6} {:>14}  state", "#", "offset", "bytes", "kind", "rows x cols")?;
-        for (i, s) in reader.states().iter().enumerate() {
-            let shape = format!("{} x {}", s.rows, s.cols);
-            writeln!(f, "{i:>4} {:>12} {:>12} {:<6} {shape:>14}  {}", s.offset, s.bytes(), s.kind, s.name)?;
+        writeln!(f, "slot of {} bytes", reader.slot_bytes(target))?;
+        writeln!(
+            f,
+            "{:>4} {:>12} {:>12} {:<6} {:<5} {:>14}  state",
+            "#", "offset", "bytes", "kind", "type", "rows x cols"
+        )?;
+        for (i, s) in reader.states(target).iter().enumerate() {
+            let (shape, bytes) = (format!("{} x {}", s.rows, s.cols), s.bytes());
+            writeln!(f, "{i:>4} {:>12} {bytes:>12} {:<6} {:<5} {shape:>14}  {}", s.offset, s.kind, s.dtype, s.name)?;
         }
         Ok(())
     })
@@ -67,7 +71,7 @@ pub fn schedule<'a>(reader: &'a Reader<'_>, target: u32, program: &'a ProgramVie
             let kernel = kernels.get(step.kernel).map_or("?", |k| k.name);
             write!(f, "{i:>4} {:<6} {kernel}(", step.domain)?;
             for (n, arg) in program.args_of(&step).enumerate() {
-                write!(f, "{}{}", if n > 0 { ", " } else { "" }, name_of(reader, program, arg))?;
+                write!(f, "{}{}", if n > 0 { ", " } else { "" }, name_of(reader, target, program, arg))?;
             }
             write!(f, ") items {}", step.items_fixed)?;
             if step.items_per_row > 0 {
@@ -84,7 +88,7 @@ pub fn schedule<'a>(reader: &'a Reader<'_>, target: u32, program: &'a ProgramVie
     })
 }
 
-fn name_of(reader: &Reader<'_>, program: &ProgramView<'_>, arg: Arg) -> String {
+fn name_of(reader: &Reader<'_>, target: u32, program: &ProgramView<'_>, arg: Arg) -> String {
     let text = match arg {
         Arg::Buffer(b) => {
             return program.buffers().get(b).map_or_else(|| format!("buffer {b}"), |b| format!("%{}", b.name));
@@ -93,7 +97,7 @@ fn name_of(reader: &Reader<'_>, program: &ProgramView<'_>, arg: Arg) -> String {
             return reader.weights().get(w).map_or_else(|| format!("weight {w}"), |w| format!("@{}", w.name));
         }
         Arg::State(s) => {
-            return reader.states().get(s).map_or_else(|| format!("state {s}"), |s| format!("${}", s.name));
+            return reader.states(target).get(s).map_or_else(|| format!("state {s}"), |s| format!("${}", s.name));
         }
         Arg::Const(v) => return v.to_string(),
         Arg::SlotStride => "slot_stride",

@@ -176,14 +176,19 @@ impl<'a> Reader<'a> {
         few.or_else(|| self.program(target, phase))
     }
 
-    /// Bytes between the states of two sequences.
-    pub fn slot_bytes(&self) -> u64 {
-        self.section(SectionKind::States, 0).map_or(0, |b| StatesRecord::get(b).slot_bytes)
+    /// Bytes between the states of two sequences on a target.
+    pub fn slot_bytes(&self, target: u32) -> u64 {
+        self.section(SectionKind::States, self.states_index(target)).map_or(0, |b| StatesRecord::get(b).slot_bytes)
     }
 
-    /// States of a sequence.
-    pub fn states(&self) -> Table<'a, StateDesc<&'a str>> {
-        self.table(SectionKind::States, 0, StatesRecord::SIZE)
+    /// States of a sequence as a target keeps them.
+    pub fn states(&self, target: u32) -> Table<'a, StateDesc<&'a str>> {
+        self.table(SectionKind::States, self.states_index(target), StatesRecord::SIZE)
+    }
+
+    /// Index of the section with the states of a target: its own, or that of target 0.
+    pub(crate) fn states_index(&self, target: u32) -> u32 {
+        self.section(SectionKind::States, target).map_or(0, |_| target)
     }
 
     /// Packed weights.

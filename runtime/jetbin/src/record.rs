@@ -85,7 +85,7 @@ records! {
     StatesRecord { slot_bytes: u64, n_states: u64, }
     StateRecord {
         name: Text, kind: u32, layer: u32, offset: u64, rows: u32, cols: u32, heads: u32, window: u32,
-        zero_at_start: u32, reserved: u32,
+        zero_at_start: u32, dtype: u32,
     }
     WeightRecord { name: Text, layout: Text, sources: Text, dtype: u32, reserved: u32, offset: u64, length: u64, }
     ProgramRecord {

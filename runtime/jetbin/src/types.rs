@@ -97,7 +97,7 @@ codes! {
         Prefill = 8 "prefill",
         /// The decode [`Program`] of one target.
         Decode = 9 "decode",
-        /// Table of [`StateDesc`], with the size of a slot.
+        /// Table of [`StateDesc`] of one target, with the size of a slot.
         States = 10 "states",
         /// Table of [`WeightDesc`].
         Weights = 11 "weights",
@@ -274,7 +274,8 @@ pub struct Step {
 pub struct Cost {
     /// Bytes of weights, a call.
     pub weight_bytes: u64,
-    /// Bytes of state read and written, a sequence of the call: one in a prefill, a row in a decode.
+    /// Bytes of state read and written, a sequence of the call: one in a prefill, a row in a decode. What attention reads of
+    /// the caches is not in it: it grows with the sequence.
     pub state_bytes: u64,
     /// Bytes of activations read and written, a row.
     pub act_bytes: u64,
@@ -349,13 +350,15 @@ pub enum ProbeSource {
     },
 }
 
-/// A state of a sequence, f32 `[rows, cols]`, at a fixed place in every slot.
+/// A state of a sequence, `[rows, cols]`, at a fixed place in every slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDesc<S = String> {
     /// For instance `layers.3.keys`.
     pub name: S,
     /// Meaning.
     pub kind: StateKind,
+    /// Type of the elements, f32 or bf16.
+    pub dtype: DType,
     /// Index of the layer.
     pub layer: u32,
     /// Offset in the slot, in bytes, a multiple of [`ALIGN`].
@@ -375,7 +378,7 @@ pub struct StateDesc<S = String> {
 impl<S> StateDesc<S> {
     /// Size in bytes; the largest number where it is beyond 64 bits, which no slot has room for.
     pub fn bytes(&self) -> u64 {
-        (u64::from(self.rows) * u64::from(self.cols)).saturating_mul(4)
+        (u64::from(self.rows) * u64::from(self.cols)).saturating_mul(self.dtype.block_bytes())
     }
 }
 

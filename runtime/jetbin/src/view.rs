@@ -142,14 +142,18 @@ impl<'a> Row<'a> for LaunchDesc {
 impl<'a> Row<'a> for StateDesc<&'a str> {
     type Record = StateRecord;
     fn decode(r: StateRecord, strings: Strings<'a>) -> Result<Self, String> {
-        zero("reserved", r.reserved.into())?;
         aligned("offset", r.offset, ALIGN)?;
         if r.zero_at_start > 1 || r.rows == 0 || r.cols == 0 || r.heads == 0 {
             return Err(format!("{r:?} has a size of zero or an unknown flag"));
         }
+        let dtype = code("type of state", r.dtype, DType::from_code)?;
+        if !matches!(dtype, DType::F32 | DType::Bf16) {
+            return Err(format!("a state of type {dtype}, expected f32 or bf16"));
+        }
         Ok(Self {
             name: strings.get(r.name)?,
             kind: code("kind of state", r.kind, StateKind::from_code)?,
+            dtype,
             layer: r.layer,
             offset: r.offset,
             rows: r.rows,

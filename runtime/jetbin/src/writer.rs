@@ -125,11 +125,12 @@ impl Writer {
         self.section(SectionKind::InvFreq, 0, &bytes)
     }
 
-    /// Writes the states of a sequence; `slot_bytes` is the distance between two sequences.
+    /// Writes the states of a sequence as a target keeps them; `slot_bytes` is the distance between two sequences.
+    /// A target for which this is not called has those of target 0.
     ///
     /// # Errors
-    /// On a second call.
-    pub fn states(&mut self, slot_bytes: u64, states: &[StateDesc]) -> Result<(), WriteError> {
+    /// On a second call for a target.
+    pub fn states(&mut self, target: u32, slot_bytes: u64, states: &[StateDesc]) -> Result<(), WriteError> {
         let mut out = Vec::new();
         StatesRecord { slot_bytes, n_states: states.len() as u64 }.put(&mut out);
         for s in states {
@@ -143,11 +144,11 @@ impl Writer {
                 heads: s.heads,
                 window: s.window,
                 zero_at_start: u32::from(s.zero_at_start),
-                reserved: 0,
+                dtype: s.dtype.code(),
             };
             record.put(&mut out);
         }
-        self.section(SectionKind::States, 0, &out)
+        self.section(SectionKind::States, target, &out)
     }
 
     /// Appends a packed weight, whose bytes `fill` writes, and gives its index.

@@ -52,9 +52,9 @@ fn other_versions_are_refused_by_name() {
     let mut file = bytes();
     file[8] = 2;
     let error = Reader::open(&file).unwrap_err().to_string();
-    assert_eq!(error, "format version 2.2 found, this build reads 1.0 to 1.2");
-    (file[8], file[10]) = (1, 3);
-    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 3 })));
+    assert_eq!(error, "format version 2.3 found, this build reads 1.0 to 1.3");
+    (file[8], file[10]) = (1, 4);
+    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 4 })));
     file[0] = b'P';
     assert!(matches!(Reader::open(&file), Err(ReadError::NotAnArtifact(_))));
 }
@@ -68,7 +68,7 @@ const SIGNED: &[(SectionKind, usize, u32, &str)] = &[
     (SectionKind::Facts, 24, 33, "32 rows, expected 33 at least"),
     (SectionKind::Facts, 28, 4, "3 rows and 2 head rows, expected 4"),
     (SectionKind::Facts, 36, 3, "8 bytes for 3 ids"),
-    (SectionKind::States, 0, 1024, "1024 bytes at 256, expected between 128 and 1024"),
+    (SectionKind::States, 0, 704, "512 bytes at 256, expected between 128 and 704"),
     (SectionKind::States, 8, 3, "2 rows, the header says 3"),
     (SectionKind::States, 16 + 8, 9, "kind of state 9 is unknown"),
     (SectionKind::States, 16 + 12, 2, "layer 2 of 2"),
@@ -76,8 +76,9 @@ const SIGNED: &[(SectionKind, usize, u32, &str)] = &[
     (SectionKind::States, 16 + 24, 0, "size of zero"),
     (SectionKind::States, 16 + 32, 3, "3 heads do not divide 8"),
     (SectionKind::States, 16 + 40, 2, "unknown flag"),
-    (SectionKind::States, 16 + 44, 1, "reserved is 1"),
-    (SectionKind::States, 64 + 16, 64, "1024 bytes at 64, expected between 128"),
+    (SectionKind::States, 16 + 44, 2, "a state of type q8, expected f32 or bf16"),
+    (SectionKind::States, 16 + 44, 4, "type of state 4 is unknown"),
+    (SectionKind::States, 64 + 16, 64, "512 bytes at 64, expected between 128"),
     (SectionKind::Weights, 24, 5, "dtype 5 is unknown"),
     (SectionKind::Weights, 24, 2, "weight embed: 100 bytes of q8, expected a multiple of 1088"),
     (SectionKind::Weights, 24, 3, "weight embed: 100 bytes of q4, expected a multiple of 576"),

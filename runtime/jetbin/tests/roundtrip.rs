@@ -15,9 +15,10 @@ fn everything_written_is_read_back() {
     let facts = r.facts();
     assert_eq!((facts.name.as_str(), facts.vocab_size, facts.eos_ids), ("sample", 10, vec![9, 8]));
     assert_eq!(r.inv_freq().collect::<Vec<_>>(), [1.0, 0.5]);
-    let keys = r.states().get(1).unwrap();
-    assert_eq!((keys.name, keys.kind, keys.offset, keys.bytes()), ("layers.1.keys", StateKind::Keys, 256, 1024));
-    assert_eq!(r.slot_bytes(), 8192);
+    let keys = r.states(0).get(1).unwrap();
+    assert_eq!((keys.name, keys.kind, keys.offset), ("layers.1.keys", StateKind::Keys, 256));
+    assert_eq!((keys.dtype, keys.bytes()), (DType::Bf16, 512));
+    assert_eq!((r.slot_bytes(0), r.states(0).get(0).unwrap().dtype), (8192, DType::F32));
     let head = r.weights().get(1).unwrap();
     assert_eq!((head.name, head.offset, head.length), ("head", 128, 60));
     assert_eq!(head.sources, "model.head.weight\nmodel.b");
@@ -120,7 +121,7 @@ fn weights_larger_than_a_block_keep_their_bytes_and_hash() {
     w.weight(&desc, |out| out.write_all(&large)).unwrap();
     let facts = Facts { vocab_size: 1, max_context: 1, max_batch: 1, prefill_chunk: 1, ..Facts::default() };
     w.facts(&facts).unwrap();
-    w.states(0, &[]).unwrap();
+    w.states(0, 0, &[]).unwrap();
     w.finish().unwrap();
     let bytes = std::fs::read(path).unwrap();
     let r = Reader::open(&bytes).unwrap();

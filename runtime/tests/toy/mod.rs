@@ -85,6 +85,7 @@ pub fn write(path: &Path, recipe: &Recipe) -> Written {
     let state = |name: &str, kind, layer, offset, rows, cols, heads, window| StateDesc {
         name: name.into(),
         kind,
+        dtype: DType::F32,
         layer,
         offset,
         rows,
@@ -100,7 +101,7 @@ pub fn write(path: &Path, recipe: &Recipe) -> Written {
         state("layers.1.keys", StateKind::Keys, 1, 192, cache, 8, 2, WINDOW as u32),
         state("layers.1.values", StateKind::Values, 1, 704, cache, 8, 2, WINDOW as u32),
     ];
-    w.states(1216, &states).unwrap();
+    w.states(0, 1216, &states).unwrap();
     let desc =
         WeightDesc { name: "table".into(), dtype: DType::F32, layout: "rows".into(), sources: vec!["embed".into()] };
     let bytes: Vec<u8> = table().iter().flat_map(|v| v.to_le_bytes()).collect();

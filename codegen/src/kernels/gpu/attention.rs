@@ -8,8 +8,7 @@ use super::super::attention::{Attention, LOWEST};
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::heads::Heads;
 use super::flash;
-use super::operand::rows_of_fours;
-use crate::kir::{F32, Index, Items, Launch, Operand, Ptr, STATIC_SHARED, V, WARP};
+use crate::kir::{Bf16, F32, Index, Items, Launch, Operand, Ptr, STATIC_SHARED, V, WARP};
 use jet_ir::Id;
 use jetbin::Phase;
 
@@ -139,11 +138,12 @@ impl<'k> Cta<'_, 'k, '_> {
     }
 
     /// A cache at the row of position `p`; of positions from `end` on, the one before.
-    fn cached(&self, leaf: Id, p: V<'k, Index>, end: V<'k, Index>) -> Ptr<'k, F32> {
+    fn cached(&self, leaf: Id, p: V<'k, Index>, end: V<'k, Index>) -> Ptr<'k, Bf16> {
         let (a, cx) = (self.a, self.a.cx);
         let row = p.imin(end - 1u32) % cx.state_rows(leaf);
         let at = row * (a.kv_heads * a.head_dim) + self.kv_head * a.head_dim;
-        rows_of_fours(cx.state(leaf, self.row(0)), a.head_dim).at(at)
+        let promised = if a.head_dim.is_multiple_of(4) { 8 } else { 2 };
+        cx.state::<Bf16>(leaf, self.row(0)).aligned(promised).at(at)
     }
 
     /// The scores of the key of this thread; of keys that a row does not see, the lowest.
@@ -154,7 +154,7 @@ impl<'k> Cta<'_, 'k, '_> {
         let width: u16 = if a.head_dim.is_multiple_of(4) { 4 } else { 1 };
         let zeros = vec![0.0f32.on(k); self.queries() as usize];
         let scores = k.range(0u32, a.head_dim, width.into(), zeros, |d, scores| {
-            let key = keys.at(d).load(width);
+            let key = keys.at(d).load(width).widen();
             let one = |(query, score): (u32, V<'k, F32>)| {
                 let q = work.queries.at(d + query * a.head_dim).load(width);
                 (0..width).fold(score, |score, lane| key.lane(lane).fma(q.lane(lane), score))
@@ -198,7 +198,7 @@ impl<'k> Cta<'_, 'k, '_> {
             let rows: Vec<_> = (0..STEP).map(|s| self.cached(a.values, p + j + s, end)).collect();
             let column = |turn: u32| (k.thread() + turn * THREADS).imin(a.head_dim - 1);
             let values: Vec<Vec<_>> =
-                (0..turns).map(|t| rows.iter().map(|r| r.at(column(t)).load(1)).collect()).collect();
+                (0..turns).map(|t| rows.iter().map(|r| r.at(column(t)).load(1).widen()).collect()).collect();
             let mut sums = sums;
             for query in 0..self.queries() {
                 let weights = work.scores.at(j + query * THREADS).load(STEP as u16);

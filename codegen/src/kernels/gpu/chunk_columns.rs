@@ -54,7 +54,7 @@ impl<'a, 'k, 'g> Columns<'a, 'k, 'g> {
         let row = self.pair() + (8 * eight + lane % 2);
         let row_exists = (8 * (eight + 1) > d.dk).then(|| row.lt(d.dk));
         let row = if row_exists.is_some() { row.imin(d.dk - 1) } else { row };
-        let at = d.cx.state(d.state, 0u32.on(d.cx.k)).at(self.head * (d.dk * d.dv)).at(c).at(row * d.dv);
+        let at = d.cx.state::<F32>(d.state, 0u32.on(d.cx.k)).at(self.head * (d.dk * d.dv)).at(c).at(row * d.dv);
         (at, [column_exists, row_exists].into_iter().flatten().reduce(|a, b| a.and(b)))
     }
 

@@ -84,7 +84,7 @@ impl<'k> Head<'_, 'k, '_> {
     /// Column `c` of the state of the sequence of `row`.
     fn column(&self, row: V<'k, Index>, c: V<'k, Index>) -> Ptr<'k, F32> {
         let d = self.d;
-        d.cx.state(d.state, row).at(self.head * (d.dk * d.dv)).at(c)
+        d.cx.state::<F32>(d.state, row).at(self.head * (d.dk * d.dv)).at(c)
     }
 
     /// Rows of the state that a thread has.

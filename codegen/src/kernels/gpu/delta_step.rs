@@ -86,7 +86,7 @@ impl<'a, 'k, 'g> Head<'a, 'k, 'g> {
     /// The columns of this CTA in memory.
     fn in_memory(&self) -> Ptr<'k, F32> {
         let d = self.d;
-        d.cx.state(d.state, self.row).aligned(16).at(self.head * (d.dk * d.dv)).at(self.first)
+        d.cx.state::<F32>(d.state, self.row).aligned(16).at(self.head * (d.dk * d.dv)).at(self.first)
     }
 
     /// Asks for the state, and brings key and query.

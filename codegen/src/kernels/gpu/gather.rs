@@ -102,5 +102,6 @@ pub fn kv_append(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> {
         let leaf = |_: Id| Some(Fragment { vecs: vec![v], domain: domain.clone() });
         Row { cx, row, leaf: &leaf }.store(id);
     });
-    Ok(shape("kv_append", Cost { state_bytes: 4 * cols as u64, act_bytes: 4 * cols as u64, ..Cost::default() }))
+    let state_bytes = cx.graph.ty(id).elem().map_or(0, |e| e.row_bytes(cols)) as u64;
+    Ok(shape("kv_append", Cost { state_bytes, act_bytes: 4 * cols as u64, ..Cost::default() }))
 }

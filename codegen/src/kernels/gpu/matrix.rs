@@ -1,7 +1,8 @@
 //! Operands of tile products that a CTA shares, and operands made of the sums of other products.
 //!
 //! A matrix lies in shared memory in pieces of 8 by 8 bf16, each in 128 bytes without a gap: the rows of a piece are in
-//! different banks, whichever way it is read.
+//! different banks, whichever way it is read. In a matrix for copies of rows, pieces with an odd column have their rows turned
+//! by half a piece: then four rows of two neighbouring pieces are in different banks as well.
 
 use crate::kir::{Bf16, Builder, F32, I32, Index, Operand, Ptr, V};
 
@@ -45,22 +46,41 @@ pub struct Matrix<'k> {
     /// The row that this lane addresses of four pieces, two rows of two: first along the rows, or first down the columns.
     along: Ptr<'k, Bf16>,
     down: Ptr<'k, Bf16>,
+    /// Rows by which pieces with an odd column are turned.
+    turn: u32,
 }
 
 impl<'k> Matrix<'k> {
     /// A matrix of `cols` columns at `base`.
     pub fn new(k: &'k Builder, base: Ptr<'k, Bf16>, cols: u32) -> Self {
+        Matrix::laid_out(k, base, cols, 0)
+    }
+
+    /// A matrix of `cols` columns at `base` for copies of rows, see [`Matrix::row`]; operands start at an even piece of its rows.
+    pub fn for_copies(k: &'k Builder, base: Ptr<'k, Bf16>, cols: u32) -> Self {
+        Matrix::laid_out(k, base, cols, PIECE / 2)
+    }
+
+    fn laid_out(k: &'k Builder, base: Ptr<'k, Bf16>, cols: u32, turn: u32) -> Self {
         let (lane, across) = (k.warp().rank, cols / PIECE);
         let (row, first, second) = (lane % PIECE, lane / PIECE % 2u32, lane / (2 * PIECE));
         let four = |right: V<'k, Index>, below: V<'k, Index>| {
+            let row = if turn == 0 { row } else { row.xor(right * turn) };
             base.at(right * ELEMENTS).at(below * (across * ELEMENTS)).at(row * PIECE)
         };
-        Matrix { pieces: Pieces { base, across }, along: four(first, second), down: four(second, first) }
+        Matrix { pieces: Pieces { base, across }, along: four(first, second), down: four(second, first), turn }
     }
 
-    /// The address of an element.
+    /// The address of an element of a matrix that is not for copies.
     pub fn at(&self, row: V<'k, Index>, col: V<'k, Index>) -> Ptr<'k, Bf16> {
         self.pieces.at(row, col)
+    }
+
+    /// The address of the 16 bytes of a row in the pieces of column `piece`.
+    pub fn row(&self, row: V<'k, Index>, piece: V<'k, Index>) -> Ptr<'k, Bf16> {
+        let turned = (row % PIECE).xor(piece % 2u32 * self.turn);
+        let (above, base) = (row / PIECE * self.pieces.across, self.pieces.base);
+        base.at(above * ELEMENTS).at(piece * ELEMENTS).at(turned * PIECE)
     }
 
     /// The first operand of `mma`: 16 rows from piece `row` on, 16 columns from piece `col` on.

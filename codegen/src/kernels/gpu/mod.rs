@@ -1,11 +1,12 @@
-//! GPU kernels. One item of work is one CTA; nothing passes between CTAs, no value is added to atomically, so that results
-//! are the same every time.
+//! GPU kernels. One item of work is one CTA. CTAs of a cluster read each other's sums in a fixed order, and the last of all to arrive
+//! compares what the others left; no value is added to atomically, so that results are the same every time.
 //!
 //! Products go through `mma` with bf16 operands and sums in f32; everything else is f32. Epilogues are those of the CPU
 //! kernels with one column for each thread. Memory between the threads of a CTA is `shared`; scratch memory in the sense
 //! of a CPU kernel does not exist.
 
 mod attention;
+mod cache;
 mod chunk;
 mod chunk_columns;
 mod delta;
@@ -19,6 +20,7 @@ mod matrix;
 mod operand;
 mod product;
 mod rowwise;
+mod softmax;
 
 use super::context::{Context, Shape, Unsupported};
 use crate::kir::{Index, Items, Launch, V};
@@ -41,6 +43,7 @@ pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape
             step.map_or_else(|| delta::delta(cx, head, stores), Ok)
         }
         Some(Op::Attention(_)) => attention::attention(cx, head, stores),
+        Some(Op::AttentionParts(_) | Op::AttentionMerge(_)) => refuse("attention in parts is for CPUs"),
         Some(Op::Embed(_)) => gather::embed(cx, head),
         Some(Op::Argmax(_)) => gather::argmax(cx, head),
         Some(Op::RingPush(op)) => gather::ring_push(cx, head, op.taps),

@@ -105,6 +105,7 @@ pub fn write_for(
     let state = |name: &str, kind, layer, offset, rows, cols, heads| StateDesc {
         name: name.into(),
         kind,
+        dtype: if kind == StateKind::Keys { DType::Bf16 } else { DType::F32 },
         layer,
         offset,
         rows,
@@ -114,6 +115,7 @@ pub fn write_for(
         zero_at_start: kind == StateKind::Conv,
     };
     w.states(
+        0,
         4096 * 2,
         &[
             state("layers.0.conv", StateKind::Conv, 0, 0, 4, 8, 1),
@@ -196,12 +198,12 @@ pub fn walk(reader: &Reader<'_>) {
     let mut text = String::new();
     let mut show = |d: &dyn std::fmt::Display| text.push_str(&d.to_string());
     show(&print::sections(reader));
-    show(&print::states(reader));
     show(&print::weights(reader));
     assert!(reader.facts().vocab_size > 0);
     assert!(reader.inv_freq().len() < 1 << 20);
     for t in 0..reader.targets().len() as u32 {
         show(&print::kernels(reader, t));
+        show(&print::states(reader, t));
         for phase in [Phase::Prefill, Phase::Decode] {
             let program = reader.program(t, phase).expect("both programs");
             show(&print::schedule(reader, t, &program));
