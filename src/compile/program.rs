@@ -123,6 +123,7 @@ fn argument(
         Binding::ItemBegin => Arg::ItemBegin,
         Binding::ItemEnd => Arg::ItemEnd,
         Binding::Scratch => Arg::Scratch,
+        Binding::Arrivals => Arg::Arrivals,
     })
 }
 

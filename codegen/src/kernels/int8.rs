@@ -6,12 +6,17 @@
 //! `m = -128 d`, and a sum starts at `-128 sum(y)` instead of zero, which is free. The bits of a row depend neither on the rows and
 //! panels beside it nor on the phase.
 //!
-//! A tile is six rows by two panels: exact and rounded sums take 24 of 32 registers, and 12 dot products wait for 8 loads. (12 rows
-//! by one panel wait for 13, and a processor that starts two dot products in a cycle loads no more than two registers.)
+//! Where the instruction takes bytes with sign only, codes of 8 bits become such by one exclusive or, and sums start at zero: the same
+//! numbers.
+//!
+//! With registers of 512 bits a tile is six rows by two panels: exact and rounded sums take 24 of 32 registers, and 12 dot products wait
+//! for 8 loads. (12 rows by one panel wait for 13, and a processor that starts two dot products in a cycle loads no more than two
+//! registers.) With 256 bits it is three rows by one panel, with 128 bits four.
 
 use super::ahead::{Ahead, Part};
 use super::context::Context;
 use super::quantised::{in_tiles, scales};
+use super::tile::{Tiling, spread};
 use crate::kir::{Builder, Cap, F32, I32, Index, Operand, Ptr, V};
 use crate::pack::quantised::{SCALE_BYTES, STRIDE, block_bytes};
 use crate::pack::{PANEL, quantised};
@@ -24,14 +29,10 @@ const WORDS: u32 = STRIDE as u32;
 const EXTRA: u32 = 3;
 /// Words of weights that meet rows in one turn of the loop; LLVM needs more registers than there are for more of them.
 const STEPS: u32 = 4;
-/// Rows of tiles.
-const TILES: [usize; 3] = [6, 2, 1];
 /// Lines of the next panels that every turn asks for: enough where some 100 rows take turns.
 const LINES: u32 = 2;
-/// Panels that are read side by side.
-pub const PANELS: usize = 2;
-/// Lanes of the registers.
-const LANES: u16 = PANEL as u16;
+/// Words of a group as one vector, which may be several registers.
+const LANES: u16 = WORDS as u16;
 /// Groups whose numbers are all smaller than this count as zero, so that `127 / max |x|` is finite.
 const TINY: f32 = 1e-30;
 /// Added to a small number, this leaves the nearest integer in the low bits.
@@ -39,7 +40,12 @@ const MAGIC: f32 = 12_582_912.0;
 
 /// Whether products with quantised weights are products of bytes.
 pub fn is_for(target: &Target) -> bool {
-    target.has(Cap::Int8Dot) && target.lanes == LANES
+    target.has(Cap::Int8Dot) || target.has(Cap::SignedInt8Dot)
+}
+
+/// Rows and panels of the largest tile; each sum is an exact and a rounded one.
+pub fn tiling(target: &Target) -> Tiling {
+    Tiling::new(target, 2)
 }
 
 /// Bytes of one row of quantised activations.
@@ -138,7 +144,7 @@ pub struct Product<'k> {
 type Sums<'k, E> = Vec<Vec<V<'k, E>>>;
 
 impl<'k> Product<'k> {
-    /// `out[r][0..16 panels] = sum_k x[row + r][k] panels[k]` for rows `0..rows`, two panels at a time. One row takes all panels in one
+    /// `out[r][0..16 panels] = sum_k x[row + r][k] panels[k]` for rows `0..rows`, some panels at a time. One row takes all panels in one
     /// loop: it waits for memory, and a processor that learns strides by the address of a load has to see every panel from the same one.
     pub fn emit(&self, k: &'k Builder, (row, rows): (V<'k, Index>, V<'k, Index>), panels: V<'k, Index>) {
         let alone = Product { x: self.x.from(row), ..*self };
@@ -147,18 +153,21 @@ impl<'k> Product<'k> {
     }
 
     fn pairs(&self, k: &'k Builder, (row, rows): (V<'k, Index>, V<'k, Index>), panels: V<'k, Index>) {
+        let Tiling { rows: most, panels: side } = tiling(&k.target);
         let some = |first: V<'k, Index>, together: usize| {
             let first_panel = self.panel(first);
-            in_tiles(k, rows, &TILES, &|r, n| {
-                let number = (row + r) / TILES[0] as u32 * (panels / PANELS as u32) + first / PANELS as u32;
+            in_tiles(k, rows, &[most, 2, 1], &|r, n| {
+                let number = (row + r) / most as u32 * (panels / side as u32) + first / side as u32;
                 let part = self.ahead.map(|a| a.part(number, self.x.groups.on(k), LINES));
                 let (x, out) = (self.x.from(row + r), first_panel.out.at(r * self.stride));
                 Product { x, out, ..first_panel }.tile(k, (n, together), part);
             });
         };
-        let odd = panels % PANELS as u32;
-        k.range(0u32, panels - odd, PANELS as u32, (), |p, ()| some(p, PANELS));
-        k.when(odd.equals(1u32), || some(panels - 1u32, 1));
+        let odd = panels % side as u32;
+        k.range(0u32, panels - odd, side as u32, (), |p, ()| some(p, side));
+        if side > 1 {
+            k.when(odd.equals(1u32), || some(panels - 1u32, 1));
+        }
     }
 
     /// The same for the panels from `p` on.
@@ -169,19 +178,21 @@ impl<'k> Product<'k> {
 
     /// The sums of `rows` rows and `panels` panels; `part` is of what comes next.
     fn tile(&self, k: &'k Builder, (rows, panels): (usize, usize), part: Option<Part<'k>>) {
-        let zeros: Sums<F32> = vec![vec![k.splat(0.0, LANES); panels]; rows];
+        let lanes = k.target.lanes;
+        let vectors = panels * PANEL / usize::from(lanes);
+        let zeros: Sums<F32> = vec![vec![k.splat(0.0, lanes); vectors]; rows];
         let sums = k.range(0u32, self.x.groups, 1, zeros, |g, mut sums| {
             part.iter().for_each(|part| part.ask(g));
-            let blocks: Vec<_> = (0..panels).map(|p| self.block(p, g)).collect();
+            let blocks: Vec<_> = (0..vectors as u32).map(|v| self.block(v * u32::from(lanes), g)).collect();
             let dots = self.dots(k, &blocks, g, rows);
-            let scales: Vec<_> = blocks.iter().map(|b| scales(self.format, *b, LANES, 1)[0]).collect();
+            let scales: Vec<_> = blocks.iter().map(|b| scales(self.format, *b, lanes, 1)[0]).collect();
             for (r, (row, dots)) in (0..).zip(sums.iter_mut().zip(dots)) {
                 let extra = self.extra(g, r);
-                let scale = extra.load_splat(LANES);
+                let scale = extra.load_splat(lanes);
                 for ((sum, dot), (d, m)) in row.iter_mut().zip(dots).zip(&scales) {
                     let here = match self.format {
                         Format::Q8 => dot.to_f32() * *d,
-                        Format::Q4 => dot.to_f32().fma(*d, *m * extra.at(1u32).load_splat(LANES)),
+                        Format::Q4 => dot.to_f32().fma(*d, *m * extra.at(1u32).load_splat(lanes)),
                     };
                     *sum = here.fma(scale, *sum);
                 }
@@ -190,14 +201,14 @@ impl<'k> Product<'k> {
         });
         for (r, row) in sums.iter().enumerate() {
             let out = self.out.at(r as u32 * self.stride);
-            row.iter().enumerate().for_each(|(p, sum)| out.at((p * PANEL) as u32).store(*sum));
+            row.iter().enumerate().for_each(|(v, sum)| out.at(v * usize::from(lanes)).store(*sum));
         }
     }
 
-    /// Block `g` of panel `p`.
-    fn block(&self, p: usize, g: V<'k, Index>) -> Ptr<'k, I32> {
-        let panel = self.panel.byte_offset(p as u32 * self.panel_bytes);
-        panel.byte_offset(g * block_bytes(self.format) as u32)
+    /// Block `g` of the panel that slot `slot` is in, from that slot on.
+    fn block(&self, slot: u32, g: V<'k, Index>) -> Ptr<'k, I32> {
+        let panel = self.panel.byte_offset(slot / PANEL as u32 * self.panel_bytes);
+        panel.byte_offset(g * block_bytes(self.format) as u32).at(slot % PANEL as u32)
     }
 
     /// The numbers beside group `g` of row `r`.
@@ -207,34 +218,40 @@ impl<'k> Product<'k> {
 
     /// `sum(c y)` over the columns of group `g`, in 8 bits `sum((c - 128) y)`, for each row and block.
     fn dots(&self, k: &'k Builder, blocks: &[Ptr<'k, I32>], g: V<'k, Index>, rows: usize) -> Sums<'k, I32> {
-        let n_words = (quantised::block_bytes(self.format) - SCALE_BYTES) as u32 / (4 * u32::from(LANES));
+        let lanes = k.target.lanes;
+        let unsigned = k.target.has(Cap::Int8Dot);
+        let n_words = (quantised::block_bytes(self.format) - SCALE_BYTES) as u32 / (4 * WORDS);
         let start = |r: u32| match self.format {
-            Format::Q8 => self.extra(g, r).cast::<I32>().at(2u32).load_splat(LANES),
-            Format::Q4 => k.splat::<I32>(0, LANES),
+            Format::Q8 if unsigned => self.extra(g, r).cast::<I32>().at(2u32).load_splat(lanes),
+            _ => k.splat::<I32>(0, lanes),
         };
         let start: Sums<I32> = (0..rows as u32).map(|r| vec![start(r); blocks.len()]).collect();
-        let add = |mut sums: Sums<'k, I32>, codes: &[V<'k, I32>], word: V<'k, Index>| -> Sums<'k, I32> {
+        // a word of 4 bits is two; one row leaves registers enough
+        let two = self.format == Format::Q4 && rows > 1;
+        let steps = if two { STEPS / 2 } else { STEPS };
+        let add = |mut sums: Sums<'k, I32>, codes: &[V<'k, I32>], b: V<'k, Index>, u: u32| -> Sums<'k, I32> {
             for (r, row) in (0..).zip(&mut sums) {
-                let x = self.x.words.at(g * WORDS + r * (self.x.groups * WORDS)).at(word).load_splat(LANES);
-                row.iter_mut().zip(codes).for_each(|(sum, codes)| *sum = sum.dot_bytes(*codes, x));
+                let words = self.x.words.at(g * WORDS + r * (self.x.groups * WORDS)).at(b);
+                let x = spread(words, u, lanes, steps);
+                row.iter_mut().zip(codes).for_each(|(sum, codes)| {
+                    *sum = if unsigned { sum.dot_bytes(*codes, x) } else { sum.dot_signed_bytes(*codes, x) };
+                });
             }
             sums
         };
-        // a word of 4 bits is two; one row leaves registers enough
-        let steps = if rows == 1 { STEPS } else { STEPS * self.format.bits() as u32 / 8 };
         k.range(0u32, n_words, steps, start, |b, sums| {
             (0..steps).fold(sums, |sums, u| {
-                let at = SCALE_BYTES as u32 / 4 + u * u32::from(LANES);
-                let word = |block: &Ptr<'k, I32>| block.at(b * u32::from(LANES) + at).load(LANES);
+                let at = SCALE_BYTES as u32 / 4 + u * WORDS;
+                let word = |block: &Ptr<'k, I32>| block.at(b * WORDS + at).load(lanes);
                 let codes: Vec<_> = blocks.iter().map(word).collect();
-                let mask = |codes: V<'k, I32>| codes.and(0x0f0f_0f0f);
+                let of = |f: &dyn Fn(V<'k, I32>) -> V<'k, I32>| codes.iter().map(|c| f(*c)).collect::<Vec<_>>();
+                let low = 0x0f0f_0f0f;
                 match self.format {
-                    Format::Q8 => add(sums, &codes, b + u),
+                    Format::Q8 if unsigned => add(sums, &codes, b, u),
+                    Format::Q8 => add(sums, &of(&|c| c.xor(0x8080_8080u32 as i32)), b, u),
                     Format::Q4 => {
-                        let [low, high]: [Vec<_>; 2] = [0, 4].map(|by| {
-                            codes.iter().map(|c| mask(if by > 0 { c.shift_right(by) } else { *c })).collect()
-                        });
-                        add(add(sums, &low, b + u), &high, b + (u + n_words))
+                        let sums = add(sums, &of(&|c| c.and(low)), b, u);
+                        add(sums, &of(&|c| c.shift_right(4).and(low)), b + n_words, u)
                     }
                 }
             })

@@ -82,8 +82,10 @@ pub enum Cap {
     Mma,
     /// Copies to shared memory that go on beside the thread.
     AsyncCopy,
-    /// Dot products of four bytes in one instruction.
+    /// Dot products of four bytes without sign and four with sign in one instruction.
     Int8Dot,
+    /// Dot products of four bytes with sign and four with sign in one instruction.
+    SignedInt8Dot,
     /// Tile products of four warps that go on beside the threads, with operands in shared memory.
     Wgmma,
     /// Hints of memory that will be read.
@@ -128,11 +130,15 @@ pub enum Op {
     /// f32 to i32 or back, or i32 to pairs of bf16 (the low half first): the same bits.
     Bitcast,
     /// `(a, b, sum)`, 2n lanes of bf16 twice and n of f32: `sum[i] + a[2i] b[2i] + a[2i+1] b[2i+1]` in f32, in either order
-    /// and with or without rounding in between. A target with [`Cap::Bf16Dot`] takes denormal operands and results for zero.
+    /// and with or without rounding in between. A target with [`Cap::Bf16Dot`] takes denormal operands and results for zero, and
+    /// rounds a sum to nearest (x86-64) or to odd (Arm): of the two numbers beside an inexact sum the one whose last bit is 1,
+    /// which errs by up to a unit in the last place instead of half of one, and to either side as often.
     DotPairs,
     /// `(sum, a, b)`, of i32: to each lane of `sum` the products of the four bytes of `a`, without sign, and of `b`, with sign;
     /// wrapping. 4, 8 or 16 lanes.
     DotBytes,
+    /// The same where the bytes of `a` have a sign, too.
+    DotSignedBytes,
     /// i32 to f32, to nearest even.
     ToF32,
     /// i32 to Index, with its sign.
@@ -178,12 +184,6 @@ pub enum Op {
     ClusterBarrier,
     /// `(shared, rank)`: the same place in the shared memory of a CTA of the cluster.
     Peer,
-    /// `(ptr, last)`: adds one to the i32 there, or makes it zero where it is `last`, at once for all CTAs; gives what it was. Who gets
-    /// `last` is the last of so many that arrive: it sees what the others had written before they came, and the count is as at the start.
-    Arrive {
-        /// Bytes added to the address.
-        offset: i32,
-    },
     /// The value that the lane of this warp holds whose number differs in these bits.
     ShuffleXor(u8),
     /// `(value, lane)`: the value that a lane of this warp holds.
@@ -218,7 +218,13 @@ pub enum Op {
     WgmmaWait(u8),
     /// What this thread wrote to shared memory is seen by products of warpgroups behind the next barrier.
     ProxyFence,
-    /// `(shared, global)`: starts to copy 16 bytes.
+    /// `(ptr, last)`: adds one to the i32 there or, if it was `last`, makes it 0, and gives what it was, as one step among all CTAs.
+    /// What a thread knows of before, another knows of behind its own arrival at the same place.
+    Arrive {
+        /// Bytes added to the address.
+        offset: i32,
+    },
+    /// `(shared, global)` or `(shared, global, n)`: starts to copy 16 bytes, of which only the first `n` are read, the others zero.
     CopyAsync {
         /// Bytes added to the address in shared memory.
         to: i32,
@@ -358,6 +364,7 @@ impl Op {
             Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
+            Op::DotSignedBytes => Some(Cap::SignedInt8Dot),
             Op::WgmmaFence | Op::Wgmma { .. } | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence => Some(Cap::Wgmma),
             Op::Prefetch { .. } => Some(Cap::Prefetch),
             Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),
@@ -368,12 +375,13 @@ impl Op {
     /// Whether equal operands always give equal results and nothing else happens.
     pub fn is_pure(&self) -> bool {
         let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::LoadMatrix { .. } | Op::Shared { .. });
-        let threads = matches!(self, Op::Barrier | Op::ClusterBarrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma);
+        let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma | Op::Arrive { .. });
+        let clusters = matches!(self, Op::ClusterBarrier);
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
         let groups = self.needs() == Some(Cap::Wgmma);
-        let others = matches!(self, Op::For { .. } | Op::If | Op::Prefetch { .. } | Op::Arrive { .. });
-        !(groups || memory || threads || copies || launches || others)
+        let others = matches!(self, Op::For { .. } | Op::If | Op::Prefetch { .. });
+        !(groups || memory || threads || clusters || copies || launches || others)
     }
 }
 

@@ -228,12 +228,12 @@ fn expectation(op: &Op) -> &'static str {
         Op::Extract(_) => "a vector that has this lane and a scalar of its element",
         Op::Pack => "as many scalars as the result has lanes",
         Op::Select => "a predicate of one or as many lanes, and two values of one type",
-        Op::DotBytes => "three operands and a result of 4, 8 or 16 lanes of i32",
+        Op::DotBytes | Op::DotSignedBytes => "three operands and a result of 4, 8 or 16 lanes of i32",
         Op::Offset { .. } => "a pointer and an index",
         Op::Stride => "a pointer and two indices",
         Op::Prefetch { .. } => "a pointer",
         Op::Peer => "scratch memory, an index, and a pointer to memory of the cluster",
-        Op::Arrive { .. } => "global memory, an offset that is a multiple of 4, an index, and an i32",
+        Op::Arrive { .. } => "global memory, an offset that is a multiple of 4, an index and a result like it",
         Op::Shared { .. } => "at least one byte and a pointer to scratch memory",
         Op::ShuffleXor(_) | Op::Shuffle => "lanes of 32 bits, a lane of a warp, and a result of the same type",
         Op::Mma => "bf16x8, bf16x4, f32x4 and a result f32x4",
@@ -242,7 +242,7 @@ fn expectation(op: &Op) -> &'static str {
              result like the first"
         }
         Op::LoadMatrix { .. } => "scratch memory, an offset that is a multiple of 16 and a result i32x4",
-        Op::CopyAsync { .. } => "scratch memory, global memory, and offsets that are multiples of 16",
+        Op::CopyAsync { .. } => "scratch memory, global memory, perhaps an index, and offsets that are multiples of 16",
         _ => "operands that suit the operation",
     }
 }
@@ -271,17 +271,17 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::Bitcast, [Vec(F32, n)], [Vec(I32, m)]) | (Op::Bitcast, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
         (Op::Bitcast, [Vec(I32, n)], [Vec(Bf16, m)]) => *m == 2 * n,
         (Op::DotPairs, [a @ Vec(Bf16, n), b, c @ Vec(F32, m @ (4 | 8 | 16))], [r]) => a == b && c == r && *n == 2 * m,
-        (Op::DotBytes, [a @ Vec(I32, 4 | 8 | 16), b, c], [r]) => a == b && a == c && a == r,
+        (Op::DotBytes | Op::DotSignedBytes, [a @ Vec(I32, 4 | 8 | 16), b, c], [r]) => a == b && a == c && a == r,
         (Op::ToF32, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
         (Op::ToIndex, [Vec(I32, 1)], [Vec(Index, 1)]) | (Op::ToI32, [Vec(Index, 1)], [Vec(I32, 1)]) => true,
         (Op::Offset { scale }, [Ptr(s), Vec(Index, 1)], [Ptr(t)]) => s == t && *scale > 0,
         (Op::Stride, [Ptr(s), Vec(Index, 1), Vec(Index, 1)], [Ptr(t)]) => s == t,
         (Op::Prefetch { .. }, [Ptr(_)], []) => true,
+        (Op::Arrive { offset }, [Ptr(Space::Global), Vec(Index, 1)], [Vec(Index, 1)]) => offset.rem_euclid(4) == 0,
         (Op::ThreadId | Op::CtaId, [], [Vec(Index, 1)]) => true,
         (Op::Shared { bytes }, [], [Ptr(Space::Scratch)]) => *bytes > 0,
         (Op::ClusterBarrier, [], []) => true,
         (Op::Peer, [Ptr(Space::Scratch), Vec(Index, 1)], [Ptr(Space::Cluster)]) => true,
-        (Op::Arrive { offset }, [Ptr(Space::Global), Vec(Index, 1)], [Vec(I32, 1)]) => offset.rem_euclid(4) == 0,
         (Op::Barrier | Op::CopyCommit | Op::CopyWait(_) | Op::AwaitPrevious | Op::ReleaseNext, [], []) => true,
         (Op::ShuffleXor(bits), [a @ Vec(F32 | I32 | Index, _)], [r]) => a == r && u32::from(*bits) < WARP,
         (Op::Shuffle, [a @ Vec(F32 | I32 | Index, _), Vec(Index, 1)], [r]) => a == r,
@@ -292,7 +292,9 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         }
         (Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence, [], []) => true,
         (Op::LoadMatrix { offset, .. }, [Ptr(Space::Scratch)], [Vec(I32, 4)]) => offset.rem_euclid(16) == 0,
-        (Op::CopyAsync { to, from }, [Ptr(Space::Scratch), Ptr(Space::Global)], []) => {
+        (Op::CopyAsync { to, from }, [Ptr(Space::Scratch), Ptr(Space::Global), n @ ..], [])
+            if matches!(n, [] | [Vec(Index, 1)]) =>
+        {
             to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0
         }
         _ => false,

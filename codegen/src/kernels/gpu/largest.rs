@@ -8,15 +8,12 @@ use super::product::Kernel;
 use crate::kir::{F32, I32, Index, Operand, Ptr, V, WARP};
 use jet_ir::Id;
 
-/// Bytes of counters at the start of the memory that the CTAs of a launch share, one for each tile of rows; zero between launches. A tile has
-/// 64 rows where there are more than 64, so this is enough for 65536.
-const COUNTERS: u32 = 4096;
 /// An index that no column has.
 const NONE: u32 = i32::MAX as u32;
 
 /// What the CTAs of a product with `ctas` of them for each tile of rows leave for each other.
 pub fn scratch(ctas: u32) -> Scratch {
-    Scratch { fixed: COUNTERS.into(), per_row: 8 * u64::from(ctas) }
+    Scratch { fixed: 0, per_row: 8 * u64::from(ctas) }
 }
 
 /// Stores the index of the largest element of each row of a segment's columns as `store`; `values` holds the rows of this CTA, whose first
@@ -30,7 +27,7 @@ pub fn largest<'k>(
     let (cx, k, plan) = (kernel.cx, kernel.cx.k, kernel.plan);
     let (ctas, cta, cols) = (plan.ctas(&segment.spec), first / plan.panels(), segment.spec.rows as u32);
     let base = cx.scratch();
-    let part = |row: V<'k, Index>, cta: V<'k, Index>| base.byte_offset(COUNTERS).at((row * ctas + cta) * 2u32);
+    let part = |row: V<'k, Index>, cta: V<'k, Index>| base.at((row * ctas + cta) * 2u32);
     k.barrier();
     rows(kernel, |token, row| {
         let mine = (0..plan.columns()).step_by(WARP as usize).map(|c| {
@@ -49,7 +46,7 @@ pub fn largest<'k>(
     let arrived = k.shared::<I32>(1);
     k.barrier();
     let tile = kernel.first / plan.rows();
-    k.cta().leader(|| arrived.store(base.cast::<I32>().at(tile).arrive(ctas - 1)));
+    k.cta().leader(|| arrived.store(cx.arrivals().at(tile).arrive((ctas - 1).on(k)).to_i32()));
     k.barrier();
     k.when(arrived.load(1).to_index().equals(ctas - 1), || {
         rows(kernel, |_, row| {
