@@ -3,7 +3,8 @@
 //!
 //!     cargo bench -p jet-codegen --bench kernels [-- name]
 //!
-//! `ACTIVATIONS=bf16` compiles them for rounded activations.
+//! `ACTIVATIONS=bf16` compiles them for rounded activations, `WEIGHTS=q8` or `q4` for quantised weights; `TARGET=name` leaves the
+//! other targets out.
 
 #[path = "../tests/loader/mod.rs"]
 #[allow(dead_code, reason = "shared with tests")]
@@ -22,6 +23,16 @@ const THREADS: usize = 2;
 /// f32, or bf16 where the environment says `ACTIVATIONS=bf16`.
 fn activations() -> Activations {
     if std::env::var("ACTIVATIONS").is_ok_and(|a| a == "bf16") { Activations::Bf16 } else { Activations::F32 }
+}
+
+/// The element type of the weights: bf16, or what the environment says.
+fn weights() -> Elem {
+    match std::env::var("WEIGHTS").as_deref() {
+        Ok("q8") => Elem::Q8,
+        Ok("q4") => Elem::Q4,
+        Ok("bf16") | Err(_) => Elem::Bf16,
+        Ok(other) => panic!("WEIGHTS={other}: expected bf16, q8 or q4"),
+    }
 }
 
 /// Seconds that this thread has been running: what other processes take from its core does not count (what they take
@@ -101,7 +112,7 @@ fn vector(g: &mut Graph, name: &str, n: usize) -> Id {
 }
 
 fn acc(g: &mut Graph, grid: Id, name: &str, rows: usize) -> Id {
-    let w = g.add_leaf(Leaf::Weight, name, Type::weight(rows, g.ty(grid).cols(), Elem::Bf16)).unwrap();
+    let w = g.add_leaf(Leaf::Weight, name, Type::weight(rows, g.ty(grid).cols(), weights())).unwrap();
     g.add(Acc {}, &[grid, w]).unwrap()
 }
 
@@ -232,7 +243,8 @@ fn main() {
     let only = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
     let (peak, bandwidth) = (peak(), read_bandwidth());
     println!("{THREADS} threads read {:.1} GB/s; peak of one {:.1} GFLOP/s", bandwidth / 1e9, peak / 1e9);
-    for target in targets::runnable() {
+    let named = std::env::var("TARGET").ok();
+    for target in targets::runnable().filter(|t| named.as_ref().is_none_or(|name| t.name == name)) {
         println!("{}:", target.name);
         run(target, &only, peak, bandwidth);
     }

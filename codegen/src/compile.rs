@@ -69,7 +69,7 @@ fn emit(kernels: &[Kernel], target: &Target) -> Result<CodeBlob, Error> {
         #[cfg(feature = "mlir")]
         Backend::Mlir { cpu, features } => {
             let mut blob = CodeBlob::default();
-            for object in emit::mlir::emit(kernels, target.arch, cpu, features)? {
+            for object in emit::mlir::emit(kernels, target, cpu, features)? {
                 blob.append(flat_link(&object)?);
             }
             Ok(blob)

@@ -6,12 +6,20 @@
 //! `m = -128 d`, and a sum starts at `-128 sum(y)` instead of zero, which is free. The bits of a row depend neither on the rows and
 //! panels beside it nor on the phase.
 //!
-//! A tile is six rows by two panels: exact and rounded sums take 24 of 32 registers, and 12 dot products wait for 8 loads. (12 rows
-//! by one panel wait for 13, and a processor that starts two dot products in a cycle loads no more than two registers.)
+//! Where the instruction takes bytes with sign only, codes of 8 bits become such by one exclusive or, and sums start at zero: the same
+//! numbers.
+//!
+//! Where there are products of halves of a word only, codes and rows have 16 bits when they meet: rows in memory, codes in registers, the even
+//! bytes of a word and the odd ones. The same numbers again.
+//!
+//! With registers of 512 bits a tile is six rows by two panels: exact and rounded sums take 24 of 32 registers, and 12 dot products wait
+//! for 8 loads. (12 rows by one panel wait for 13, and a processor that starts two dot products in a cycle loads no more than two
+//! registers.) With 256 bits it is three rows by one panel, with 128 bits four.
 
 use super::ahead::{Ahead, Part};
 use super::context::Context;
 use super::quantised::{in_tiles, scales};
+use super::tile::{Tiling, spread};
 use crate::kir::{Builder, Cap, F32, I32, Index, Operand, Ptr, V};
 use crate::pack::quantised::{SCALE_BYTES, STRIDE, block_bytes};
 use crate::pack::{PANEL, quantised};
@@ -24,27 +32,67 @@ const WORDS: u32 = STRIDE as u32;
 const EXTRA: u32 = 3;
 /// Words of weights that meet rows in one turn of the loop; LLVM needs more registers than there are for more of them.
 const STEPS: u32 = 4;
-/// Rows of tiles.
-const TILES: [usize; 3] = [6, 2, 1];
 /// Lines of the next panels that every turn asks for: enough where some 100 rows take turns.
 const LINES: u32 = 2;
-/// Panels that are read side by side.
-pub const PANELS: usize = 2;
-/// Lanes of the registers.
-const LANES: u16 = PANEL as u16;
+/// Words of a group as one vector, which may be several registers.
+const LANES: u16 = WORDS as u16;
 /// Groups whose numbers are all smaller than this count as zero, so that `127 / max |x|` is finite.
 const TINY: f32 = 1e-30;
 /// Added to a small number, this leaves the nearest integer in the low bits.
 const MAGIC: f32 = 12_582_912.0;
 
-/// Whether products with quantised weights are products of bytes.
-pub fn is_for(target: &Target) -> bool {
-    target.has(Cap::Int8Dot) && target.lanes == LANES
+/// What an instruction multiplies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Bytes without sign and bytes with sign.
+    Bytes,
+    /// Bytes with sign.
+    SignedBytes,
+    /// Halves of a word.
+    Halves,
 }
 
-/// Bytes of one row of quantised activations.
-pub fn row_bytes(k_len: usize) -> u64 {
-    k_len.div_ceil(GROUP) as u64 * 4 * u64::from(WORDS + EXTRA)
+impl Way {
+    fn of(target: &Target) -> Option<Way> {
+        let ways = [(Cap::Int8Dot, Way::Bytes), (Cap::SignedInt8Dot, Way::SignedBytes), (Cap::Int16Dot, Way::Halves)];
+        ways.into_iter().find(|(cap, _)| target.has(*cap)).map(|(_, way)| way)
+    }
+
+    /// Words of a group of a row.
+    fn words(self) -> u32 {
+        if self == Way::Halves { 2 * WORDS } else { WORDS }
+    }
+
+    /// What the codes of a word are multiplied as: shifted right and masked, and from which word of the row's group on.
+    fn parts(self, format: Format) -> Vec<(u8, Option<u32>, u32)> {
+        match (self, format) {
+            (Way::Bytes | Way::SignedBytes, Format::Q8) => vec![(0, None, 0)],
+            (Way::Bytes | Way::SignedBytes, Format::Q4) => {
+                [(0, 0), (4, WORDS / 2)].map(|(s, w)| (s, Some(0x0f0f_0f0f), w)).into()
+            }
+            (Way::Halves, Format::Q8) => [(0, 0), (8, WORDS)].map(|(s, w)| (s, Some(0x00ff_00ff), w)).into(),
+            (Way::Halves, Format::Q4) => {
+                let parts = [(0, 0), (8, WORDS), (4, WORDS / 2), (12, WORDS + WORDS / 2)];
+                parts.map(|(s, w)| (s, Some(0x000f_000f), w)).into()
+            }
+        }
+    }
+}
+
+/// Whether products with quantised weights are products of bytes.
+pub fn is_for(target: &Target) -> bool {
+    Way::of(target).is_some()
+}
+
+/// Rows and panels of the largest tile; each sum is an exact and a rounded one.
+pub fn tiling(target: &Target) -> Tiling {
+    Tiling::new(target, 2)
+}
+
+/// Bytes of one row of quantised activations; none for a target without products of bytes.
+pub fn row_bytes(target: &Target, k_len: usize) -> u64 {
+    let words = Way::of(target).map_or(0, |way| way.words() + EXTRA);
+    k_len.div_ceil(GROUP) as u64 * 4 * u64::from(words)
 }
 
 /// Quantised rows in memory: first the words of all, then the numbers of all.
@@ -53,18 +101,19 @@ pub struct Rows<'k> {
     words: Ptr<'k, I32>,
     extra: Ptr<'k, F32>,
     groups: u32,
+    way: Way,
 }
 
 impl<'k> Rows<'k> {
-    /// So many rows of `k_len` columns at `at`.
-    pub fn at(at: Ptr<'k, F32>, rows: V<'k, Index>, k_len: u32) -> Rows<'k> {
-        let groups = k_len.div_ceil(GROUP as u32);
-        Rows { words: at.cast(), extra: at.at(rows * (groups * WORDS)), groups }
+    /// So many rows of `k_len` columns at `at`; nothing for a target without products of bytes.
+    pub fn at(target: &Target, at: Ptr<'k, F32>, rows: V<'k, Index>, k_len: u32) -> Option<Rows<'k>> {
+        let (groups, way) = (k_len.div_ceil(GROUP as u32), Way::of(target)?);
+        Some(Rows { words: at.cast(), extra: at.at(rows * (groups * way.words())), groups, way })
     }
 
     /// The rows from `row` on.
     fn from(self, row: V<'k, Index>) -> Rows<'k> {
-        let words = self.words.at(row * (self.groups * WORDS));
+        let words = self.words.at(row * (self.groups * self.way.words()));
         Rows { words, extra: self.extra.at(row * (self.groups * EXTRA)), ..self }
     }
 
@@ -87,13 +136,21 @@ impl<'k> Rows<'k> {
         let top = parts[1..].iter().fold(parts[0].abs(), |top, p| top.max(p.abs())).max_lanes();
         let none = top.lt(TINY);
         let (scale, inverse) = (none.select(0.0, top * (1.0 / 127.0)), none.select(0.0, 127.0f32.on(k).div(top)));
-        let (mut word, mut sum) = (k.splat::<I32>(0, LANES), k.splat::<F32>(0.0, LANES));
-        for (j, part) in (0..).zip(parts) {
+        let (mut integers, mut sum) = (vec![], k.splat::<F32>(0.0, LANES));
+        for part in parts {
             let shifted = part.fma(inverse.splat(LANES), MAGIC);
-            word = word.or(shifted.as_i32().and(0xff).shift_left(8 * j));
+            integers.push(shifted.as_i32());
             sum = sum + (shifted - MAGIC);
         }
-        self.words.at(g * WORDS).store(word);
+        let words = self.words.at(g * self.way.words());
+        let field = |j: usize, bits: u32, to: u8| integers[j].and((1 << bits) - 1).shift_left(to);
+        if self.way == Way::Halves {
+            // columns whose codes are the even bytes of a word, then those of the odd ones
+            words.store(field(0, 16, 0).or(field(2, 16, 16)));
+            words.at(WORDS).store(field(1, 16, 0).or(field(3, 16, 16)));
+        } else {
+            words.store((1..4).fold(field(0, 8, 0), |word, j| word.or(field(j, 8, 8 * j as u8))));
+        }
         let (extra, sum) = (self.extra.at(g * EXTRA), sum.sum_lanes());
         extra.store(scale);
         extra.at(1u32).store(sum);
@@ -138,7 +195,7 @@ pub struct Product<'k> {
 type Sums<'k, E> = Vec<Vec<V<'k, E>>>;
 
 impl<'k> Product<'k> {
-    /// `out[r][0..16 panels] = sum_k x[row + r][k] panels[k]` for rows `0..rows`, two panels at a time. One row takes all panels in one
+    /// `out[r][0..16 panels] = sum_k x[row + r][k] panels[k]` for rows `0..rows`, some panels at a time. One row takes all panels in one
     /// loop: it waits for memory, and a processor that learns strides by the address of a load has to see every panel from the same one.
     pub fn emit(&self, k: &'k Builder, (row, rows): (V<'k, Index>, V<'k, Index>), panels: V<'k, Index>) {
         let alone = Product { x: self.x.from(row), ..*self };
@@ -147,18 +204,21 @@ impl<'k> Product<'k> {
     }
 
     fn pairs(&self, k: &'k Builder, (row, rows): (V<'k, Index>, V<'k, Index>), panels: V<'k, Index>) {
+        let Tiling { rows: most, panels: side } = tiling(&k.target);
         let some = |first: V<'k, Index>, together: usize| {
             let first_panel = self.panel(first);
-            in_tiles(k, rows, &TILES, &|r, n| {
-                let number = (row + r) / TILES[0] as u32 * (panels / PANELS as u32) + first / PANELS as u32;
+            in_tiles(k, rows, &[most, 2, 1], &|r, n| {
+                let number = (row + r) / most as u32 * (panels / side as u32) + first / side as u32;
                 let part = self.ahead.map(|a| a.part(number, self.x.groups.on(k), LINES));
                 let (x, out) = (self.x.from(row + r), first_panel.out.at(r * self.stride));
                 Product { x, out, ..first_panel }.tile(k, (n, together), part);
             });
         };
-        let odd = panels % PANELS as u32;
-        k.range(0u32, panels - odd, PANELS as u32, (), |p, ()| some(p, PANELS));
-        k.when(odd.equals(1u32), || some(panels - 1u32, 1));
+        let odd = panels % side as u32;
+        k.range(0u32, panels - odd, side as u32, (), |p, ()| some(p, side));
+        if side > 1 {
+            k.when(odd.equals(1u32), || some(panels - 1u32, 1));
+        }
     }
 
     /// The same for the panels from `p` on.
@@ -169,19 +229,21 @@ impl<'k> Product<'k> {
 
     /// The sums of `rows` rows and `panels` panels; `part` is of what comes next.
     fn tile(&self, k: &'k Builder, (rows, panels): (usize, usize), part: Option<Part<'k>>) {
-        let zeros: Sums<F32> = vec![vec![k.splat(0.0, LANES); panels]; rows];
+        let lanes = k.target.lanes;
+        let vectors = panels * PANEL / usize::from(lanes);
+        let zeros: Sums<F32> = vec![vec![k.splat(0.0, lanes); vectors]; rows];
         let sums = k.range(0u32, self.x.groups, 1, zeros, |g, mut sums| {
             part.iter().for_each(|part| part.ask(g));
-            let blocks: Vec<_> = (0..panels).map(|p| self.block(p, g)).collect();
+            let blocks: Vec<_> = (0..vectors as u32).map(|v| self.block(v * u32::from(lanes), g)).collect();
             let dots = self.dots(k, &blocks, g, rows);
-            let scales: Vec<_> = blocks.iter().map(|b| scales(self.format, *b, LANES, 1)[0]).collect();
+            let scales: Vec<_> = blocks.iter().map(|b| scales(self.format, *b, lanes, 1)[0]).collect();
             for (r, (row, dots)) in (0..).zip(sums.iter_mut().zip(dots)) {
                 let extra = self.extra(g, r);
-                let scale = extra.load_splat(LANES);
+                let scale = extra.load_splat(lanes);
                 for ((sum, dot), (d, m)) in row.iter_mut().zip(dots).zip(&scales) {
                     let here = match self.format {
                         Format::Q8 => dot.to_f32() * *d,
-                        Format::Q4 => dot.to_f32().fma(*d, *m * extra.at(1u32).load_splat(LANES)),
+                        Format::Q4 => dot.to_f32().fma(*d, *m * extra.at(1u32).load_splat(lanes)),
                     };
                     *sum = here.fma(scale, *sum);
                 }
@@ -190,14 +252,14 @@ impl<'k> Product<'k> {
         });
         for (r, row) in sums.iter().enumerate() {
             let out = self.out.at(r as u32 * self.stride);
-            row.iter().enumerate().for_each(|(p, sum)| out.at((p * PANEL) as u32).store(*sum));
+            row.iter().enumerate().for_each(|(v, sum)| out.at(v * usize::from(lanes)).store(*sum));
         }
     }
 
-    /// Block `g` of panel `p`.
-    fn block(&self, p: usize, g: V<'k, Index>) -> Ptr<'k, I32> {
-        let panel = self.panel.byte_offset(p as u32 * self.panel_bytes);
-        panel.byte_offset(g * block_bytes(self.format) as u32)
+    /// Block `g` of the panel that slot `slot` is in, from that slot on.
+    fn block(&self, slot: u32, g: V<'k, Index>) -> Ptr<'k, I32> {
+        let panel = self.panel.byte_offset(slot / PANEL as u32 * self.panel_bytes);
+        panel.byte_offset(g * block_bytes(self.format) as u32).at(slot % PANEL as u32)
     }
 
     /// The numbers beside group `g` of row `r`.
@@ -207,36 +269,46 @@ impl<'k> Product<'k> {
 
     /// `sum(c y)` over the columns of group `g`, in 8 bits `sum((c - 128) y)`, for each row and block.
     fn dots(&self, k: &'k Builder, blocks: &[Ptr<'k, I32>], g: V<'k, Index>, rows: usize) -> Sums<'k, I32> {
-        let n_words = (quantised::block_bytes(self.format) - SCALE_BYTES) as u32 / (4 * u32::from(LANES));
+        let (lanes, way) = (k.target.lanes, self.x.way);
+        let n_words = (quantised::block_bytes(self.format) - SCALE_BYTES) as u32 / (4 * WORDS);
         let start = |r: u32| match self.format {
-            Format::Q8 => self.extra(g, r).cast::<I32>().at(2u32).load_splat(LANES),
-            Format::Q4 => k.splat::<I32>(0, LANES),
+            Format::Q8 if way != Way::SignedBytes => self.extra(g, r).cast::<I32>().at(2u32).load_splat(lanes),
+            _ => k.splat::<I32>(0, lanes),
         };
         let start: Sums<I32> = (0..rows as u32).map(|r| vec![start(r); blocks.len()]).collect();
-        let add = |mut sums: Sums<'k, I32>, codes: &[V<'k, I32>], word: V<'k, Index>| -> Sums<'k, I32> {
+        // a word of 4 bits is two; one row leaves registers enough
+        let two = self.format == Format::Q4 && rows > 1;
+        let steps = if two { STEPS / 2 } else { STEPS };
+        let add = |mut sums: Sums<'k, I32>, codes: &[V<'k, I32>], b: V<'k, Index>, u: u32| -> Sums<'k, I32> {
             for (r, row) in (0..).zip(&mut sums) {
-                let x = self.x.words.at(g * WORDS + r * (self.x.groups * WORDS)).at(word).load_splat(LANES);
-                row.iter_mut().zip(codes).for_each(|(sum, codes)| *sum = sum.dot_bytes(*codes, x));
+                let words = self.x.words.at(g * way.words() + r * (self.x.groups * way.words())).at(b);
+                let x = if way == Way::Halves { words.at(u).load_splat(lanes) } else { spread(words, u, lanes, steps) };
+                row.iter_mut().zip(codes).for_each(|(sum, codes)| {
+                    *sum = match way {
+                        Way::Bytes => sum.dot_bytes(*codes, x),
+                        Way::SignedBytes => sum.dot_signed_bytes(*codes, x),
+                        Way::Halves => sum.dot_halves(*codes, x),
+                    }
+                });
             }
             sums
         };
-        // a word of 4 bits is two; one row leaves registers enough
-        let steps = if rows == 1 { STEPS } else { STEPS * self.format.bits() as u32 / 8 };
         k.range(0u32, n_words, steps, start, |b, sums| {
             (0..steps).fold(sums, |sums, u| {
-                let at = SCALE_BYTES as u32 / 4 + u * u32::from(LANES);
-                let word = |block: &Ptr<'k, I32>| block.at(b * u32::from(LANES) + at).load(LANES);
+                let at = SCALE_BYTES as u32 / 4 + u * WORDS;
+                let word = |block: &Ptr<'k, I32>| block.at(b * WORDS + at).load(lanes);
                 let codes: Vec<_> = blocks.iter().map(word).collect();
-                let mask = |codes: V<'k, I32>| codes.and(0x0f0f_0f0f);
-                match self.format {
-                    Format::Q8 => add(sums, &codes, b + u),
-                    Format::Q4 => {
-                        let [low, high]: [Vec<_>; 2] = [0, 4].map(|by| {
-                            codes.iter().map(|c| mask(if by > 0 { c.shift_right(by) } else { *c })).collect()
-                        });
-                        add(add(sums, &low, b + u), &high, b + (u + n_words))
-                    }
-                }
+                way.parts(self.format).into_iter().fold(sums, |sums, (shift, mask, from)| {
+                    let part = |c: &V<'k, I32>| {
+                        let shifted = if shift > 0 { c.shift_right(shift) } else { *c };
+                        match (mask, way) {
+                            (Some(mask), _) => shifted.and(mask as i32),
+                            (None, Way::SignedBytes) => shifted.xor(0x8080_8080u32 as i32),
+                            (None, _) => shifted,
+                        }
+                    };
+                    add(sums, &codes.iter().map(part).collect::<Vec<_>>(), b + from, u)
+                })
             })
         })
     }

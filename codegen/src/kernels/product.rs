@@ -14,7 +14,7 @@ use super::gather::push_ring;
 use super::input::{Input, Rows};
 use super::int8;
 use super::quantised::{FEW, Panel};
-use super::tile::{Product, cover, most_rows};
+use super::tile::{Product, Tiling, cover, most_rows};
 use crate::kir::{Bf16, Cap, F32, Index, Items, Operand, Ptr, V};
 use crate::pack::{Form, PACKED, PANEL, PackSpec, RowOrder};
 use crate::targets::Target;
@@ -53,13 +53,13 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
     let Input { rows: x, row_bytes } = Input::stage(cx, grid, all_bf16, begin.lt(end))?;
     let target = &cx.k.target;
     let in_bytes = int8::is_for(target) && segments.iter().any(|s| Format::of(s.spec.elem).is_some());
-    let (most, together) = match x {
-        Rows::Pairs(_) => (dot::ROWS, dot::PANELS),
-        Rows::Floats(_) => (most_rows(target), if in_bytes { int8::PANELS } else { 1 }),
+    let (most, tiling) = match x {
+        Rows::Pairs(_) => (dot::tiling(target).rows, Some(dot::tiling(target))),
+        Rows::Floats(_) => (most_rows(target), in_bytes.then(|| int8::tiling(target))),
     };
-    let group = match cx.phase {
-        Phase::Prefill if together > 1 => group_panels(target, &segments),
-        _ => together as u32,
+    let group = match (cx.phase, tiling) {
+        (Phase::Prefill, Some(_)) => group_panels(target, &segments),
+        (_, tiling) => tiling.map_or(1, |t| t.panels as u32),
     };
     let slots = segments.iter().map(|s| s.group_items(group) as usize * s.spec.item_slots());
     let stride = slots.max().unwrap_or(PANEL) as u32;
@@ -116,9 +116,9 @@ fn quantised<'k>(
     scratch: &mut Scratch,
 ) -> Option<Quantised<'k>> {
     let panels = segments.iter().filter(|s| Format::of(s.spec.elem).is_some()).map(|s| s.spec.item_panels()).max()?;
-    if int8::is_for(&cx.k.target) {
-        scratch.per_row += int8::row_bytes(k_len);
-        return Some(Quantised::Bytes(int8::Rows::at(at, cx.rows(), k_len as u32)));
+    if let Some(rows) = int8::Rows::at(&cx.k.target, at, cx.rows(), k_len as u32) {
+        scratch.per_row += int8::row_bytes(&cx.k.target, k_len);
+        return Some(Quantised::Bytes(rows));
     }
     scratch.fixed += (4 * PANEL * k_len * panels) as u64;
     Some(Quantised::Numbers(at))
@@ -404,24 +404,27 @@ impl<'k> Kernel<'_, 'k, '_> {
         });
     }
 
-    /// The same for `here` rows from `row` on of all rows `x` in pairs, two panels at a time.
+    /// The same for `here` rows from `row` on of all rows `x` in pairs, as many panels at a time as a tile has.
     fn dots(&self, x: Ptr<'k, Bf16>, (row, here): (V<'k, Index>, V<'k, Index>), item: Item<'k>) {
         let (k, pairs) = (self.cx.k, self.pairs());
         let (x, panel_bytes, ahead) =
             (x.at(row * (2 * pairs)), self.panel_bytes(Elem::Bf16), self.ahead(item, Elem::Bf16));
+        let Tiling { rows: most, panels: side } = dot::tiling(&k.target);
         let some = |first: V<'k, Index>, together: usize| {
             let (panel, out) = (self.panel(item, first, Elem::Bf16).cast(), self.tile.at(first * PANEL as u32));
-            let number = row / dot::ROWS as u32 * (item.panels / dot::PANELS as u32) + first / dot::PANELS as u32;
+            let number = row / most as u32 * (item.panels / side as u32) + first / side as u32;
             let ahead = ahead.map(|a| (a, number));
             let tile = DotProduct { panel, panel_bytes, x, pairs, ahead, out, stride: self.stride };
-            cover(k, here, dot::ROWS, |row, rows| {
+            cover(k, here, most, |row, rows| {
                 let (x, out) = (x.at(row * (2 * pairs)), out.at(row * self.stride));
                 DotProduct { x, out, ..tile }.emit(k, rows, together);
             });
         };
-        let odd = item.panels % dot::PANELS as u32;
-        k.range(0u32, item.panels - odd, dot::PANELS as u32, (), |p, ()| some(p, dot::PANELS));
-        k.when(odd.equals(1u32), || some(item.panels - 1u32, 1));
+        let odd = item.panels % side as u32;
+        k.range(0u32, item.panels - odd, side as u32, (), |p, ()| some(p, side));
+        if side > 1 {
+            k.when(odd.equals(1u32), || some(item.panels - 1u32, 1));
+        }
     }
 
     /// The epilogue of `here` rows of some items of one segment.

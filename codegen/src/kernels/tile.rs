@@ -7,7 +7,7 @@
 //! [`wide`].
 
 use super::wide;
-use crate::kir::{Bf16, Builder, F32, Index, Operand, Ptr, Tile, V, outer_product};
+use crate::kir::{Bf16, Builder, F32, I32, Index, Operand, Ptr, Tile, V, outer_product};
 use crate::pack::PANEL;
 use crate::targets::Target;
 use jet_ir::Elem;
@@ -42,6 +42,35 @@ pub fn cover<'k>(k: &'k Builder, rows: V<'k, Index>, most: usize, emit: impl Fn(
 /// Whether a register holds half a panel or more.
 pub fn is_wide(target: &Target) -> bool {
     matches!(target.lanes, 8 | 16)
+}
+
+/// How many sums of dot products a tile keeps in registers.
+#[derive(Clone, Copy)]
+pub struct Tiling {
+    /// Rows of a tile.
+    pub rows: usize,
+    /// Panels that are read side by side: two where a register holds a whole one, so that each word of a row is loaded for both.
+    pub panels: usize,
+}
+
+impl Tiling {
+    /// Three quarters of the registers hold sums, `each` of them for a vector of a panel and a row. With registers of 128 bits a panel has
+    /// four vectors; there half of the registers hold the sums of the inner loop, and other sums wait in memory.
+    pub fn new(target: &Target, each: usize) -> Tiling {
+        let lanes = usize::from(target.lanes);
+        let panels = if lanes == PANEL { 2 } else { 1 };
+        let held = if lanes == 4 { target.registers / 2 } else { target.registers * 3 / 4 / each };
+        Tiling { rows: held / (panels * PANEL / lanes), panels }
+    }
+}
+
+/// Word `i` at `x` in every lane of a register. Registers of four lanes load the `together` words that it is one of: the instructions
+/// of Arm take a lane as operand, and LLVM makes one load of equal ones.
+pub fn spread<'k>(x: Ptr<'k, I32>, i: u32, lanes: u16, together: u32) -> V<'k, I32> {
+    match lanes {
+        4 => x.at(i / together * together).load(together as u16).lane((i % together) as u16).splat(lanes),
+        _ => x.at(i).load_splat(lanes),
+    }
 }
 
 /// Vectors of a panel that are worked on at once.

@@ -80,8 +80,12 @@ pub enum Cap {
     Mma,
     /// Copies to shared memory that go on beside the thread.
     AsyncCopy,
-    /// Dot products of four bytes in one instruction.
+    /// Dot products of four bytes without sign and four with sign in one instruction.
     Int8Dot,
+    /// Dot products of four bytes with sign and four with sign in one instruction.
+    SignedInt8Dot,
+    /// Dot products of two signed halves of a word in one instruction.
+    Int16Dot,
     /// Tile products of four warps that go on beside the threads, with operands in shared memory.
     Wgmma,
     /// Hints of memory that will be read.
@@ -124,11 +128,18 @@ pub enum Op {
     /// f32 to i32 or back, or i32 to pairs of bf16 (the low half first): the same bits.
     Bitcast,
     /// `(a, b, sum)`, 2n lanes of bf16 twice and n of f32: `sum[i] + a[2i] b[2i] + a[2i+1] b[2i+1]` in f32, in either order
-    /// and with or without rounding in between. A target with [`Cap::Bf16Dot`] takes denormal operands and results for zero.
+    /// and with or without rounding in between. A target with [`Cap::Bf16Dot`] takes denormal operands and results for zero, and
+    /// rounds a sum to nearest (x86-64) or to odd (Arm): of the two numbers beside an inexact sum the one whose last bit is 1,
+    /// which errs by up to a unit in the last place instead of half of one, and to either side as often.
     DotPairs,
     /// `(sum, a, b)`, of i32: to each lane of `sum` the products of the four bytes of `a`, without sign, and of `b`, with sign;
     /// wrapping. 4, 8 or 16 lanes.
     DotBytes,
+    /// The same where the bytes of `a` have a sign, too.
+    DotSignedBytes,
+    /// `(sum, a, b)`, of i32: to each lane of `sum` the products of the low and of the high halves of `a` and `b`, all with sign;
+    /// wrapping. 4, 8 or 16 lanes.
+    DotHalves,
     /// i32 to f32, to nearest even.
     ToF32,
     /// i32 to Index, with its sign.
@@ -340,6 +351,8 @@ impl Op {
             Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
+            Op::DotSignedBytes => Some(Cap::SignedInt8Dot),
+            Op::DotHalves => Some(Cap::Int16Dot),
             Op::WgmmaFence | Op::Wgmma { .. } | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence => Some(Cap::Wgmma),
             Op::Prefetch { .. } => Some(Cap::Prefetch),
             Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),

@@ -68,16 +68,27 @@ fn expand(k: &Builder, op: &Op, args: &[Value]) -> Option<Value> {
             let ((a0, a1), (b0, b1)) = (halves(0), halves(1));
             a1.fma(b1, a0.fma(b0, f(2))).id
         }
-        Op::DotBytes => dot_bytes([0, 1, 2].map(|i| V::wrap(k, args[i]))).id,
+        Op::DotBytes | Op::DotSignedBytes => {
+            dot_bytes([0, 1, 2].map(|i| V::wrap(k, args[i])), *op == Op::DotSignedBytes).id
+        }
+        Op::DotHalves => dot_halves([0, 1, 2].map(|i| V::wrap(k, args[i]))).id,
         _ => return None,
     })
 }
 
-/// Byte by byte: `x ^ 0x80` is `x + 128` of a byte with a sign.
-fn dot_bytes<'k>([sum, a, b]: [V<'k, I32>; 3]) -> V<'k, I32> {
+/// Half by half: `x ^ 0x8000` is `x + 0x8000` of a half with a sign.
+fn dot_halves<'k>([sum, a, b]: [V<'k, I32>; 3]) -> V<'k, I32> {
+    let half = |v: V<'k, I32>, i: u8| v.shift_right(16 * i).and(0xffff).xor(0x8000).isub(0x8000);
+    let low = sum.iadd(half(a, 0).imul(half(b, 0)));
+    low.iadd(half(a, 1).imul(half(b, 1)))
+}
+
+/// Byte by byte, those of `b` and if `both` those of `a` with a sign: `x ^ 0x80` is `x + 128` of such a byte.
+fn dot_bytes<'k>([sum, a, b]: [V<'k, I32>; 3], both: bool) -> V<'k, I32> {
     let byte = |v: V<'k, I32>, i: u8| v.shift_right(8 * i).and(0xff);
-    let signed = |i: u8| byte(b, i).xor(0x80).isub(0x80);
-    (0..4).fold(sum, |sum, i| sum.iadd(byte(a, i).imul(signed(i))))
+    let signed = |v: V<'k, I32>, i: u8| byte(v, i).xor(0x80).isub(0x80);
+    let first = |i: u8| if both { signed(a, i) } else { byte(a, i) };
+    (0..4).fold(sum, |sum, i| sum.iadd(first(i).imul(signed(b, i))))
 }
 
 /// The bits of 1.

@@ -118,19 +118,30 @@ fn bytes_are_multiplied_and_summed_in_fours(e: &Engine) {
         let (mut a, mut b): (Vec<i32>, Vec<i32>) = (words(1).collect(), words(77).collect());
         (a[0], b[0]) = (-1, 0x7f80_7f80);
         (a[1], b[1]) = (0x00ff_00ff, -1);
+        (a[2], b[2]) = (0x7f80_8080u32 as i32, 0x7f80_7f80);
         let sums: Vec<i32> = (0..lanes as i32).map(|i| i32::MAX - 40_000 + 1000 * i).collect();
         let k = kernel(|k| {
-            let x = k.input::<I32>("x");
+            let (x, y) = (k.input::<I32>("x"), k.output::<I32>("y"));
             let of = |i: usize| x.at(i * lanes).load(lanes as u16);
-            k.output::<I32>("y").store(of(0).dot_bytes(of(1), of(2)));
+            y.store(of(0).dot_bytes(of(1), of(2)));
+            y.at(lanes).store(of(0).dot_signed_bytes(of(1), of(2)));
+            y.at(2 * lanes).store(of(0).dot_halves(of(1), of(2)));
         });
-        let y: Vec<i32> = e.run(&[&sums[..], &a[..], &b[..]].concat(), lanes, &[], k);
-        let dot = |a: i32, b: i32| {
-            let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
-            products.map(|(a, b)| i32::from(a) * i32::from(b as i8)).sum::<i32>()
+        let y: Vec<i32> = e.run(&[&sums[..], &a[..], &b[..]].concat(), 3 * lanes, &[], k);
+        let want = |first: fn(u8) -> i32| -> Vec<i32> {
+            let dot = |a: i32, b: i32| {
+                let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
+                products.map(|(a, b)| first(a) * i32::from(b as i8)).sum::<i32>()
+            };
+            (0..lanes).map(|i| sums[i].wrapping_add(dot(a[i], b[i]))).collect()
         };
-        let want: Vec<i32> = (0..lanes).map(|i| sums[i].wrapping_add(dot(a[i], b[i]))).collect();
-        assert_eq!(y, want, "{lanes}");
+        assert_eq!(y[..lanes], want(i32::from), "{lanes}");
+        assert_eq!(y[lanes..2 * lanes], want(|byte| i32::from(byte as i8)), "{lanes}, both with sign");
+        let half = |x: i32, by: u32| i32::from((x >> by) as i16);
+        let dot = |i: usize| {
+            [0, 16].map(|by| half(a[i], by) * half(b[i], by)).iter().fold(sums[i], |s, p| s.wrapping_add(*p))
+        };
+        assert_eq!(y[2 * lanes..], (0..lanes).map(dot).collect::<Vec<_>>(), "{lanes}, halves");
     }
 }
 

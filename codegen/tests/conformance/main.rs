@@ -1,6 +1,8 @@
 //! What kernels mean, case by case, on the engine of every target: `x86-64-v3/control::carried_values_swap`. An
 //! engine that is not here is reported as ignored.
 
+#[path = "../emulator/mod.rs"]
+mod emulator;
 #[path = "../loader/mod.rs"]
 mod loader;
 

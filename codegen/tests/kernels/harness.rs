@@ -6,7 +6,7 @@
 
 use crate::machine::{Machine, Word};
 use crate::tolerance;
-use jet_codegen::targets::{TARGETS, Target, runnable};
+use jet_codegen::targets::{Backend, TARGETS, Target, runnable};
 use jet_codegen::{Activations, Binding, Built, PackSpec, select, with_cache_elem};
 use jet_ir::eval::{Bindings, Named, eval};
 use jet_ir::quant::{Format, quantise, round_trip};
@@ -191,7 +191,7 @@ fn pack(graph: &Graph, spec: &PackSpec, sources: &[Id]) -> Vec<u8> {
 /// Kernels whose threads never meet in a bank of shared memory.
 const CONFLICT_FREE: [&str; 3] = ["attention_flash", "attention_split", "gated_delta_chunked"];
 
-/// The kernels of a graph, compiled for every target that runs here.
+/// The kernels of a graph, compiled for every target that runs here, or under the emulator.
 pub struct Compiled(Vec<Variant>);
 
 /// The same for one target.
@@ -216,9 +216,12 @@ pub fn compile(graph: &Graph, phase: Phase) -> Compiled {
 
 /// The same for rounded activations, or not.
 pub fn compile_with(graph: &Graph, phase: Phase, activations: Activations) -> Compiled {
-    let gpus = TARGETS.iter().filter(|t| t.is_gpu());
-    let all = runnable().chain(gpus);
-    Compiled(all.filter_map(|target| compile_for(target, graph, phase, activations)).collect())
+    let emulated = |t: &&Target| t.arch == "aarch64" && matches!(t.backend, Backend::Mlir { .. });
+    let all: Vec<_> = match std::env::var("EMULATE").as_deref() {
+        Ok("1") => TARGETS.iter().filter(emulated).collect(),
+        _ => runnable().chain(TARGETS.iter().filter(|t| t.is_gpu())).collect(),
+    };
+    Compiled(all.into_iter().filter_map(|target| compile_for(target, graph, phase, activations)).collect())
 }
 
 /// The graph with its caches kept and its weights packed for `target`: every other node keeps its number.

@@ -1,8 +1,9 @@
-//! Where the kernels of a test run: in this process, or on the simulated GPU.
+//! Where the kernels of a test run: in this process, under an emulator, or on the simulated GPU.
 
+use crate::emulator::{self, Emulator};
 use crate::loader::Code;
-use jet_codegen::Built;
 use jet_codegen::targets::Target;
+use jet_codegen::{Built, CodeBlob};
 use jet_ptxsim::{Counters, Device, DeviceConfig, Launch, Module};
 use std::collections::HashMap;
 
@@ -10,6 +11,8 @@ use std::collections::HashMap;
 pub enum Machine {
     /// Mapped code.
     Here(Code),
+    /// Code for another processor.
+    Emulated(Emulator, CodeBlob),
     /// PTX text.
     Simulated(Box<Module>),
 }
@@ -47,9 +50,12 @@ impl Word {
 
 impl Machine {
     /// Takes the code of `target`.
-    pub fn load(target: &Target, blob: jet_codegen::CodeBlob) -> Machine {
-        if !target.is_gpu() {
+    pub fn load(target: &Target, blob: CodeBlob) -> Machine {
+        if target.runs_here() {
             return Machine::Here(Code::load(blob));
+        }
+        if !target.is_gpu() {
+            return Machine::Emulated(Emulator::find().expect("qemu-aarch64 is in the search path"), blob);
         }
         let text = String::from_utf8(blob.bytes).expect("PTX is text");
         let module = Module::parse(&text).unwrap_or_else(|e| panic!("{e}\n{}", numbered(&text)));
@@ -72,9 +78,36 @@ impl Machine {
                 Counters::default()
             }
             // SAFETY: as promised by the caller.
+            Machine::Emulated(emulator, blob) => unsafe { emulate(emulator, blob, built, words) },
+            // SAFETY: as promised by the caller.
             Machine::Simulated(module) => unsafe { simulate(module, built, words, rows) },
         }
     }
+}
+
+/// Copies what the words name to the memory of a program, runs the kernel there, and copies it back.
+unsafe fn emulate(emulator: &Emulator, blob: &CodeBlob, built: &Built, words: &[Word]) -> Counters {
+    let mut starts: Vec<*mut u8> = vec![];
+    let mut regions: Vec<Vec<u8>> = vec![];
+    let mut place = |w: &Word| match *w {
+        Word::Number(n) => emulator::Word::Number(n),
+        Word::Memory { start, bytes, offset } => {
+            let region = starts.iter().position(|s| *s == start).unwrap_or_else(|| {
+                starts.push(start);
+                // SAFETY: the caller answers for the memory.
+                regions.push(unsafe { std::slice::from_raw_parts(start, bytes) }.to_vec());
+                starts.len() - 1
+            });
+            emulator::Word::Place { region, offset }
+        }
+    };
+    let words: Vec<_> = words.iter().map(&mut place).collect();
+    emulator.call(&blob.bytes, blob.symbols[&built.name], &words, &mut regions);
+    for (start, region) in starts.into_iter().zip(regions) {
+        // SAFETY: the caller answers for the memory.
+        unsafe { std::ptr::copy_nonoverlapping(region.as_ptr(), start, region.len()) };
+    }
+    Counters::default()
 }
 
 /// Copies what the words name to a fresh device, runs the kernel there, and copies it back.

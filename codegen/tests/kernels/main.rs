@@ -1,8 +1,14 @@
 //! Every CPU kernel against the reference evaluation: ragged shapes, several slots and threads, poisoned memory.
+//!
+//! With `EMULATE=1` in the environment the targets are those for 64-bit Arm that need LLVM, under `qemu-aarch64`.
 
 mod attention;
 mod delta;
+#[path = "../emulator/mod.rs"]
+mod emulator;
 mod harness;
+#[cfg(feature = "mlir")]
+mod instructions;
 #[path = "../loader/mod.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod loader;

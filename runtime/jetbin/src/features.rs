@@ -20,7 +20,7 @@ macro_rules! features {
 
 features! {
     "x86_64" is_x86_feature_detected [
-        "sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "cmpxchg16b" "avx" "avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "movbe"
+        "sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "cmpxchg16b" "avx" "avx2" "avxvnni" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "movbe"
         "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512vnni" "avx512bf16" "avx512ifma" "avx512vbmi"
         "avx512vbmi2" "avx512bitalg" "avx512vpopcntdq"
     ]

@@ -1,10 +1,12 @@
 //! MLIR: each legal kernel to an object file of its own, through text, the LLVM dialect and LLVM, in this process.
 
+mod dot;
 mod llvm;
 mod text;
 
 use super::{EmitError, on_all_processors};
 use crate::kir::Kernel;
+use crate::targets::Target;
 use llvm::Machine;
 use melior::Context;
 use melior::dialect::DialectRegistry;
@@ -19,22 +21,23 @@ pub use text::print;
 ///
 /// # Errors
 /// If LLVM refuses the target or a kernel.
-pub fn emit(kernels: &[Kernel], arch: &str, cpu: &str, features: &str) -> Result<Vec<Vec<u8>>, EmitError> {
-    on_all_processors(kernels, || Compiler::new(arch, cpu, features), |compiler, k| compiler.object(k))
+pub fn emit(kernels: &[Kernel], target: &Target, cpu: &str, features: &str) -> Result<Vec<Vec<u8>>, EmitError> {
+    on_all_processors(kernels, || Compiler::new(target, cpu, features), |compiler, k| compiler.object(k))
 }
 
 /// A context with the dialects that `text` uses; making one costs more than compiling a kernel.
 struct Compiler {
     context: Context,
+    target: Target,
     machine: Machine,
     /// What MLIR complained of since the last kernel.
     complaints: Rc<RefCell<Vec<String>>>,
 }
 
 impl Compiler {
-    fn new(arch: &str, cpu: &str, features: &str) -> Result<Compiler, EmitError> {
+    fn new(target: &Target, cpu: &str, features: &str) -> Result<Compiler, EmitError> {
         let machine =
-            Machine::new(arch, cpu, features).map_err(|message| EmitError { subject: cpu.into(), message })?;
+            Machine::new(target.arch, cpu, features).map_err(|message| EmitError { subject: cpu.into(), message })?;
         let registry = DialectRegistry::new();
         // SAFETY: the handles are static, the registry is alive.
         unsafe {
@@ -60,12 +63,12 @@ impl Compiler {
             heard.borrow_mut().push(format!("{}: {d}", d.location()));
             true
         });
-        Ok(Compiler { context, machine, complaints })
+        Ok(Compiler { context, target: *target, machine, complaints })
     }
 
     fn object(&self, kernel: &Kernel) -> Result<Vec<u8>, EmitError> {
         self.complaints.borrow_mut().clear();
-        self.lower(&print(kernel)).map_err(|what| {
+        self.lower(&print(kernel, &self.target)).map_err(|what| {
             let said = self.complaints.borrow().join("; ");
             EmitError { subject: kernel.name.clone(), message: format!("mlir: {what}: {said}") }
         })

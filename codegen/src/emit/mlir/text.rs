@@ -2,11 +2,12 @@
 //! `!llvm.ptr`, and bf16 is held as i16: LLVM would turn every move of a bf16 vector into calls on machines without it.
 
 use crate::kir::{Block, Cmp, Elem, Inst, Kernel, Op, Scalar, Type, Value};
+use crate::targets::Target;
 use std::{collections::HashMap, fmt::Write};
 
 /// A module with one function. It unwinds nowhere and calls nothing, so that the object needs no tables and no libraries.
-pub fn print(kernel: &Kernel) -> String {
-    let mut e = Emitter { k: kernel, text: String::new(), names: HashMap::new(), fresh: 0 };
+pub fn print(kernel: &Kernel, target: &Target) -> String {
+    let mut e = Emitter { k: kernel, target: *target, text: String::new(), names: HashMap::new(), fresh: 0 };
     let attributes = r#"passthrough = ["nounwind", "no-builtins"]"#;
     e.line(&format!("llvm.func @{}(%words: !llvm.ptr) attributes {{{attributes}}} {{", kernel.name));
     for (i, p) in kernel.params.iter().enumerate() {
@@ -21,8 +22,9 @@ pub fn print(kernel: &Kernel) -> String {
     e.text
 }
 
-struct Emitter<'a> {
+pub(super) struct Emitter<'a> {
     k: &'a Kernel,
+    pub(super) target: Target,
     text: String,
     /// How each value is written; an operation that does nothing gives its result the name of its operand.
     names: HashMap<Value, String>,
@@ -41,7 +43,7 @@ fn ty(t: Type) -> String {
     lanes(lane, n)
 }
 
-fn lanes(lane: &str, n: u16) -> String {
+pub(super) fn lanes(lane: &str, n: u16) -> String {
     if n == 1 { lane.into() } else { format!("vector<{n}x{lane}>") }
 }
 
@@ -68,7 +70,7 @@ impl Emitter<'_> {
     }
 
     /// The name of a new value that the IR does not know.
-    fn temp(&mut self, text: &str) -> String {
+    pub(super) fn temp(&mut self, text: &str) -> String {
         self.fresh += 1;
         let name = format!("%t{}", self.fresh);
         self.line(&format!("{name} = {text}"));
@@ -146,9 +148,9 @@ impl Emitter<'_> {
             Op::Round => self.round(&a[0], n),
             Op::Bf16Bits | Op::ToI32 => format!("arith.trunci {} : {from} to {out}", a[0]),
             Op::Bitcast if n != first.lanes() => self.halves(&a[0], first.lanes()),
-            Op::DotPairs => self.dot_pairs(a, n),
             Op::Bitcast => format!("arith.bitcast {} : {from} to {out}", a[0]),
-            Op::DotBytes => self.dot_bytes(a, n),
+            Op::DotPairs => self.dot_pairs([&a[0], &a[1], &a[2]], n),
+            Op::DotBytes | Op::DotSignedBytes => self.dot(op, [&a[0], &a[1], &a[2]], n),
             Op::ToF32 => format!("arith.sitofp {} : {from} to {out}", a[0]),
             Op::ToIndex => format!("arith.extsi {} : {from} to {out}", a[0]),
             Op::Offset { scale } => {
@@ -181,14 +183,6 @@ impl Emitter<'_> {
         format!("{op} {a}, {by} : {}", ty(t))
     }
 
-    /// The instruction of AVX-512 VNNI, which takes the bytes without sign first.
-    fn dot_bytes(&mut self, a: &[String], n: u16) -> String {
-        let (sums, bytes, bits) = (lanes("i32", n), lanes("i8", 4 * n), 32 * n);
-        let [x, y] = [1, 2].map(|i| self.temp(&format!("vector.bitcast {} : {sums} to {bytes}", a[i])));
-        let name = format!("llvm.x86.avx512.vpdpbusd.{bits}");
-        format!("llvm.call_intrinsic \"{name}\"({}, {x}, {y}) : ({sums}, {bytes}, {bytes}) -> {sums}", a[0])
-    }
-
     /// The bits of a bf16 are the high half of the f32.
     fn widen(&mut self, a: &str, from: &str, n: u16) -> String {
         let (bits, t) = (lanes("i32", n), Type::Vec(Elem::I32, n));
@@ -209,14 +203,6 @@ impl Emitter<'_> {
         let (vector, halves) = (format!("vector<{n}xi32>"), lanes("i16", 2 * n));
         let ints = if n == 1 { self.temp(&format!("vector.broadcast {a} : i32 to {vector}")) } else { a.into() };
         format!("vector.bitcast {ints} : {vector} to {halves}")
-    }
-
-    fn dot_pairs(&mut self, a: &[String], n: u16) -> String {
-        let (held, pairs, sums) = (lanes("i16", 2 * n), lanes("bf16", 2 * n), lanes("f32", n));
-        let [x, y] = [0, 1].map(|i| self.temp(&format!("arith.bitcast {} : {held} to {pairs}", a[i])));
-        let name = format!("llvm.x86.avx512bf16.dpbf16ps.{}", 32 * n);
-        let signature = format!("({sums}, {pairs}, {pairs}) -> {sums}");
-        format!("llvm.call_intrinsic \"{name}\"({}, {x}, {y}) : {signature}", a[2])
     }
 
     fn widen_pairs(&mut self, inst: &Inst, from: &str) {
