@@ -7,7 +7,7 @@ mod arithmetic;
 
 pub use arithmetic::Arithmetic;
 
-use jet_runtime::{DeviceChoice, DeviceError, Session};
+use jet_runtime::{Cpu, DeviceChoice, DeviceError, Session};
 use serde::Serialize;
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -20,6 +20,8 @@ pub struct Ceilings {
     pub threads: usize,
     /// Reading memory that is in no cache, or copying on a GPU, in 1e9 bytes per second: the median of some passes.
     pub read_gbps: f64,
+    /// A step without work, in microseconds: what it takes that the runtime's threads begin and end it together; 0 on a GPU.
+    pub step_us: f64,
     /// Multiply-adds; none of a GPU are measured.
     pub arithmetic: Arithmetic,
 }
@@ -30,10 +32,14 @@ const READ_BYTES: usize = 512 << 20;
 const PASSES: usize = 15;
 
 /// Measures with this many threads; takes about half a second and half a gigabyte of memory, which is given back.
-pub fn measure(threads: usize) -> Ceilings {
+///
+/// # Errors
+/// If the system refuses the threads.
+pub fn measure(threads: usize) -> Result<Ceilings, DeviceError> {
     let meter = Meter::new(threads);
-    let passes = (0..PASSES).map(|_| meter.read_gbps()).collect();
-    Ceilings { threads: meter.threads, read_gbps: median(passes), arithmetic: arithmetic::measure(meter.threads) }
+    let read_gbps = median((0..PASSES).map(|_| meter.read_gbps()).collect());
+    let step_us = 1e6 * Cpu::new(meter.threads as u32)?.idle_step();
+    Ok(Ceilings { threads: meter.threads, read_gbps, step_us, arithmetic: arithmetic::measure(meter.threads) })
 }
 
 /// What memory is measured with.
@@ -53,12 +59,13 @@ impl MemoryMeter {
     pub fn of(session: &Session) -> anyhow::Result<(MemoryMeter, Ceilings)> {
         let threads = session.threads() as usize;
         Ok(match session.model().device() {
-            DeviceChoice::Cpu => (MemoryMeter::Host(Meter::new(threads)), measure(threads)),
+            DeviceChoice::Cpu => (MemoryMeter::Host(Meter::new(threads)), measure(threads)?),
             #[cfg(feature = "cuda")]
             DeviceChoice::Cuda(ordinal) => {
                 let meter = jet_runtime::cuda::CopyMeter::new(ordinal)?;
                 let passes = (0..PASSES).map(|_| meter.gbps()).collect::<Result<Vec<_>, _>>()?;
-                let ceilings = Ceilings { threads, read_gbps: median(passes), arithmetic: Arithmetic::default() };
+                let (read_gbps, arithmetic) = (median(passes), Arithmetic::default());
+                let ceilings = Ceilings { threads, read_gbps, step_us: 0.0, arithmetic };
                 (MemoryMeter::Gpu(meter), ceilings)
             }
             #[cfg(feature = "ptxsim")]
@@ -180,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_measurement_is_positive_and_finite() {
-        let ceilings = measure(2);
+        let ceilings = measure(2).unwrap();
         assert!(ceilings.threads == 2 && ceilings.read_gbps > 0.01, "{ceilings:?}");
         assert!(ceilings.read_gbps.is_finite());
         println!("{ceilings:?}");

@@ -3,6 +3,7 @@
 use crate::device::{Code, Device, DeviceError, Launch};
 use crate::mapping::Mapping;
 use crate::pool::Pool;
+use std::time::Instant;
 
 /// A kernel: one word per parameter, in order.
 type Kernel = extern "C" fn(*const u64);
@@ -34,6 +35,17 @@ impl Cpu {
     /// If the system refuses.
     pub fn pin(&self) -> Result<(), DeviceError> {
         self.pool.pin().map_err(|e| DeviceError::new("pin threads", e.to_string()))
+    }
+
+    /// Seconds that a step without work takes, the fastest of some batches: threads begin together and wait for each other.
+    pub fn idle_step(&mut self) -> f64 {
+        const STEPS: usize = 1000;
+        let mut batch = || {
+            let start = Instant::now();
+            self.pool.run(STEPS, &|_, _| {});
+            start.elapsed().as_secs_f64() / STEPS as f64
+        };
+        (0..15).map(|_| batch()).fold(f64::INFINITY, f64::min)
     }
 
     /// The place of an address range, if it lies within one allocation.

@@ -161,5 +161,9 @@ fn print_table(report: &Report) {
         row.shares.named().for_each(|(_, share)| print!(" {:.0} % |", share * 100.0));
         println!();
     }
-    println!("\nload {:.1} ms, first token after {:.1} ms", report.load.load_ms, report.load.first_token_ms);
+    print!("\nload {:.1} ms, first token after {:.1} ms", report.load.load_ms, report.load.first_token_ms);
+    match report.ceilings.step_us {
+        0.0 => println!(),
+        step => println!(", a step without work {step:.2} us"),
+    }
 }

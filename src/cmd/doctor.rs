@@ -71,7 +71,7 @@ fn backends() -> Vec<&'static str> {
 /// Prints the report; fails the check if no target fits this machine.
 ///
 /// # Errors
-/// If stdout cannot be written.
+/// If stdout cannot be written, or the system refuses threads to measure with.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let targets = defaults(None);
@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         backends: backends(),
         devices: DeviceChoice::ALL.iter().map(|(name, _)| *name).collect(),
         gpu: gpu(),
-        ceilings: args.measure.then(|| ceilings::measure(threads)),
+        ceilings: args.measure.then(|| ceilings::measure(threads)).transpose()?,
     };
     if args.json {
         output::json(&report)?;
@@ -121,7 +121,7 @@ fn print_text(report: &Report) {
     }
     if let Some(c) = &report.ceilings {
         let rates: String = c.arithmetic.named().map(|(name, rate)| format!(", {rate:.0} {name}")).collect();
-        println!("ceilings  {} threads: {:.1} GB/s read{rates} GFLOP/s", c.threads, c.read_gbps);
+        println!("ceilings  {} threads: {:.1} GB/s read{rates} GFLOP/s, a step without work {:.2} us", c.threads, c.read_gbps, c.step_us);
     }
 }
 
