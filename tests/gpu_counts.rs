@@ -8,7 +8,8 @@
 
 #![cfg(feature = "ptxsim")]
 
-use jet_runtime::{Counts, DeviceChoice, Model, OpenOptions, PtxSim, Session};
+use jet_runtime::jetbin::{Phase, StepView};
+use jet_runtime::{Counters, Counts, DeviceChoice, Model, OpenOptions, PtxSim, Session};
 use jetc::compile::{CompileRequest, Quiet, compile};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -73,32 +74,43 @@ impl Sizes {
     }
 }
 
-fn artifact(folder: &Path) -> PathBuf {
-    std::fs::write(folder.join("config.json"), config().to_string()).expect("a file in a temporary folder");
+fn artifact(folder: &Path, config: &Value, context: usize, chunk: usize) -> PathBuf {
+    std::fs::write(folder.join("config.json"), config.to_string()).expect("a file in a temporary folder");
     let text = "[model]\nconfig = \"config.json\"\nweights = { synthetic = 1 }\n";
     std::fs::write(folder.join("model.toml"), text).expect("a file in a temporary folder");
     let mut request = CompileRequest { source: folder.join("model.toml"), ..CompileRequest::default() };
     request.output = folder.join("model.jetbin");
     request.options.backend = Some("ptx".into());
-    (request.options.max_context, request.options.max_batch) = (Some(64), Some(64));
-    request.options.prefill_chunk = Some(16);
+    (request.options.max_context, request.options.max_batch) = (Some(context), Some(64));
+    request.options.prefill_chunk = Some(chunk);
     compile(&request, &mut Quiet).unwrap_or_else(|e| panic!("{e:#}"));
     request.output
 }
 
 /// The second step of `batch` sequences.
 fn second_step(artifact: &Path, target: &str, batch: u32) -> Counts {
+    step_after(artifact, target, &vec![1; batch as usize])
+}
+
+/// A step of sequences that hold so many tokens.
+fn step_after(artifact: &Path, target: &str, prompts: &[u32]) -> Counts {
     let options = OpenOptions { device: DeviceChoice::PtxSim, target: Some(target.into()), ..OpenOptions::default() };
     let model = Model::open_with(artifact, &options).expect("an artifact for a GPU");
     let gpu = PtxSim::new();
     let counts = gpu.counts();
+    let batch = prompts.len() as u32;
     let mut session = Session::with_device(&model, Box::new(gpu), batch).expect("a session");
-    for step in 0..2 {
-        *counts.lock().expect("no reader panicked") = Counts::default();
-        let tokens: Vec<_> = (0..batch).map(|s| (s, 17 * s + step)).collect();
-        session.decode(&tokens).expect("a step");
-        session.argmax(0).expect("a choice");
+    let step = |session: &mut Session| session.decode(&(0..batch).map(|s| (s, 3 * s)).collect::<Vec<_>>());
+    match prompts.iter().all(|tokens| *tokens == 1) {
+        true => step(&mut session).expect("a step"),
+        false => (0..batch).zip(prompts).for_each(|(s, tokens)| {
+            let ids: Vec<u32> = (0..*tokens).map(|i| (i + s) % 251).collect();
+            session.prefill(s, &ids).expect("a prompt");
+        }),
     }
+    *counts.lock().expect("no reader panicked") = Counts::default();
+    step(&mut session).expect("a step");
+    session.argmax(0).expect("a choice");
     let counts = counts.lock().expect("no reader panicked");
     counts.clone()
 }
@@ -131,11 +143,68 @@ fn report(target: &str, batch: u32, counts: &Counts) -> f64 {
     ratio
 }
 
+/// Attention with and without a window in the real width; everything else is small.
+fn attention_config() -> Value {
+    let mut config = config();
+    config["layer_types"] = json!(["attn", "swa"]);
+    (config["intermediate_size"], config["vocab_size"]) = (json!(64), json!(256));
+    config["efficient_attention_config"]["swa"]["window_size"] = json!(WINDOW);
+    config
+}
+
+/// A window that ends in the middle of a block of keys.
+const WINDOW: u64 = 200;
+
+/// Each of several sequences, with contexts of up to some hundred tokens, reads every key and value that it sees once, in whole sectors;
+/// enough is on its way to hide the latency of memory, and one sequence gives work to every multiprocessor.
+#[test]
+fn attention_reads_what_it_sees_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let artifact = artifact(folder.path(), &attention_config(), 512, 64);
+    for (target, buffers, processors, batch) in [("sm_80", 2, 108, 2), ("sm_90a", 3, 132, 8)] {
+        let prompts: Vec<u32> = (0..batch).map(|s| 270 + 7 * s).collect();
+        let counts = step_after(&artifact, target, &prompts);
+        let (launches, c) = kernel(&counts, "attention_split");
+        assert_eq!(launches, 2, "{target}");
+        let keys = prompts.iter().map(|p| u64::from(*p) + 1).map(|seen| seen + seen.min(WINDOW)).sum::<u64>();
+        let fewest = keys * 2 * SIZES.kv * 2;
+        let (asked, sectors) = (c.traffic[3].bytes_read, c.traffic[3].sector_bytes_read);
+        println!("{target}: {asked} bytes asked, {sectors} in sectors, fewest {fewest}, {c:?}");
+        assert_eq!((asked, sectors), (fewest, fewest), "{target}");
+        assert_eq!(c.bank_conflicts, 0, "{target}");
+        // a warp's quarter of all blocks of 64 keys and values of a head but one
+        assert_eq!(c.copy_bytes_in_flight, (buffers - 1) * 64 * 2 * 128 * 2 / 4, "{target}");
+        assert!(ctas_of_one_row(&artifact, target, "attention_split") >= processors, "{target}");
+    }
+}
+
+/// CTAs that a kernel for decode has in a call of one row.
+fn ctas_of_one_row(artifact: &Path, target: &str, name: &str) -> u32 {
+    let options = OpenOptions { device: DeviceChoice::PtxSim, target: Some(target.into()), ..OpenOptions::default() };
+    let model = Model::open_with(artifact, &options).expect("an artifact for a GPU");
+    let (reader, target) = (model.reader(), model.target());
+    let program = reader.program(target, Phase::Decode).expect("a program");
+    let kernels = reader.kernels(target);
+    let is = |s: &StepView<'_>| kernels.get(s.kernel).is_some_and(|k| k.name.starts_with(name));
+    let kernel = program.steps().iter().find(is).expect("a step").kernel;
+    reader.launches(target).get(kernel).expect("a launch").items
+}
+
+/// Launches and counts of all kernels whose names start so.
+fn kernel(counts: &Counts, name: &str) -> (u64, Counters) {
+    let mut sum = (0, Counters::default());
+    for (_, (launches, c)) in counts.kernels.iter().filter(|(k, _)| k.starts_with(name)) {
+        sum.0 += launches;
+        sum.1.add(c);
+    }
+    sum
+}
+
 /// Weights, states and caches move at most 5 % more bytes than they must, in whole sectors.
 #[test]
 fn a_decode_step_moves_what_it_must() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let artifact = artifact(folder.path());
+    let artifact = artifact(folder.path(), &config(), 64, 16);
     for (target, batches) in [("sm_80", &[8][..]), ("sm_90a", &[1, 64][..])] {
         for &batch in batches {
             let counts = second_step(&artifact, target, batch);

@@ -228,6 +228,7 @@ fn measure(g: &Graph, built: &Built, code: &Code, rows: usize, copies: usize) ->
                 Binding::ItemBegin => items * t as u64 / THREADS as u64,
                 Binding::ItemEnd => items * (t as u64 + 1) / THREADS as u64,
                 Binding::Scratch => scratch[t].word(),
+                Binding::Arrivals => unreachable!("a kernel of a CPU"),
             };
             (0..THREADS).for_each(|t| words[t].push(word(t)));
         }

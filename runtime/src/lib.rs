@@ -49,6 +49,8 @@ pub use cpu::Cpu;
 pub use device::{Code, Content, Device, DeviceError, Growing, Launch, ListName, Piece};
 pub use error::{Error, Result};
 pub use export::StateTensor;
+#[cfg(feature = "ptxsim")]
+pub use jet_ptxsim::Counters;
 pub use machine::{Candidate, DeviceChoice, Machine, judge, this_machine};
 pub use model::{Model, OpenOptions};
 pub use observe::{Observation, Observer};

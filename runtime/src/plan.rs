@@ -18,6 +18,8 @@ pub(crate) struct Places {
     pub rope_row_bytes: u64,
     /// Scratch of every thread.
     pub scratch: Vec<u64>,
+    /// Counters of arrivals on a GPU.
+    pub arrivals: u64,
 }
 
 /// A word that changes from call to call.
@@ -202,6 +204,18 @@ impl Plan {
     }
 }
 
+/// CTAs of the largest launch of a program whose CTAs count their arrivals.
+pub(crate) fn arrivals(program: &ProgramView<'_>, table: &[LaunchDesc]) -> u64 {
+    let counts = |step: &StepView<'_>| program.args_of(step).any(|arg| arg == Arg::Arrivals);
+    let ctas = |step: StepView<'_>| {
+        let of = |i: u32| table.get(i as usize);
+        let chain = std::iter::successors(of(step.kernel), |l| l.wider.and_then(|w| of(w.kernel)));
+        let rows = program.rows_of(step.domain);
+        chain.map(|l| u64::from(l.items) * u64::from(rows.div_ceil(l.rows))).max().unwrap_or(0)
+    };
+    program.steps().iter().filter(counts).map(ctas).max().unwrap_or(0)
+}
+
 /// The kernel that serves so many rows on a GPU, and how it is launched.
 fn serving(table: &[LaunchDesc], mut kernel: u32, rows: u32) -> Option<(u32, LaunchDesc)> {
     let mut launch = *table.get(kernel as usize)?;
@@ -237,6 +251,7 @@ fn resolve(
         Arg::TokenIds => by_row(places.ids, 4),
         Arg::Rope => by_row(places.rope, places.rope_row_bytes),
         Arg::Scratch => fixed(places.scratch[thread]),
+        Arg::Arrivals => fixed(places.arrivals),
         Arg::Const(value) => fixed(value),
         Arg::Rows => (0, Some(Patch::Rows)),
         Arg::ItemBegin => (0, Some(Patch::ItemBegin)),

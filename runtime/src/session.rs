@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::machine::DeviceChoice;
 use crate::model::Model;
 use crate::observe::{Observation, Observer, Seen};
-use crate::plan::{PHASES, Places, Plan};
+use crate::plan::{PHASES, Places, Plan, arrivals};
 use crate::states::States;
 use jetbin::{Arg, DType, Phase};
 use std::collections::BTreeSet;
@@ -39,6 +39,8 @@ pub struct Memory {
     pub arena: u64,
     /// Scratch of all threads.
     pub scratch: u64,
+    /// Counters of arrivals on a GPU.
+    pub arrivals: u64,
     /// Token ids, slots, positions, rotary input; a row of logits; the words of all steps.
     pub small: u64,
     /// Copy of the machine code.
@@ -139,6 +141,7 @@ impl Session {
         let weights = used_weights(model, &programs);
         let mut memory = requirements(model, &programs, sequences)?;
         memory.scratch *= u64::from(device.threads());
+        memory.arrivals = 4 * programs.iter().map(|p| arrivals(p, &launches)).max().unwrap_or(0);
         memory.weights = weights.iter().map(|(_, data)| data.len() as u64).sum();
         let mut states = States::new(&reader, target, sequences);
         let pieces = pieces(&memory, &weights, &inputs, device.threads());
@@ -474,6 +477,7 @@ fn requirements(model: &Model, programs: &[jetbin::ProgramView<'_>; 2], sequence
         states: slot_bytes.checked_mul(sequences.into()).ok_or_else(too_many)?,
         arena: programs.iter().map(|p| p.arena_bytes()).max().unwrap_or(0),
         scratch: programs.iter().map(|p| p.scratch_bytes()).max().unwrap_or(0),
+        arrivals: 0,
         small: 0,
         code: model.reader().code(model.target()).len() as u64,
         weights: 0,
@@ -498,7 +502,8 @@ fn pieces(memory: &Memory, weights: &[(u32, &[u8])], inputs: &Inputs, threads: u
     let weights = weights.iter().map(|(_, data)| ("weights", data.len() as u64));
     let fixed = [("arena", memory.arena), ("inputs", inputs.bytes())];
     let scratch = (0..threads).map(|_| ("scratch", memory.scratch / u64::from(threads)));
-    weights.chain(fixed).chain(scratch).collect()
+    let arrivals = (memory.arrivals > 0).then_some(("arrivals", memory.arrivals));
+    weights.chain(fixed).chain(scratch).chain(arrivals).collect()
 }
 
 /// Gives everything its place on the device.
@@ -534,10 +539,14 @@ fn place(
         rope: ids + 3 * column,
         rope_row_bytes: u64::from(model.facts().rope_dim) * 4,
         scratch: Vec::new(),
+        arrivals: 0,
     };
     let threads = device.threads();
     for _ in 0..threads {
         places.scratch.push(device.alloc(memory.scratch / u64::from(threads))?);
+    }
+    if memory.arrivals > 0 {
+        places.arrivals = device.alloc(memory.arrivals)?;
     }
     Ok(places)
 }

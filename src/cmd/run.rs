@@ -141,7 +141,7 @@ fn print_stats(speaker: &Speaker, generation: &Generation, load_seconds: f64) {
         "memory    states {}, arena {}, scratch {}, weights {} mapped",
         output::bytes(memory.states),
         output::bytes(memory.arena),
-        output::bytes(memory.scratch),
+        output::bytes(memory.scratch + memory.arrivals),
         output::bytes(memory.weights),
     );
 }

@@ -116,6 +116,7 @@ fn argument(
         Binding::ItemBegin => Arg::ItemBegin,
         Binding::ItemEnd => Arg::ItemEnd,
         Binding::Scratch => Arg::Scratch,
+        Binding::Arrivals => Arg::Arrivals,
     })
 }
 

@@ -45,11 +45,13 @@ pub enum Binding {
     ItemBegin,
     /// End of the items of this call.
     ItemEnd,
-    /// Memory of this thread.
+    /// Memory of this thread; on a GPU, of all CTAs.
     Scratch,
+    /// An `i32` for each CTA of a GPU, all zero between kernels.
+    Arrivals,
 }
 
-/// Scratch memory of each thread, in bytes: `fixed + rows * per_row`.
+/// Scratch memory of each thread (on a GPU, of all together), in bytes: `fixed + rows * per_row`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scratch {
     /// Whatever the number of rows.
@@ -277,9 +279,14 @@ impl<'k> Context<'k, '_> {
         self.count(Binding::Rows)
     }
 
-    /// This thread's memory.
+    /// This thread's memory; on a GPU, that of all CTAs.
     pub fn scratch(&self) -> Ptr<'k, F32> {
         self.pointer(Binding::Scratch, false)
+    }
+
+    /// Counters of arrivals, which a kernel leaves zero as it has found them.
+    pub fn arrivals(&self) -> Ptr<'k, I32> {
+        self.pointer(Binding::Arrivals, false)
     }
 
     /// Declares the items and gives the range of this call.

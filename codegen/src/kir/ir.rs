@@ -215,7 +215,13 @@ pub enum Op {
     WgmmaWait(u8),
     /// What this thread wrote to shared memory is seen by products of warpgroups behind the next barrier.
     ProxyFence,
-    /// `(shared, global)`: starts to copy 16 bytes.
+    /// `(ptr, last)`: adds one to the i32 there or, if it was `last`, makes it 0, and gives what it was, as one step among all CTAs.
+    /// What a thread knows of before, another knows of behind its own arrival at the same place.
+    Arrive {
+        /// Bytes added to the address.
+        offset: i32,
+    },
+    /// `(shared, global)` or `(shared, global, n)`: starts to copy 16 bytes, of which only the first `n` are read, the others zero.
     CopyAsync {
         /// Bytes added to the address in shared memory.
         to: i32,
@@ -348,6 +354,7 @@ impl Op {
             Op::ThreadId | Op::CtaId | Op::Shared { .. } | Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle => {
                 Some(Cap::Threads)
             }
+            Op::Arrive { .. } => Some(Cap::Threads),
             Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
@@ -363,7 +370,7 @@ impl Op {
     /// Whether equal operands always give equal results and nothing else happens.
     pub fn is_pure(&self) -> bool {
         let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::LoadMatrix { .. } | Op::Shared { .. });
-        let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma);
+        let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma | Op::Arrive { .. });
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
         let groups = self.needs() == Some(Cap::Wgmma);

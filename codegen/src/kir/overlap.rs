@@ -21,6 +21,7 @@ fn touches_mutable(kernel: &Kernel, inst: &Inst) -> bool {
     let global = |at: usize| inst.args.get(at).is_some_and(|p| kernel.ty(*p) == Type::Ptr(Space::Global));
     let here = match inst.op {
         Op::Load(Mem { constant, .. }) => !constant && global(0),
+        Op::Arrive { .. } => true,
         Op::Store(_) | Op::CopyAsync { .. } => global(1),
         _ => false,
     };

@@ -53,6 +53,11 @@ impl<'k, E: Stored> Ptr<'k, E> {
         self.k.push(Op::CopyAsync { to: self.offset, from: from.offset }, &[self.id, from.id], &[]);
     }
 
+    /// The same where only the first `bytes` are read, and the others are zero.
+    pub fn copy_async_some(self, from: Ptr<'k, E>, bytes: V<'k, Index>) {
+        self.k.push(Op::CopyAsync { to: self.offset, from: from.offset }, &[self.id, from.id, bytes.id], &[]);
+    }
+
     /// Says that the cache line here will be read some time later; targets that take no such hints leave it out.
     pub fn prefetch(self) {
         self.k.push(Op::Prefetch { offset: self.offset }, &[self.id], &[]);
@@ -62,6 +67,12 @@ impl<'k, E: Stored> Ptr<'k, E> {
     pub fn load_matrix(self, trans: bool) -> V<'k, I32> {
         let op = Op::LoadMatrix { offset: self.offset, trans };
         V::wrap(self.k, self.k.push1(op, &[self.id], Type::Vec(super::Elem::I32, 4)))
+    }
+
+    /// Counts an arrival here, in global memory, of which that after `last` others is the last; see [`Op::Arrive`].
+    pub fn arrive(self, last: V<'k, Index>) -> V<'k, Index> {
+        let op = Op::Arrive { offset: self.offset };
+        V::wrap(self.k, self.k.push1(op, &[self.id, last.id], Type::Vec(super::Elem::Index, 1)))
     }
 
     fn step(self, i: V<'k, Index>, scale: u32) -> Self {

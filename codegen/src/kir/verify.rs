@@ -222,6 +222,7 @@ fn expectation(op: &Op) -> &'static str {
         Op::Offset { .. } => "a pointer and an index",
         Op::Stride => "a pointer and two indices",
         Op::Prefetch { .. } => "a pointer",
+        Op::Arrive { .. } => "global memory, an offset that is a multiple of 4, an index and a result like it",
         Op::Shared { .. } => "at least one byte and a pointer to scratch memory",
         Op::ShuffleXor(_) | Op::Shuffle => "lanes of 32 bits, a lane of a warp, and a result of the same type",
         Op::Mma => "bf16x8, bf16x4, f32x4 and a result f32x4",
@@ -230,7 +231,7 @@ fn expectation(op: &Op) -> &'static str {
              result like the first"
         }
         Op::LoadMatrix { .. } => "scratch memory, an offset that is a multiple of 16 and a result i32x4",
-        Op::CopyAsync { .. } => "scratch memory, global memory, and offsets that are multiples of 16",
+        Op::CopyAsync { .. } => "scratch memory, global memory, perhaps an index, and offsets that are multiples of 16",
         _ => "operands that suit the operation",
     }
 }
@@ -267,6 +268,7 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::Offset { scale }, [Ptr(s), Vec(Index, 1)], [Ptr(t)]) => s == t && *scale > 0,
         (Op::Stride, [Ptr(s), Vec(Index, 1), Vec(Index, 1)], [Ptr(t)]) => s == t,
         (Op::Prefetch { .. }, [Ptr(_)], []) => true,
+        (Op::Arrive { offset }, [Ptr(Space::Global), Vec(Index, 1)], [Vec(Index, 1)]) => offset.rem_euclid(4) == 0,
         (Op::ThreadId | Op::CtaId, [], [Vec(Index, 1)]) => true,
         (Op::Shared { bytes }, [], [Ptr(Space::Scratch)]) => *bytes > 0,
         (Op::Barrier | Op::CopyCommit | Op::CopyWait(_) | Op::AwaitPrevious | Op::ReleaseNext, [], []) => true,
@@ -279,7 +281,9 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         }
         (Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence, [], []) => true,
         (Op::LoadMatrix { offset, .. }, [Ptr(Space::Scratch)], [Vec(I32, 4)]) => offset.rem_euclid(16) == 0,
-        (Op::CopyAsync { to, from }, [Ptr(Space::Scratch), Ptr(Space::Global)], []) => {
+        (Op::CopyAsync { to, from }, [Ptr(Space::Scratch), Ptr(Space::Global), n @ ..], [])
+            if matches!(n, [] | [Vec(Index, 1)]) =>
+        {
             to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0
         }
         _ => false,

@@ -110,6 +110,32 @@ fn over_a_window_in_a_ring() {
     }
 }
 
+/// Contexts of one split, of a few, of as many as there are, and of several for each CTA; more query heads than a tile has rows.
+#[test]
+fn split_over_the_context() {
+    let shapes: [(_, _, _, _, &[usize]); 4] = [
+        (2, 6, 128, 0, &[0, 255, 256, 700, 1500]),
+        (1, 20, 16, 0, &[40, 600, 257, 1023, 3, 512, 300, 90, 800]),
+        (2, 3, 24, 300, &[1000, 299, 250, 650]),
+        (40, 1, 8, 0, &[1100, 5]),
+    ];
+    for (kv_heads, group, head_dim, window, past) in shapes {
+        let g = graph(kv_heads, group, head_dim, window);
+        let case = Case {
+            graph: &g,
+            phase: Phase::Decode,
+            past: past.to_vec(),
+            slots: (0..past.len()).rev().collect(),
+            tokens: 1,
+            capacity: if window == 0 { 1600 } else { window + 15 },
+            rounded: false,
+            tolerance: ATTENTION,
+            tolerance_of_bytes: ATTENTION,
+        };
+        case.check(&compile(&g, Phase::Decode));
+    }
+}
+
 /// The heads of the 2B and the 4B model; caches in the middle of a ring, and blocks that every row of a tile sees.
 #[test]
 fn heads_of_the_models() {

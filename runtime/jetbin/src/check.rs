@@ -183,6 +183,7 @@ struct Context<'a> {
     kernels: usize,
     weights: usize,
     states: usize,
+    is_gpu: bool,
 }
 
 fn check_program(reader: &Reader<'_>, facts: &Facts, target: u32, phase: Phase) -> Result<(), ReadError> {
@@ -206,6 +207,7 @@ fn check_program(reader: &Reader<'_>, facts: &Facts, target: u32, phase: Phase) 
         kernels: reader.kernels(target).len(),
         weights: reader.weights().len(),
         states: reader.states(target).len(),
+        is_gpu: reader.targets().get(target).is_some_and(|t| t.device == DeviceKind::Cuda),
     };
     context.check_buffers(&origin)?;
     context.check_steps(&origin)?;
@@ -284,6 +286,7 @@ impl Context<'_> {
             Arg::Weight(w) => (w as usize) < self.weights,
             Arg::State(s) => (s as usize) < self.states,
             Arg::Rope => self.facts.rope_dim > 0,
+            Arg::Arrivals => self.is_gpu,
             _ => true,
         }
     }

@@ -107,6 +107,7 @@ fn name_of(reader: &Reader<'_>, target: u32, program: &ProgramView<'_>, arg: Arg
         Arg::ItemBegin => "begin",
         Arg::ItemEnd => "end",
         Arg::Scratch => "scratch",
+        Arg::Arrivals => "arrivals",
         Arg::TokenIds => "ids",
         Arg::Rope => "rope",
     };

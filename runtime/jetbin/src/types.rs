@@ -302,8 +302,10 @@ pub enum Arg {
     ItemBegin,
     /// One past the last item of this thread.
     ItemEnd,
-    /// Scratch of this thread.
+    /// Scratch of this thread; on a GPU, of all CTAs.
     Scratch,
+    /// `i32` for each CTA of a GPU, all zero between kernels: counters of arrivals.
+    Arrivals,
     /// `i32[rows]`: token ids.
     TokenIds,
     /// `f32[rows, rope_dim]`: cosines, then sines, of the rows' positions.

@@ -275,6 +275,7 @@ impl<'a> Row<'a> for Arg {
             10 => Arg::TokenIds,
             11 => Arg::Rope,
             12 => Arg::Const(r.value),
+            13 => Arg::Arrivals,
             other => return Err(format!("kind of argument {other} is unknown")),
         };
         if ArgRecord::from(arg) == r { Ok(arg) } else { Err(format!("{r:?} has values in unused fields")) }

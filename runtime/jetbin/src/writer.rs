@@ -388,6 +388,7 @@ impl From<Arg> for ArgRecord {
             Arg::TokenIds => (10, 0, 0),
             Arg::Rope => (11, 0, 0),
             Arg::Const(v) => (12, 0, v),
+            Arg::Arrivals => (13, 0, 0),
         };
         Self { kind, index, value }
     }

@@ -106,7 +106,7 @@ const SIGNED: &[(SectionKind, usize, u32, &str)] = &[
     (SectionKind::Decode, STEPS + 28, 8, "7 arguments at 7, expected at 8"),
     (SectionKind::Decode, STEPS + 28, u32::MAX, "4294967295 arguments at 0"),
     (SectionKind::Decode, STEPS + 2 * 64 + 28, 3, "18 arguments, the steps use 17"),
-    (SectionKind::Decode, ARGS, 13, "kind of argument 13 is unknown"),
+    (SectionKind::Decode, ARGS, 14, "kind of argument 14 is unknown"),
     (SectionKind::Decode, ARGS + 4, 1, "values in unused fields"),
     (SectionKind::Decode, ARGS + 16 + 4, 2, "Weight(2) refers to nothing"),
     (SectionKind::Decode, ARGS + 2 * 16 + 4, 1, "Buffer(1) refers to nothing"),

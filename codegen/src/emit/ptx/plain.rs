@@ -78,8 +78,13 @@ impl Emitter<'_> {
             }
             (Op::AwaitPrevious, _) => self.line("griddepcontrol.wait"),
             (Op::ReleaseNext, _) => self.line("griddepcontrol.launch_dependents"),
+            (Op::Arrive { offset }, _) => {
+                let (d, last) = (self.define(inst.results[0]), self.in_register(&a[1][0], Class::Word));
+                self.line(&format!("atom.acq_rel.gpu.global.inc.u32 {}, [{}{offset:+}], {last}", d[0], a[0][0]));
+            }
             (Op::CopyAsync { to, from }, _) => {
-                self.line(&format!("cp.async.cg.shared.global [{}{to:+}], [{}{from:+}], 16", a[0][0], a[1][0]));
+                let some = a.get(2).map_or(String::new(), |n| format!(", {}", n[0]));
+                self.line(&format!("cp.async.cg.shared.global [{}{to:+}], [{}{from:+}], 16{some}", a[0][0], a[1][0]));
             }
             (Op::CopyCommit, _) => self.line("cp.async.commit_group"),
             (Op::CopyWait(groups), _) => self.line(&format!("cp.async.wait_group {groups}")),

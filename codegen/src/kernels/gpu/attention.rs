@@ -7,7 +7,7 @@
 use super::super::attention::{Attention, LOWEST};
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::heads::Heads;
-use super::flash;
+use super::{flash, split};
 use crate::kir::{Bf16, F32, Index, Items, Launch, Operand, Ptr, STATIC_SHARED, V, WARP};
 use jet_ir::Id;
 use jetbin::Phase;
@@ -47,6 +47,9 @@ pub fn attention(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape,
     let a = Attention::new(cx, grid)?;
     if flash::supports(&a) {
         return Ok(flash::flash(&a, stores));
+    }
+    if split::supports(&a) {
+        return Ok(split::split(&a, stores));
     }
     let rows = if cx.phase == Phase::Prefill { (QUERIES / a.group).max(1) } else { 1 };
     let queries = rows * a.group;

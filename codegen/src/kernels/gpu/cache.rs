@@ -5,7 +5,7 @@
 
 use super::super::attention::Attention;
 use super::matrix::Matrix;
-use crate::kir::{Bf16, Index, Operand, Ptr, V};
+use crate::kir::{Bf16, F32, Index, Operand, Ptr, V};
 
 /// Columns of a copy.
 const COPIED: u32 = 8;
@@ -70,7 +70,12 @@ impl<'a, 'k, 'g> Blocks<'a, 'k, 'g> {
         }
     }
 
-    /// Starts to copy the block from position `p` on to a buffer, of positions from `end` on that before, and makes it a group.
+    /// The memory of all buffers, for other use when no copy is on its way.
+    pub fn memory(&self) -> Ptr<'k, F32> {
+        self.buffers.cast()
+    }
+
+    /// Starts to copy the block from position `p` on to a buffer, zeros for positions from `end` on.
     pub fn copy(&self, p: V<'k, Index>, end: V<'k, Index>, buffer: V<'k, Index>) {
         let (k, a) = (self.a.cx.k, self.a);
         let (lane, mine) = (k.warp().rank, self.keys / k.warps());
@@ -81,11 +86,12 @@ impl<'a, 'k, 'g> Blocks<'a, 'k, 'g> {
             let key = k.warp_id() * mine + first + key;
             // less than a capacity further on than `p`, since all keys in sight have a row each
             let row = start + key.imin(last);
+            let bytes = key.le(last).select(2 * COPIED, 0u32);
             let row = self.capacity.le(row).select(row - self.capacity, row) * (a.kv_heads * a.head_dim);
             for (cache, matrix) in self.caches.iter().zip(matrices) {
                 for pieces in (0..a.head_dim / COPIED).step_by(PIECES as usize) {
                     let piece = piece + pieces;
-                    let copy = || matrix.row(key, piece).copy_async(cache.at(row).at(piece * COPIED));
+                    let copy = || matrix.row(key, piece).copy_async_some(cache.at(row).at(piece * COPIED), bytes);
                     match (pieces + PIECES) * COPIED <= a.head_dim {
                         true => copy(),
                         false => k.when(piece.lt(a.head_dim / COPIED), copy),
@@ -93,7 +99,6 @@ impl<'a, 'k, 'g> Blocks<'a, 'k, 'g> {
                 }
             }
         }
-        k.copy_commit();
     }
 }
 

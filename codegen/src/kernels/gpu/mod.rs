@@ -1,5 +1,5 @@
-//! GPU kernels. One item of work is one CTA; nothing passes between CTAs, no value is added to atomically, so that results
-//! are the same every time.
+//! GPU kernels. One item of work is one CTA; what passes between CTAs (parts of attention) is put together in a fixed order, no
+//! value is added to atomically, so that results are the same every time.
 //!
 //! Products go through `mma` with bf16 operands and sums in f32; everything else is f32. Epilogues are those of the CPU
 //! kernels with one column for each thread. Memory between the threads of a CTA is `shared`; scratch memory in the sense
@@ -19,6 +19,7 @@ mod operand;
 mod product;
 mod rowwise;
 mod softmax;
+mod split;
 
 use super::context::{Context, Shape, Unsupported};
 use crate::kir::{Index, Items, Launch, V};

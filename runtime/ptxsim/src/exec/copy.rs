@@ -66,7 +66,9 @@ impl Warp {
             Some((p, negate)) => self.regs.pred(*p, on)? ^ if *negate { u32::MAX } else { 0 },
             None => 0,
         };
-        let sectors = self.counters.global_request(lanes(on).map(|l| from[l]), (*bytes).into());
+        // a copy of zeros reads nothing
+        let reads = |lane: &usize| skip >> lane & 1 == 0 && sizes[*lane] > 0;
+        let sectors = self.counters.global_request(lanes(on).filter(reads).map(|l| from[l]), (*bytes).into());
         let mut read = Traffic { requests: 1, sector_bytes_read: sectors, ..Traffic::default() };
         for lane in lanes(on) {
             let source_bytes = if skip >> lane & 1 == 1 { 0 } else { sizes[lane] };
