@@ -80,7 +80,7 @@ for name in "${targets[@]}"; do
         emulated quality "$artifact" --against "$folder/plain.jetbin" --text "$folder/text" >"$folder/quality"
         printf 'austen-jet, %s, %s: ' "$name" "${weights%:*}"
         awk -v most="${weights#*:}" '
-            /^perplexity/ { found = $2 } /^the other/ { other = $3 } /^KL/ { kl = $3 }
+            /^perplexity/ { found = $2 } /^the other/ { other = $3 } /^KL/ { kl = $3; sub(",", "", kl) }
             END {
                 ratio = found / other - 1
                 printf "perplexity %s instead of %s, mean KL %s\n", found, other, kl
