@@ -75,7 +75,7 @@ macro_rules! cases {
 cases! {
     every_kind_of_layer "tiny-a";
     ragged_batches "tiny-b", ["--together"];
-    short_prompts_and_chunks "tiny-c-mix", ["--chunks", "2,3,7", "--together"];
+    short_prompts_and_chunks "tiny-c-mix", ["--chunks", "2,3,7", "--together"], ["--chunks", "1,16"];
     small_norms "tiny-d-eps";
 }
 

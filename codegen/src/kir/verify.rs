@@ -281,11 +281,11 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         }
         (Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence, [], []) => true,
         (Op::LoadMatrix { offset, .. }, [Ptr(Space::Scratch)], [Vec(I32, 4)]) => offset.rem_euclid(16) == 0,
-        (Op::CopyAsync { to, from }, [Ptr(Space::Scratch), Ptr(Space::Global), n @ ..], [])
-            if matches!(n, [] | [Vec(Index, 1)]) =>
-        {
-            to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0
-        }
+        (
+            Op::CopyAsync { to, from },
+            [Ptr(Space::Scratch), Ptr(Space::Global)] | [Ptr(Space::Scratch), Ptr(Space::Global), Vec(Index, 1)],
+            [],
+        ) => to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0,
         _ => false,
     }
 }

@@ -66,6 +66,19 @@ pub fn both_within(graph: &Graph, rows: &[usize], activations: Activations, tole
     }
 }
 
+/// Seven and nine blocks for each of eight warps of a GPU, which takes four at a time.
+#[test]
+fn shares_that_are_no_whole_number_of_batches() {
+    for k in [7 * 8 * 32, 9 * 8 * 32] {
+        let mut g = Graph::new("shares");
+        let x = input(&mut g, "x", k);
+        let grid = g.add(Sweep {}, &[x]).unwrap();
+        let y = acc(&mut g, grid, "w", 40, Elem::Bf16);
+        give(&mut g, "y", y);
+        both(&g, &[1, 9], PRODUCT);
+    }
+}
+
 #[test]
 fn plain_products_of_every_shape() {
     for elem in [Elem::Bf16, Elem::F32] {

@@ -74,6 +74,8 @@ impl Plan {
                 // as many at a time as leave the least to do for nothing; the most of those
                 let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
                 let batch = if mine > most { batch.max(most.min(4)) } else { batch };
+                // whole batches: what a warp reads beyond its share must not be another's
+                let mine = mine.next_multiple_of(batch);
                 let resident = if groups > 1 { 1 } else { 2 };
                 Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups }
             }
