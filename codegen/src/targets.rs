@@ -136,7 +136,7 @@ pub const TARGETS: &[Target] = &[
         lanes: 4,
         accumulators: 8,
         registers: 16,
-        caps: &[Cap::Fma],
+        caps: &[Cap::Fma, Cap::Int16Dot],
         shared_bytes: 0,
         cache: X86_CACHE,
         cost: Cost { dram_gbps: 20.0, cache_gbps: 40.0, gflops: 52.0, launch_us: 2.0, processors: 1 },

@@ -120,9 +120,9 @@ fn quantised<'k>(
     scratch: &mut Scratch,
 ) -> Option<Quantised<'k>> {
     let panels = segments.iter().filter(|s| Format::of(s.spec.elem).is_some()).map(|s| s.spec.item_panels()).max()?;
-    if int8::is_for(&cx.k.target) {
-        scratch.per_row += int8::row_bytes(k_len);
-        return Some(Quantised::Bytes(int8::Rows::at(at, cx.rows(), k_len as u32)));
+    if let Some(rows) = int8::Rows::at(&cx.k.target, at, cx.rows(), k_len as u32) {
+        scratch.per_row += int8::row_bytes(&cx.k.target, k_len);
+        return Some(Quantised::Bytes(rows));
     }
     scratch.fixed += (4 * PANEL * k_len * panels) as u64;
     Some(Quantised::Numbers(at))

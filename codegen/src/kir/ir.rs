@@ -86,6 +86,8 @@ pub enum Cap {
     Int8Dot,
     /// Dot products of four bytes with sign and four with sign in one instruction.
     SignedInt8Dot,
+    /// Dot products of two signed halves of a word in one instruction.
+    Int16Dot,
     /// Tile products of four warps that go on beside the threads, with operands in shared memory.
     Wgmma,
     /// Hints of memory that will be read.
@@ -139,6 +141,9 @@ pub enum Op {
     DotBytes,
     /// The same where the bytes of `a` have a sign, too.
     DotSignedBytes,
+    /// `(sum, a, b)`, of i32: to each lane of `sum` the products of the low and of the high halves of `a` and `b`, all with sign;
+    /// wrapping. 4, 8 or 16 lanes.
+    DotHalves,
     /// i32 to f32, to nearest even.
     ToF32,
     /// i32 to Index, with its sign.
@@ -365,6 +370,7 @@ impl Op {
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
             Op::DotSignedBytes => Some(Cap::SignedInt8Dot),
+            Op::DotHalves => Some(Cap::Int16Dot),
             Op::WgmmaFence | Op::Wgmma { .. } | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence => Some(Cap::Wgmma),
             Op::Prefetch { .. } => Some(Cap::Prefetch),
             Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),

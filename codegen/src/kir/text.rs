@@ -49,6 +49,7 @@ const NAMES: &[(&str, Op)] = &[
     ("dot_pairs", Op::DotPairs),
     ("dot_bytes", Op::DotBytes),
     ("dot_signed_bytes", Op::DotSignedBytes),
+    ("dot_halves", Op::DotHalves),
     ("to_f32", Op::ToF32),
     ("to_index", Op::ToIndex),
     ("to_i32", Op::ToI32),

@@ -228,7 +228,7 @@ fn expectation(op: &Op) -> &'static str {
         Op::Extract(_) => "a vector that has this lane and a scalar of its element",
         Op::Pack => "as many scalars as the result has lanes",
         Op::Select => "a predicate of one or as many lanes, and two values of one type",
-        Op::DotBytes | Op::DotSignedBytes => "three operands and a result of 4, 8 or 16 lanes of i32",
+        Op::DotBytes | Op::DotSignedBytes | Op::DotHalves => "three operands and a result of 4, 8 or 16 lanes of i32",
         Op::Offset { .. } => "a pointer and an index",
         Op::Stride => "a pointer and two indices",
         Op::Prefetch { .. } => "a pointer",
@@ -271,7 +271,9 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::Bitcast, [Vec(F32, n)], [Vec(I32, m)]) | (Op::Bitcast, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
         (Op::Bitcast, [Vec(I32, n)], [Vec(Bf16, m)]) => *m == 2 * n,
         (Op::DotPairs, [a @ Vec(Bf16, n), b, c @ Vec(F32, m @ (4 | 8 | 16))], [r]) => a == b && c == r && *n == 2 * m,
-        (Op::DotBytes | Op::DotSignedBytes, [a @ Vec(I32, 4 | 8 | 16), b, c], [r]) => a == b && a == c && a == r,
+        (Op::DotBytes | Op::DotSignedBytes | Op::DotHalves, [a @ Vec(I32, 4 | 8 | 16), b, c], [r]) => {
+            a == b && a == c && a == r
+        }
         (Op::ToF32, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
         (Op::ToIndex, [Vec(I32, 1)], [Vec(Index, 1)]) | (Op::ToI32, [Vec(Index, 1)], [Vec(I32, 1)]) => true,
         (Op::Offset { scale }, [Ptr(s), Vec(Index, 1)], [Ptr(t)]) => s == t && *scale > 0,
