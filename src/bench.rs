@@ -258,7 +258,7 @@ fn work(model: &Model, test: Test) -> Work {
 /// One call with so many rows, of which the head sees some, on sequences that hold `tokens` tokens.
 fn call(model: &Model, (phase, tokens): (Phase, u64), rows: u32, head_rows: u32) -> Work {
     let reader = model.reader();
-    let Some(program) = reader.program(model.target(), phase) else { return Work::default() };
+    let Some(program) = reader.serving(model.target(), phase, rows) else { return Work::default() };
     program.steps().iter().fold(Work::default(), |sum, step| {
         let rows = u64::from(if step.domain == Domain::Head { head_rows } else { rows });
         let sequences = if phase == Phase::Prefill { rows.min(1) } else { rows };

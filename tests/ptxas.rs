@@ -10,7 +10,7 @@ use jet_codegen::kir::Kernel;
 use jet_codegen::targets::{TARGETS, Target};
 use jet_frontend::{ModelConfig, WeightFormat};
 use jetbin::Phase;
-use jetc::compile::{Limits, select_phase, source_graph};
+use jetc::compile::{Limits, select_few, select_phase, source_graph};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -48,15 +48,17 @@ fn assembler() -> Option<PathBuf> {
     std::env::var_os("JETC_PTXAS").map(PathBuf::from).or_else(on_path)
 }
 
-/// Every kernel of both programs, each once.
+/// Every kernel of all programs, each once.
 fn kernels(config: &Path, target: &Target) -> Result<Vec<Kernel>, Failed> {
     let graph = source_graph(&ModelConfig::read(config)?, WeightFormat::Bf16)?;
     let limits = Limits { max_context: 4096, max_batch: 64, prefill_chunk: 512 };
     let mut all = BTreeMap::new();
-    for phase in [Phase::Prefill, Phase::Decode] {
-        for built in &select_phase(&graph, limits, target, (phase, Activations::F32))?.built {
-            built.chain().for_each(|b| drop(all.insert(b.name.clone(), b.kernel.clone())));
-        }
+    let [prefill, decode] =
+        [Phase::Prefill, Phase::Decode].map(|phase| select_phase(&graph, limits, target, (phase, Activations::F32)));
+    let (prefill, decode) = (prefill?, decode?);
+    let few = select_few(&graph, limits, target, &decode)?;
+    for built in [prefill, decode].iter().chain(&few).flat_map(|program| &program.built) {
+        built.chain().for_each(|b| drop(all.insert(b.name.clone(), b.kernel.clone())));
     }
     Ok(all.into_values().collect())
 }

@@ -15,4 +15,4 @@ pub use compile::{Error, compile, legal};
 pub use kernels::{Activations, Binding, Built, Scratch, Unsupported, multiplies_bytes};
 pub use link::CodeBlob;
 pub use pack::{Form, PackSpec, RowOrder};
-pub use select::select;
+pub use select::{select, supports};

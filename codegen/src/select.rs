@@ -7,7 +7,7 @@ use crate::kernels::{self, Activations, Binding, Built, Context, Drafted, Shape,
 use crate::kir::Cap;
 use crate::targets::Target;
 use jet_ir::ops::Sort;
-use jet_ir::{Graph, Group, Id, Op, Place};
+use jet_ir::{Graph, Group, Id, Op, Place, Type};
 use jetbin::Phase;
 use std::fmt::Write;
 
@@ -28,6 +28,15 @@ pub fn select(
 ) -> Result<Built, Unsupported> {
     let how = (phase, activations);
     select_tile(graph, group, target, (how, most_rows), (FEW, &[]))
+}
+
+/// Whether kernels of `target` can have `op` in decode: what depends on the machine and on shapes, beyond what [`select`] refuses.
+pub fn supports(target: &Target, op: &Op, args: &[Type], result: Type) -> bool {
+    match op {
+        _ if target.has(Cap::Threads) => kernels::gpu_supports(target, op, args, result),
+        Op::DeltaConv(_) | Op::StoreArgmax(_) => false,
+        _ => true,
+    }
 }
 
 /// The kernel for `tile` rows at a time with the parameters `declared` in front, and those for more.

@@ -30,6 +30,7 @@ pub use fuse::{Fused, Report, extract, fuse};
 pub use layout::{LayoutTable, Program, assign_layout};
 pub use listing::listing;
 pub use memory::{Buffer, Domain, MemoryPlan, RowLimits, plan_memory, validate};
+pub use merge::plan_ps;
 pub use narrow::narrow;
 pub use roofline::{H100, LayoutShare, Roofline, TargetParams, ZEN4_2};
 pub use saturate::{Options, Saturated, saturate};

@@ -7,8 +7,8 @@ use crate::cost::{CostModel, Layout, Price, Work};
 use jet_ir::ops::{Load, StoreRing};
 use jet_ir::{Graph, Group, Id, Leaf, Node, NodeKind, Op, Output, OutputKind, Type, group_kernels};
 
-/// The time of a plan: the sum of its kernels. Nothing if the target lacks a kernel.
-fn plan_ps(graph: &Graph, groups: &[Group], cost: &dyn CostModel) -> Option<u64> {
+/// The time of a plan in a phase: the sum of its kernels. Nothing if the target lacks a kernel.
+pub fn plan_ps(graph: &Graph, groups: &[Group], cost: &dyn CostModel) -> Option<u64> {
     groups.iter().map(|group| kernel_ps(graph, group, cost)).sum()
 }
 

@@ -58,6 +58,8 @@ pub(crate) struct PlannedProbe {
 /// A program of one phase, ready to run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    /// Most rows of a call, and of a head window.
+    pub max_rows: u32,
     pub head_rows: u32,
     /// Place of the logits and distance between their rows.
     pub logits: (u64, u64),
@@ -94,6 +96,7 @@ impl Plan {
         let missing = |what: &str| Error::request(format!("{what}: the program has no such buffer"));
         let steps = program.steps();
         let mut plan = Self {
+            max_rows: program.max_rows(),
             head_rows: program.head_rows(),
             logits: buffer(program.logits()).ok_or_else(|| missing("logits"))?,
             argmax: program.argmax().and_then(buffer),

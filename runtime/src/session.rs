@@ -35,7 +35,7 @@ impl Default for Options {
 pub struct Memory {
     /// States of all sequences; pages that were never touched take none.
     pub states: u64,
-    /// Arena of activations, shared by both programs.
+    /// Arena of activations, shared by all programs.
     pub arena: u64,
     /// Scratch of all threads.
     pub scratch: u64,
@@ -56,8 +56,8 @@ pub struct Session {
     pub(crate) model: Model,
     pub(crate) places: Places,
     pub(crate) sequences: Vec<Sequence>,
-    /// Indexed by phase.
-    plans: [Plan; 2],
+    /// Prefill, decode, and decode of few sequences where the target has a program for it.
+    plans: Vec<Plan>,
     pub(crate) states: States,
     inputs: Inputs,
     /// What the arena holds: the rows of the last call, and which of them the head has seen.
@@ -78,6 +78,8 @@ pub(crate) struct Sequence {
 #[derive(Clone, Copy, Debug)]
 struct Last {
     phase: Phase,
+    /// The plan that it ran.
+    serving: usize,
     rows: u32,
     /// First row and number of rows of the head window.
     head: Option<(u32, u32)>,
@@ -131,7 +133,8 @@ impl Session {
             let absent = || Error::request(format!("the artifact has no {phase} program for target {target}"));
             reader.program(target, phase).ok_or_else(absent)
         };
-        let programs = [program(PHASES[0])?, program(PHASES[1])?];
+        let mut programs = vec![program(PHASES[0])?, program(PHASES[1])?];
+        programs.extend(reader.program_of_few(target));
         let kernels: Vec<_> = reader.kernels(target).iter().collect();
         let launches: Vec<_> = reader.launches(target).iter().collect();
         let desc = reader.targets().get(target).ok_or_else(|| Error::request(format!("no target {target}")))?;
@@ -150,7 +153,7 @@ impl Session {
         unsafe { device.load(&code)? };
         let places = place(model, device.as_mut(), &memory, &weights, &mut states, &inputs)?;
         let plan = |program| Plan::new(program, &launches, &places);
-        let plans = [plan(&programs[0])?, plan(&programs[1])?];
+        let plans = programs.iter().map(plan).collect::<Result<Vec<_>>>()?;
         let logits_row = vec![0.0; facts.vocab_size as usize];
         let greedy = |p: &Plan| p.argmax.map_or(0, |(_, row_bytes)| p.head_rows as usize * row_bytes as usize / 4);
         let greedy = Vec::with_capacity(plans.iter().map(greedy).max().unwrap_or(0));
@@ -294,30 +297,43 @@ impl Session {
             self.sequences[slot as usize].interrupted = true;
         }
         self.inputs.upload(self.device.as_mut(), &self.places)?;
-        let plan = &mut self.plans[phase.code() as usize];
+        let serving = self.serving(phase, rows);
+        let plan = &mut self.plans[serving];
         plan.set_rows(rows);
         let steps = 0..plan.first_head_step;
-        self.run(phase, steps, (0, rows), observer)?;
+        self.run((phase, serving), steps, (0, rows), observer)?;
         for &slot in self.inputs.slots() {
             let sequence = &mut self.sequences[slot as usize];
             sequence.length += 1;
             sequence.interrupted = false;
         }
-        self.last = Some(Last { phase, rows, head: None });
+        self.last = Some(Last { phase, serving, rows, head: None });
         Ok(())
     }
 
-    /// Launches steps in order, stopping at probes if somebody looks.
-    fn run(&mut self, phase: Phase, steps: Range<usize>, window: (u32, u32), observer: Observer<'_>) -> Result<()> {
+    /// The plan that serves a call of so many rows.
+    fn serving(&self, phase: Phase, rows: u32) -> usize {
+        let few = |plan: &&Plan| phase == Phase::Decode && rows <= plan.max_rows;
+        if self.plans.get(PHASES.len()).filter(few).is_some() { PHASES.len() } else { phase.code() as usize }
+    }
+
+    /// Launches steps of a plan in order, stopping at probes if somebody looks.
+    fn run(
+        &mut self,
+        (phase, serving): (Phase, usize),
+        steps: Range<usize>,
+        window: (u32, u32),
+        observer: Observer<'_>,
+    ) -> Result<()> {
         let again = window.0 == 0 && self.comes_again(phase, window.1);
-        let plan = &self.plans[phase.code() as usize];
+        let plan = &self.plans[serving];
         let device = self.device.as_mut();
         let Some(observer) = observer else {
             let launches = &plan.launches[steps.clone()];
             let name = ListName { phase, head: steps.end > plan.first_head_step, rows: window.1 };
             if again {
                 // SAFETY: the words of a plan are places in this device, laid out as the program's kernels expect. Those of a phase's
-                // token steps or head steps for a number of rows from row 0 on are always the same.
+                // token steps or head steps for a number of rows from row 0 on are always the same: the number chooses the plan.
                 unsafe { device.launch_named(name, launches, &plan.words)? };
             } else {
                 // SAFETY: as above.
@@ -362,14 +378,14 @@ impl Session {
         if let Some((first, n)) = last.head.filter(|&(first, n)| (first..first + n).contains(&row)) {
             return Ok(first..first + n);
         }
-        let plan = &mut self.plans[last.phase.code() as usize];
+        let plan = &mut self.plans[last.serving];
         let n = plan.head_rows.min(last.rows - row);
         plan.set_head(row, n);
         let steps = plan.first_head_step..plan.launches.len();
         last.head = None;
         self.last = Some(last);
         self.greedy.clear();
-        self.run(last.phase, steps, (row, n), observer)?;
+        self.run((last.phase, last.serving), steps, (row, n), observer)?;
         last.head = Some((row, n));
         self.last = Some(last);
         Ok(row..row + n)
@@ -381,8 +397,8 @@ impl Session {
     /// As for [`head`](Self::head).
     pub fn logits(&mut self, row: u32) -> Result<&[f32]> {
         let window = self.head(row, None)?;
-        let phase = self.last.map_or(Phase::Decode, |l| l.phase);
-        let (address, row_bytes) = self.plans[phase.code() as usize].logits;
+        let serving = self.last.map_or(0, |l| l.serving);
+        let (address, row_bytes) = self.plans[serving].logits;
         let at = address + row_bytes * u64::from(row - window.start);
         self.device.download(at, bytes_of_mut(&mut self.logits_row))?;
         Ok(&self.logits_row)
@@ -394,8 +410,8 @@ impl Session {
     /// As for [`head`](Self::head); also if the logits hold something that is not a number.
     pub fn argmax(&mut self, row: u32) -> Result<u32> {
         let window = self.head(row, None)?;
-        let phase = self.last.map_or(Phase::Decode, |l| l.phase);
-        let Some((address, row_bytes)) = self.plans[phase.code() as usize].argmax else {
+        let serving = self.last.map_or(0, |l| l.serving);
+        let Some((address, row_bytes)) = self.plans[serving].argmax else {
             return crate::sampling::argmax(self.logits(row)?);
         };
         let stride = row_bytes as usize / 4;
@@ -470,7 +486,7 @@ impl Inputs {
 }
 
 /// What a session needs, but for the host's small things; `scratch` is that of one thread.
-fn requirements(model: &Model, programs: &[jetbin::ProgramView<'_>; 2], sequences: u32) -> Result<Memory> {
+fn requirements(model: &Model, programs: &[jetbin::ProgramView<'_>], sequences: u32) -> Result<Memory> {
     let slot_bytes = model.reader().slot_bytes(model.target());
     let too_many = || Error::request(format!("{sequences} sequences of {slot_bytes} bytes each"));
     Ok(Memory {
@@ -485,7 +501,7 @@ fn requirements(model: &Model, programs: &[jetbin::ProgramView<'_>; 2], sequence
 }
 
 /// The weights that the programs read, by their index: an artifact holds those of its other targets as well.
-fn used_weights<'m>(model: &'m Model, programs: &[jetbin::ProgramView<'_>; 2]) -> Vec<(u32, &'m [u8])> {
+fn used_weights<'m>(model: &'m Model, programs: &[jetbin::ProgramView<'_>]) -> Vec<(u32, &'m [u8])> {
     let (table, data) = (model.reader().weights(), model.weight_data());
     let read = |arg| if let Arg::Weight(index) = arg { Some(index) } else { None };
     let used: BTreeSet<u32> =

@@ -180,8 +180,9 @@ fn print_text(args: &Args, summary: &Summary) {
             None => println!(),
         }
         for p in &target.programs {
+            let few = p.few.map_or(String::new(), |n| format!(", for up to {n} rows"));
             println!(
-                "  {:<8} {} kernel calls instead of {}, {} moved per {} instead of {}, arena {} instead of {}",
+                "  {:<8} {} kernel calls instead of {}, {} moved per {} instead of {}, arena {} instead of {}{few}",
                 p.phase,
                 p.kernels.1,
                 p.kernels.0,
@@ -204,7 +205,7 @@ fn as_json(args: &Args, summary: &Summary) -> Value {
                 .programs
                 .iter()
                 .map(|p| {
-                    json!({ "phase": p.phase.to_string(), "kernels_unfused": p.kernels.0, "kernels": p.kernels.1,
+                    json!({ "phase": p.phase.to_string(), "few": p.few, "kernels_unfused": p.kernels.0, "kernels": p.kernels.1,
                         "bytes_per_call_unfused": p.bytes_per_call.0, "bytes_per_call": p.bytes_per_call.1,
                         "arena_bytes": p.arena.0, "arena_bytes_without_reuse": p.arena.1 })
                 })

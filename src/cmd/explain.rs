@@ -2,7 +2,8 @@
 
 use super::compile::CompileArgs;
 use super::{Outcome, output};
-use crate::compile::{CompileRequest, Limits, Model, price::cost_model, source_graph, target_graph};
+use crate::compile::price::{cost_model, of_sequences};
+use crate::compile::{CompileRequest, Limits, Model, source_graph, target_graph};
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use jet_codegen::targets::{TARGETS, Target};
@@ -32,7 +33,7 @@ pub struct Args {
     source: PathBuf,
     /// The part of the model that ends in this result
     result: Option<String>,
-    /// Which of the two programs
+    /// Which of the programs; decode-one is for one sequence
     #[arg(long, value_enum, default_value_t = Which::Decode)]
     phase: Which,
     /// For which target: of an artifact, one of its own (default: the first one)
@@ -47,6 +48,7 @@ pub struct Args {
 enum Which {
     Prefill,
     Decode,
+    DecodeOne,
 }
 
 /// What is explained, and for which targets it can be.
@@ -65,11 +67,12 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let name = args.target.as_ref().or(subject.targets.first()).context("there is no target")?;
     ensure!(subject.targets.contains(name), "--target: found {name}, expected one of {}", subject.targets.join(", "));
     let target = Target::named(name).with_context(|| format!("this build does not know the target {name}"))?;
-    let phase = match args.phase {
-        Which::Prefill => Phase::Prefill,
-        Which::Decode => Phase::Decode,
+    let (phase, cost) = match args.phase {
+        Which::Prefill => (Phase::Prefill, cost_model(target, Phase::Prefill, subject.limits)),
+        Which::Decode => (Phase::Decode, cost_model(target, Phase::Decode, subject.limits)),
+        Which::DecodeOne => (Phase::Decode, of_sequences(target, 1, subject.limits)),
     };
-    let (cost, graph) = (cost_model(target, phase, subject.limits), target_graph(&subject.graph, target)?);
+    let graph = target_graph(&subject.graph, target, phase)?;
     match &args.result {
         Some(result) => {
             let explanation = explain(&graph, result, &cost, &Options::default())?;

@@ -122,7 +122,8 @@ fn json_section(reader: &Reader<'_>, kind: SectionKind) -> anyhow::Result<Value>
 
 fn programs<'a>(reader: &Reader<'a>, target: u32) -> impl Iterator<Item = (Phase, ProgramView<'a>)> {
     let reader = *reader;
-    PHASES.into_iter().filter_map(move |phase| Some((phase, reader.program(target, phase)?)))
+    let few = reader.program_of_few(target).map(|program| (Phase::Decode, program));
+    PHASES.into_iter().filter_map(move |phase| Some((phase, reader.program(target, phase)?))).chain(few)
 }
 
 fn overview(reader: &Reader<'_>) -> anyhow::Result<()> {

@@ -3,7 +3,6 @@
 use anyhow::{Context, Result};
 use jet_ir::{Graph, Group};
 use jet_passes::MemoryPlan;
-use jetbin::Phase;
 use petgraph::dot::{Config, Dot};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -40,7 +39,7 @@ impl Dump {
     pub fn phase(
         &self,
         target: &str,
-        phase: Phase,
+        phase: &str,
         (graph, groups): (&Graph, &[Group]),
         memory: &MemoryPlan,
     ) -> Result<()> {

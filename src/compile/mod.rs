@@ -26,7 +26,7 @@ use jet_ir::{Graph, OutputKind};
 use jetbin::{Cubin, DeviceKind, Facts, SectionKind, Writer, WriterOptions};
 use std::time::Instant;
 use target::{Compiled, compile_target};
-pub use target::{Selected, select_phase, target_graph};
+pub use target::{Selected, select_few, select_phase, target_graph};
 use weights::WeightTable;
 
 /// Hears how far a compilation is.
@@ -227,6 +227,9 @@ fn write_sections(
         }
         for program in &target.programs {
             writer.program(program)?;
+        }
+        if let Some(few) = &target.few {
+            writer.program_of_few(few)?;
         }
     }
     let sidecar = &model.sidecar;

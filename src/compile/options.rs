@@ -66,6 +66,8 @@ pub struct TargetSummary {
 pub struct ProgramSummary {
     /// Prefill or decode.
     pub phase: Phase,
+    /// Most sequences of the decode program for few; none for the programs that every target has.
+    pub few: Option<u32>,
     /// Kernels with every op on its own, and after fusion.
     pub kernels: (usize, usize),
     /// Bytes moved by a decode of one token or a prefill of a whole chunk, with every op on its own and after fusion.

@@ -3,24 +3,60 @@
 use super::Limits;
 use jet_codegen::targets::{Backend, Target};
 use jet_passes::cost::{Layout, Phase as Work};
-use jet_passes::{H100, LayoutShare, Roofline, TargetParams, ZEN4_2};
+use jet_passes::{CostModel, H100, LayoutShare, Price, Roofline, TargetParams, ZEN4_2};
 use jetbin::Phase;
 
 /// Tokens in the cache that prices assume.
 const CONTEXT: usize = 4096;
 
-/// The cost model of a target in a phase, at the speeds that the target states.
-pub fn cost_model(target: &Target, phase: Phase, limits: Limits) -> Roofline {
+/// Sequences that a GPU's plan for many of them is made for.
+const MANY: u32 = 8;
+
+/// Prices of the kernels that a target has.
+pub struct Prices {
+    target: Target,
+    roofline: Roofline,
+}
+
+/// The cost model of a target in a phase, at the speeds that the target states; in decode for one sequence on a CPU, on a GPU for as many as
+/// a batch may have.
+pub fn cost_model(target: &Target, phase: Phase, limits: Limits) -> Prices {
+    match phase {
+        Phase::Prefill => prices(target, Work::prefill(limits.prefill_chunk as usize)),
+        Phase::Decode if target.is_gpu() => of_sequences(target, limits.max_batch.min(MANY), limits),
+        Phase::Decode => of_sequences(target, 1, limits),
+    }
+}
+
+/// The same in decode for so many sequences.
+pub fn of_sequences(target: &Target, sequences: u32, limits: Limits) -> Prices {
+    prices(target, Work::decode(sequences as usize, CONTEXT.min(limits.max_context as usize)))
+}
+
+fn prices(target: &Target, phase: Work) -> Prices {
     let params = match target.backend {
         Backend::Cranelift { .. } | Backend::Mlir { .. } => cpu(target),
         Backend::Ptx { .. } => gpu(target),
     };
-    let context = CONTEXT.min(limits.max_context as usize);
-    let phase = match phase {
-        Phase::Prefill => Work::prefill(limits.prefill_chunk as usize),
-        Phase::Decode => Work::decode(1, context),
-    };
-    Roofline { target: params, phase }
+    Prices { target: *target, roofline: Roofline { target: params, phase } }
+}
+
+impl CostModel for Prices {
+    fn name(&self) -> String {
+        self.roofline.name()
+    }
+
+    fn phase(&self) -> &Work {
+        self.roofline.phase()
+    }
+
+    fn price(&self, work: &jet_passes::Work) -> Option<Price> {
+        jet_codegen::supports(&self.target, work.op, work.args, work.result).then(|| self.roofline.price(work))?
+    }
+
+    fn kernel_ps(&self, sum: &Price) -> u64 {
+        self.roofline.kernel_ps(sum)
+    }
 }
 
 /// One GPU: what its kernels can do, and what the target says of its speeds.
@@ -37,8 +73,8 @@ fn gpu(target: &Target) -> TargetParams {
         workers: cost.processors.into(),
         layouts: &[LayoutShare { layout: Layout::Frag, few: (0.9, 0.25), many: (0.8, 0.5) }],
         staged_rows: f64::INFINITY,
-        joint_stores: false,
-        conv_in_delta: false,
+        // where there is a kernel for it
+        conv_in_delta: true,
         ..H100
     }
 }

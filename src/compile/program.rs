@@ -69,7 +69,14 @@ pub fn assemble(
         max_rows: parts.rows.0,
         head_rows: parts.rows.1,
         arena_bytes: parts.memory.arena_bytes,
-        scratch_bytes: parts.built.iter().map(scratch).max().unwrap_or(0).next_multiple_of(jetbin::ALIGN),
+        scratch_bytes: parts
+            .built
+            .iter()
+            .flat_map(Built::chain)
+            .map(scratch)
+            .max()
+            .unwrap_or(0)
+            .next_multiple_of(jetbin::ALIGN),
         logits: output("logits").context("the graph has no output `logits`")?,
         argmax: output("argmax"),
         probes: probes(parts, &index),
@@ -184,7 +191,7 @@ fn last_hidden(parts: &Parts<'_>, buffers: &HashMap<Id, u32>) -> Option<Probe> {
     let grid = parts.groups[step].grid?;
     let (step, source) = match parts.graph.op(grid)? {
         // a GPU has no scratch memory that outlives a kernel
-        jet_ir::Op::SweepNorm(_) if parts.built[step].scratch.per_row == 0 => return None,
+        jet_ir::Op::SweepNorm(_) if parts.built[step].kernel.launch.is_some() => return None,
         jet_ir::Op::SweepNorm(_) => (step, ProbeSource::Scratch { offset: 0, row_bytes: 4 * parts.hidden as u64 }),
         jet_ir::Op::Sweep(_) => (step, ProbeSource::Buffer(*buffers.get(&parts.graph.node(grid).args[0])?)),
         jet_ir::Op::SweepScaled(_) => {

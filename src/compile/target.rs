@@ -2,7 +2,7 @@
 
 use super::dump::Dump;
 use super::options::{ProgramSummary, TargetSummary};
-use super::price;
+use super::price::{self, Prices};
 use super::program::{LAST_HIDDEN, Parts, assemble};
 use super::states::{SlotPlan, plan_slot};
 use super::weights::WeightTable;
@@ -12,7 +12,7 @@ use jet_codegen::kir::{Cap, Launch};
 use jet_codegen::targets::Target;
 use jet_codegen::{Activations, Built};
 use jet_ir::{Graph, Group, Op, OutputKind};
-use jet_passes::{MemoryPlan, RowLimits};
+use jet_passes::{CostModel, Fused, MemoryPlan, RowLimits};
 use jetbin::{DeviceKind, KernelDesc, LaunchDesc, Phase, Program, TargetDesc, Wider};
 
 /// Rows of a head window in a prefill program.
@@ -34,6 +34,8 @@ pub struct Compiled {
     pub cubin: Option<Vec<u8>>,
     /// Prefill and decode.
     pub programs: Vec<Program>,
+    /// Decode of few sequences.
+    pub few: Option<Program>,
     /// For the report.
     pub summary: TargetSummary,
 }
@@ -41,11 +43,14 @@ pub struct Compiled {
 /// A phase after fusion and selection.
 pub struct Selected {
     phase: Phase,
+    activations: Activations,
     rows: (u32, u32),
     graph: Graph,
     groups: Vec<Group>,
     /// The kernel of each group.
     pub built: Vec<Built>,
+    /// The plan with its rows in f32: prices know of no others.
+    priced: (Graph, Vec<Group>),
     memory: MemoryPlan,
     summary: ProgramSummary,
 }
@@ -61,20 +66,24 @@ pub fn compile_target(
     dump: &Dump,
 ) -> Result<Compiled> {
     let target = Target::named(name).with_context(|| format!("no target `{name}`"))?;
-    let slot = &plan_slot(&target_graph(&model.graph, target)?, model.settings.limits)?;
+    let slot = &plan_slot(&target_graph(&model.graph, target, Phase::Decode)?, model.settings.limits)?;
     if target.is_gpu() && u32::try_from(slot.slot_bytes).is_err() {
         bail!(
             "{name}: the states of a sequence take {} bytes, expected less than 2^32; shorten max_context",
             slot.slot_bytes
         );
     }
+    let (limits, activations) = (model.settings.limits, model.settings.activations);
     let mut phases = vec![];
     for phase in [Phase::Prefill, Phase::Decode] {
-        let how = (phase, model.settings.activations);
-        let selected = select_phase(&model.graph, model.settings.limits, target, how)
+        let selected = select_phase(&model.graph, limits, target, (phase, activations))
             .with_context(|| format!("{name}, {phase}"))?;
-        dump.phase(name, phase, (&selected.graph, &selected.groups), &selected.memory)?;
         phases.push(selected);
+    }
+    // behind the program for many: equal kernels are those of its table, which serve any number of rows
+    phases.extend(select_few(&model.graph, limits, target, &phases[1]).with_context(|| format!("{name}, few rows"))?);
+    for p in &phases {
+        dump.phase(name, &p.label(), (&p.graph, &p.groups), &p.memory)?;
     }
     let mut distinct: Vec<&Built> = vec![];
     for built in phases.iter().flat_map(|p| &p.built).flat_map(Built::chain) {
@@ -85,12 +94,13 @@ pub fn compile_target(
     let kernels: Vec<_> = distinct.iter().map(|b| b.kernel.clone()).collect();
     dump.kernels(name, &kernels)?;
     let blob = jet_codegen::compile(&kernels, target).with_context(|| format!("code for {name}"))?;
-    let mut programs = vec![];
+    let (mut programs, mut few) = (vec![], None);
     for p in &phases {
         let (graph, groups, built, memory) = (&p.graph, &p.groups[..], &p.built[..], &p.memory);
         let parts = Parts { graph, groups, built, memory, slot, rows: p.rows, hidden: model.config.hidden };
         let kernel = |b: &Built| distinct.iter().position(|d| d.name == b.name).map(|i| i as u32);
-        programs.push(assemble(&parts, (index, p.phase), weights, &kernel)?);
+        let program = assemble(&parts, (index, p.phase), weights, &kernel)?;
+        if p.summary.few.is_some() { few = Some(program) } else { programs.push(program) }
     }
     let mut table = vec![];
     for built in &distinct {
@@ -116,7 +126,7 @@ pub fn compile_target(
         rank: target.rank,
     };
     let slot = slot.clone();
-    Ok(Compiled { desc, slot, kernels: table, launches, code: blob.bytes, cubin: None, programs, summary })
+    Ok(Compiled { desc, slot, kernels: table, launches, code: blob.bytes, cubin: None, programs, few, summary })
 }
 
 /// How a kernel of a GPU is launched.
@@ -132,19 +142,18 @@ fn launch(built: &Built, target: &Target, index: &dyn Fn(&Built) -> Option<u32>)
     Some(LaunchDesc { threads, rows, items, shared_bytes, overlaps, wider })
 }
 
-/// The graph of a model as a target computes it: key-value caches have the type in which the target keeps them, and a GPU has the
-/// final norm as a result of its own.
+/// The graph of a model as a target computes it: key-value caches have the type in which the target keeps them, and on a GPU, whose kernels
+/// leave it nowhere, prefill has the final norm as a result of its own, for observers.
 ///
 /// # Errors
 /// A state that has no place in a cache of this type, which is a defect of jetc.
-pub fn target_graph(graph: &Graph, target: &Target) -> Result<Graph> {
+pub fn target_graph(graph: &Graph, target: &Target, phase: Phase) -> Result<Graph> {
     let typed = jet_codegen::with_cache_elem(graph, target.cache_elem());
     let graph = typed.map_err(|e| anyhow::anyhow!("{}: caches of {}: {e}", target.name, target.cache_elem().name()))?;
-    Ok(if target.is_gpu() { with_last_hidden(graph) } else { graph })
+    Ok(if target.is_gpu() && phase == Phase::Prefill { with_last_hidden(graph) } else { graph })
 }
 
-/// The graph with the final norm as a result of its own: on a GPU no kernel leaves it behind, and the thousands of CTAs of the
-/// logits would each compute it.
+/// The graph with the final norm as a result.
 fn with_last_hidden(mut graph: Graph) -> Graph {
     let logits = graph.outputs.iter().find(|o| o.kind == OutputKind::Return && o.name == "logits").map(|o| o.value);
     let norm = logits.and_then(|id| graph.node(id).args.first().copied());
@@ -162,27 +171,67 @@ fn rows(phase: Phase, limits: Limits) -> (u32, u32) {
     }
 }
 
+/// Most sequences of a batch that may count as few.
+const FEW: u32 = 4;
+
+impl Selected {
+    /// What the program is called: its phase, and the most rows if they are few.
+    fn label(&self) -> String {
+        self.summary.few.map_or(self.phase.to_string(), |n| format!("{}-{n}", self.phase))
+    }
+
+    /// Whose decode call of up to so many rows this program serves, if there is another for more.
+    pub fn few(&self) -> Option<u32> {
+        self.summary.few
+    }
+}
+
 /// Fuses the graph of a model for one phase and selects its kernels.
 ///
 /// # Errors
 /// A group without a kernel, or a defect of the compiler that a verifier found.
-pub fn select_phase(
-    graph: &Graph,
-    limits: Limits,
-    target: &Target,
-    (phase, activations): (Phase, Activations),
-) -> Result<Selected> {
-    let graph = &target_graph(graph, target)?;
-    let rows = rows(phase, limits);
-    let cost = price::cost_model(target, phase, limits);
+pub fn select_phase(graph: &Graph, limits: Limits, target: &Target, how: (Phase, Activations)) -> Result<Selected> {
+    let graph = &target_graph(graph, target, how.0)?;
+    let cost = price::cost_model(target, how.0, limits);
     let mut fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
-    if phase == Phase::Decode && !target.is_gpu() {
+    if how.0 == Phase::Decode && !target.is_gpu() {
         fused = jet_passes::split_attention(fused, limits.max_context as usize, &cost)?;
     }
-    // tile products round their rows to bf16: what only they read may as well lie in memory so
-    if target.has(Cap::Mma) {
-        fused = jet_passes::narrow(fused, &cost.phase)?;
+    select_fused(fused, target, how, &cost, (rows(how.0, limits), None))
+}
+
+/// The decode program for few sequences, if another plan than that for `many` is faster for them.
+///
+/// # Errors
+/// As for [`select_phase`].
+pub fn select_few(graph: &Graph, limits: Limits, target: &Target, many: &Selected) -> Result<Option<Selected>> {
+    if !target.is_gpu() {
+        return Ok(None);
     }
+    let of = |n: u32| price::of_sequences(target, n, limits);
+    let graph = &target_graph(graph, target, Phase::Decode)?;
+    let fused = jet_passes::fuse(graph, &of(1), &jet_passes::Options::default())?;
+    let faster = |n: &u32| {
+        let time = |graph: &Graph, groups: &[Group]| jet_passes::plan_ps(graph, groups, &of(*n));
+        let (few, many) = (time(&fused.graph, &fused.groups), time(&many.priced.0, &many.priced.1));
+        few.zip(many).is_some_and(|(few, many)| few < many)
+    };
+    let most = (1..=FEW.min(limits.max_batch - 1)).take_while(faster).last();
+    let how = (Phase::Decode, many.activations);
+    most.map(|most| select_fused(fused, target, how, &of(1), ((most, most), Some(most)))).transpose()
+}
+
+/// Kernels and places for a fused graph that runs on so many rows.
+fn select_fused(
+    fused: Fused,
+    target: &Target,
+    (phase, activations): (Phase, Activations),
+    cost: &Prices,
+    (rows, few): ((u32, u32), Option<u32>),
+) -> Result<Selected> {
+    let priced = (fused.graph.clone(), fused.groups.clone());
+    // tile products round their rows to bf16: what only they read may as well lie in memory so
+    let fused = if target.has(Cap::Mma) { jet_passes::narrow(fused, cost.phase())? } else { fused };
     jet_ir::verify(&fused.graph).context("fusion made an invalid graph, which is a defect of jetc")?;
     let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
     let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;
@@ -195,9 +244,10 @@ pub fn select_phase(
     let report = &fused.report;
     let summary = ProgramSummary {
         phase,
+        few,
         kernels: (report.before.kernels, report.after.kernels),
         bytes_per_call: (report.before.bytes(), report.after.bytes()),
         arena: (memory.arena_bytes, memory.unshared_bytes),
     };
-    Ok(Selected { phase, rows, graph: fused.graph, groups: fused.groups, built, memory, summary })
+    Ok(Selected { phase, activations, rows, graph: fused.graph, groups: fused.groups, built, priced, memory, summary })
 }

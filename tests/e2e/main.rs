@@ -6,6 +6,7 @@ mod cuda;
 mod golden;
 mod heavy;
 mod help;
+mod launches;
 mod oracle;
 mod ptxsim;
 mod quantised;

@@ -27,7 +27,6 @@ impl Norm {
 /// A delta grid, taken apart.
 pub(super) struct Delta<'a, 'k, 'g> {
     pub cx: &'a Context<'k, 'g>,
-    pub grid: Id,
     pub stores: &'a [Id],
     pub norm: Option<Norm>,
     pub heads: u32,
@@ -36,6 +35,8 @@ pub(super) struct Delta<'a, 'k, 'g> {
     /// Columns of the state of one head.
     pub dv: u32,
     pub state: Id,
+    /// Query, key, values, decay and beta; with the convolution inside, its values before it.
+    inputs: [Id; 5],
 }
 
 impl<'a, 'k, 'g> Delta<'a, 'k, 'g> {
@@ -44,18 +45,23 @@ impl<'a, 'k, 'g> Delta<'a, 'k, 'g> {
         let norm = match cx.graph.op(grid) {
             Some(Op::GatedDeltaRule(_)) => None,
             Some(Op::DeltaL2(op)) => Some(Norm { eps: op.eps.get(), scale: op.scale.get() }),
-            _ => return Err(Unsupported::new(cx.graph, grid, "the convolution is a kernel of its own")),
+            Some(Op::DeltaConv(op)) => Some(Norm { eps: op.eps.get(), scale: op.scale.get() }),
+            _ => return Err(Unsupported::new(cx.graph, grid, "expected a delta rule")),
         };
         let args = &cx.graph.node(grid).args;
+        let places =
+            if matches!(cx.graph.op(grid), Some(Op::DeltaConv(_))) { [0, 1, 5, 7, 8, 9] } else { [0, 1, 2, 3, 4, 5] };
+        let [query, key, values, decay, beta, state] = places.map(|i| args[i]);
         let Type::Grid { kind: GridKind::Delta, state: (rows, cols), .. } = cx.graph.ty(grid) else {
             return Err(Unsupported::new(cx.graph, grid, "expected a delta grid"));
         };
-        let heads = cx.cols(args[3]);
+        let heads = cx.cols(decay);
         if rows.checked_mul(cols).is_none_or(|n| n >= 1 << 28) {
             return Err(Unsupported::new(cx.graph, grid, format!("a state of {rows} by {cols} is too large")));
         }
         let (heads, dk, dv) = (heads as u32, (rows / heads) as u32, cols as u32);
-        Ok(Delta { cx, grid, stores, norm, heads, dk, dv, state: cx.state_leaf(args[5])? })
+        let inputs = [query, key, values, decay, beta];
+        Ok(Delta { cx, stores, norm, heads, dk, dv, state: cx.state_leaf(state)?, inputs })
     }
 
     pub fn cost(&self) -> Cost {
@@ -73,9 +79,9 @@ impl<'a, 'k, 'g> Delta<'a, 'k, 'g> {
         Heads { cx: self.cx, stores: self.stores, cols: self.heads * self.dv, head_dim: self.dv }
     }
 
-    /// Operand `i` of the grid at `row`, column `col`.
+    /// Query, key, value, decay or beta (`i` from 0 to 4) at `row`, column `col`.
     pub fn operand(&self, i: usize, row: V<'k, Index>, col: V<'k, Index>) -> Ptr<'k, F32> {
-        let id = self.cx.graph.node(self.grid).args[i];
+        let id = self.inputs[i];
         self.cx.value::<F32>(id).at(row * self.cx.cols(id) as u32).at(col)
     }
 
@@ -92,6 +98,9 @@ impl<'a, 'k, 'g> Delta<'a, 'k, 'g> {
 
 /// The kernel of a delta grid with its stores.
 pub(crate) fn delta(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
+    if matches!(cx.graph.op(grid), Some(Op::DeltaConv(_))) {
+        return Err(Unsupported::new(cx.graph, grid, "the convolution is a kernel of its own"));
+    }
     let d = Delta::new(cx, grid, stores)?;
     Ok(match cx.phase {
         Phase::Decode => recurrent(&d),

@@ -181,27 +181,26 @@ impl<'k> Row<'_, 'k, '_> {
         }
         let lanes = x.domain.lanes;
         let first = lanes[0].col;
-        let vecs = self.convolve(id, taps, &lanes, width, &|w, i| x.vecs[w * lanes.len() + i]);
+        let vecs = self.convolve((args[1], args[2]), taps, &lanes, width, &|w, i| x.vecs[w * lanes.len() + i]);
         Fragment {
             vecs,
             domain: Domain { lanes, width, vector: PackSpec::vector(channels), first, step: width.into() },
         }
     }
 
-    /// The sums over taps; `kernel(w, i)` belongs to tap `w` of place `i`.
+    /// The sums over taps of values and the ring before them; `kernel(w, i)` belongs to tap `w` of place `i`.
     pub fn convolve(
         &self,
-        id: Id,
+        (values, ring): (Id, Id),
         taps: usize,
         places: &[Lanes<'k>],
         width: u16,
         kernel: &dyn Fn(usize, usize) -> V<'k, F32>,
     ) -> Vec<V<'k, F32>> {
-        let args = &self.cx.graph.node(id).args;
-        let first = self.past_row(args[1], args[2], taps, 0, places, width);
+        let first = self.past_row(values, ring, taps, 0, places, width);
         let mut sums: Vec<_> = first.iter().enumerate().map(|(i, v)| kernel(0, i) * *v).collect();
         for w in 1..taps {
-            let past = self.past_row(args[1], args[2], taps, w, places, width);
+            let past = self.past_row(values, ring, taps, w, places, width);
             past.iter().enumerate().for_each(|(i, v)| sums[i] = kernel(w, i).fma(*v, sums[i]));
         }
         sums

@@ -9,6 +9,9 @@
 //! Where the instruction takes bytes with sign only, codes of 8 bits become such by one exclusive or, and sums start at zero: the same
 //! numbers.
 //!
+//! Where there are products of halves of a word only, codes and rows have 16 bits when they meet: rows in memory, codes in registers, the even
+//! bytes of a word and the odd ones. The same numbers again.
+//!
 //! With registers of 512 bits a tile is six rows by two panels: exact and rounded sums take 24 of 32 registers, and 12 dot products wait
 //! for 8 loads. (12 rows by one panel wait for 13, and a processor that starts two dot products in a cycle loads no more than two
 //! registers.) With 256 bits it is three rows by one panel, with 128 bits four.
@@ -38,9 +41,47 @@ const TINY: f32 = 1e-30;
 /// Added to a small number, this leaves the nearest integer in the low bits.
 const MAGIC: f32 = 12_582_912.0;
 
+/// What an instruction multiplies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Bytes without sign and bytes with sign.
+    Bytes,
+    /// Bytes with sign.
+    SignedBytes,
+    /// Halves of a word.
+    Halves,
+}
+
+impl Way {
+    fn of(target: &Target) -> Option<Way> {
+        let ways = [(Cap::Int8Dot, Way::Bytes), (Cap::SignedInt8Dot, Way::SignedBytes), (Cap::Int16Dot, Way::Halves)];
+        ways.into_iter().find(|(cap, _)| target.has(*cap)).map(|(_, way)| way)
+    }
+
+    /// Words of a group of a row.
+    fn words(self) -> u32 {
+        if self == Way::Halves { 2 * WORDS } else { WORDS }
+    }
+
+    /// What the codes of a word are multiplied as: shifted right and masked, and from which word of the row's group on.
+    fn parts(self, format: Format) -> Vec<(u8, Option<u32>, u32)> {
+        match (self, format) {
+            (Way::Bytes | Way::SignedBytes, Format::Q8) => vec![(0, None, 0)],
+            (Way::Bytes | Way::SignedBytes, Format::Q4) => {
+                [(0, 0), (4, WORDS / 2)].map(|(s, w)| (s, Some(0x0f0f_0f0f), w)).into()
+            }
+            (Way::Halves, Format::Q8) => [(0, 0), (8, WORDS)].map(|(s, w)| (s, Some(0x00ff_00ff), w)).into(),
+            (Way::Halves, Format::Q4) => {
+                let parts = [(0, 0), (8, WORDS), (4, WORDS / 2), (12, WORDS + WORDS / 2)];
+                parts.map(|(s, w)| (s, Some(0x000f_000f), w)).into()
+            }
+        }
+    }
+}
+
 /// Whether products with quantised weights are products of bytes.
 pub fn is_for(target: &Target) -> bool {
-    target.has(Cap::Int8Dot) || target.has(Cap::SignedInt8Dot)
+    Way::of(target).is_some()
 }
 
 /// Rows and panels of the largest tile; each sum is an exact and a rounded one.
@@ -48,9 +89,10 @@ pub fn tiling(target: &Target) -> Tiling {
     Tiling::new(target, 2)
 }
 
-/// Bytes of one row of quantised activations.
-pub fn row_bytes(k_len: usize) -> u64 {
-    k_len.div_ceil(GROUP) as u64 * 4 * u64::from(WORDS + EXTRA)
+/// Bytes of one row of quantised activations; none for a target without products of bytes.
+pub fn row_bytes(target: &Target, k_len: usize) -> u64 {
+    let words = Way::of(target).map_or(0, |way| way.words() + EXTRA);
+    k_len.div_ceil(GROUP) as u64 * 4 * u64::from(words)
 }
 
 /// Quantised rows in memory: first the words of all, then the numbers of all.
@@ -59,18 +101,19 @@ pub struct Rows<'k> {
     words: Ptr<'k, I32>,
     extra: Ptr<'k, F32>,
     groups: u32,
+    way: Way,
 }
 
 impl<'k> Rows<'k> {
-    /// So many rows of `k_len` columns at `at`.
-    pub fn at(at: Ptr<'k, F32>, rows: V<'k, Index>, k_len: u32) -> Rows<'k> {
-        let groups = k_len.div_ceil(GROUP as u32);
-        Rows { words: at.cast(), extra: at.at(rows * (groups * WORDS)), groups }
+    /// So many rows of `k_len` columns at `at`; nothing for a target without products of bytes.
+    pub fn at(target: &Target, at: Ptr<'k, F32>, rows: V<'k, Index>, k_len: u32) -> Option<Rows<'k>> {
+        let (groups, way) = (k_len.div_ceil(GROUP as u32), Way::of(target)?);
+        Some(Rows { words: at.cast(), extra: at.at(rows * (groups * way.words())), groups, way })
     }
 
     /// The rows from `row` on.
     fn from(self, row: V<'k, Index>) -> Rows<'k> {
-        let words = self.words.at(row * (self.groups * WORDS));
+        let words = self.words.at(row * (self.groups * self.way.words()));
         Rows { words, extra: self.extra.at(row * (self.groups * EXTRA)), ..self }
     }
 
@@ -93,13 +136,21 @@ impl<'k> Rows<'k> {
         let top = parts[1..].iter().fold(parts[0].abs(), |top, p| top.max(p.abs())).max_lanes();
         let none = top.lt(TINY);
         let (scale, inverse) = (none.select(0.0, top * (1.0 / 127.0)), none.select(0.0, 127.0f32.on(k).div(top)));
-        let (mut word, mut sum) = (k.splat::<I32>(0, LANES), k.splat::<F32>(0.0, LANES));
-        for (j, part) in (0..).zip(parts) {
+        let (mut integers, mut sum) = (vec![], k.splat::<F32>(0.0, LANES));
+        for part in parts {
             let shifted = part.fma(inverse.splat(LANES), MAGIC);
-            word = word.or(shifted.as_i32().and(0xff).shift_left(8 * j));
+            integers.push(shifted.as_i32());
             sum = sum + (shifted - MAGIC);
         }
-        self.words.at(g * WORDS).store(word);
+        let words = self.words.at(g * self.way.words());
+        let field = |j: usize, bits: u32, to: u8| integers[j].and((1 << bits) - 1).shift_left(to);
+        if self.way == Way::Halves {
+            // columns whose codes are the even bytes of a word, then those of the odd ones
+            words.store(field(0, 16, 0).or(field(2, 16, 16)));
+            words.at(WORDS).store(field(1, 16, 0).or(field(3, 16, 16)));
+        } else {
+            words.store((1..4).fold(field(0, 8, 0), |word, j| word.or(field(j, 8, 8 * j as u8))));
+        }
         let (extra, sum) = (self.extra.at(g * EXTRA), sum.sum_lanes());
         extra.store(scale);
         extra.at(1u32).store(sum);
@@ -218,11 +269,10 @@ impl<'k> Product<'k> {
 
     /// `sum(c y)` over the columns of group `g`, in 8 bits `sum((c - 128) y)`, for each row and block.
     fn dots(&self, k: &'k Builder, blocks: &[Ptr<'k, I32>], g: V<'k, Index>, rows: usize) -> Sums<'k, I32> {
-        let lanes = k.target.lanes;
-        let unsigned = k.target.has(Cap::Int8Dot);
+        let (lanes, way) = (k.target.lanes, self.x.way);
         let n_words = (quantised::block_bytes(self.format) - SCALE_BYTES) as u32 / (4 * WORDS);
         let start = |r: u32| match self.format {
-            Format::Q8 if unsigned => self.extra(g, r).cast::<I32>().at(2u32).load_splat(lanes),
+            Format::Q8 if way != Way::SignedBytes => self.extra(g, r).cast::<I32>().at(2u32).load_splat(lanes),
             _ => k.splat::<I32>(0, lanes),
         };
         let start: Sums<I32> = (0..rows as u32).map(|r| vec![start(r); blocks.len()]).collect();
@@ -231,10 +281,14 @@ impl<'k> Product<'k> {
         let steps = if two { STEPS / 2 } else { STEPS };
         let add = |mut sums: Sums<'k, I32>, codes: &[V<'k, I32>], b: V<'k, Index>, u: u32| -> Sums<'k, I32> {
             for (r, row) in (0..).zip(&mut sums) {
-                let words = self.x.words.at(g * WORDS + r * (self.x.groups * WORDS)).at(b);
-                let x = spread(words, u, lanes, steps);
+                let words = self.x.words.at(g * way.words() + r * (self.x.groups * way.words())).at(b);
+                let x = if way == Way::Halves { words.at(u).load_splat(lanes) } else { spread(words, u, lanes, steps) };
                 row.iter_mut().zip(codes).for_each(|(sum, codes)| {
-                    *sum = if unsigned { sum.dot_bytes(*codes, x) } else { sum.dot_signed_bytes(*codes, x) };
+                    *sum = match way {
+                        Way::Bytes => sum.dot_bytes(*codes, x),
+                        Way::SignedBytes => sum.dot_signed_bytes(*codes, x),
+                        Way::Halves => sum.dot_halves(*codes, x),
+                    }
                 });
             }
             sums
@@ -244,16 +298,17 @@ impl<'k> Product<'k> {
                 let at = SCALE_BYTES as u32 / 4 + u * WORDS;
                 let word = |block: &Ptr<'k, I32>| block.at(b * WORDS + at).load(lanes);
                 let codes: Vec<_> = blocks.iter().map(word).collect();
-                let of = |f: &dyn Fn(V<'k, I32>) -> V<'k, I32>| codes.iter().map(|c| f(*c)).collect::<Vec<_>>();
-                let low = 0x0f0f_0f0f;
-                match self.format {
-                    Format::Q8 if unsigned => add(sums, &codes, b, u),
-                    Format::Q8 => add(sums, &of(&|c| c.xor(0x8080_8080u32 as i32)), b, u),
-                    Format::Q4 => {
-                        let sums = add(sums, &of(&|c| c.and(low)), b, u);
-                        add(sums, &of(&|c| c.shift_right(4).and(low)), b + n_words, u)
-                    }
-                }
+                way.parts(self.format).into_iter().fold(sums, |sums, (shift, mask, from)| {
+                    let part = |c: &V<'k, I32>| {
+                        let shifted = if shift > 0 { c.shift_right(shift) } else { *c };
+                        match (mask, way) {
+                            (Some(mask), _) => shifted.and(mask as i32),
+                            (None, Way::SignedBytes) => shifted.xor(0x8080_8080u32 as i32),
+                            (None, _) => shifted,
+                        }
+                    };
+                    add(sums, &codes.iter().map(part).collect::<Vec<_>>(), b + from, u)
+                })
             })
         })
     }

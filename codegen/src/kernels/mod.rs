@@ -31,7 +31,7 @@ pub use context::{Activations, Binding, Scratch, Unsupported};
 pub(crate) use context::{Context, Drafted, Shape, build};
 pub(crate) use delta::delta;
 pub(crate) use gather::{argmax, embed, kv_append, ring_push};
-pub(crate) use gpu::gpu;
+pub(crate) use gpu::{gpu, supports as gpu_supports};
 pub use int8::is_for as multiplies_bytes;
 pub(crate) use product::product;
 pub(crate) use rowwise::{gated_norm, l2_norm, map, rms_norm, rope, row_ms};

@@ -25,10 +25,14 @@ use jetbin::{Cost, Phase};
 /// The outputs that come from one set of accumulators.
 pub(super) struct Segment {
     pub spec: PackSpec,
+    /// The weights in it: those of the accumulators.
+    pub weights: Vec<Id>,
     pub accs: Vec<Id>,
     pub stores: Vec<Id>,
     /// Rings that a convolution among the stores reads, with the new values at the end.
     pub pushes: Vec<Id>,
+    /// Of a GPU: `store_argmax` of an accumulator.
+    pub largest: Vec<Id>,
     pub first_item: u32,
 }
 
@@ -121,9 +125,9 @@ fn quantised<'k>(
     scratch: &mut Scratch,
 ) -> Option<Quantised<'k>> {
     let panels = segments.iter().filter(|s| Format::of(s.spec.elem).is_some()).map(|s| s.spec.item_panels()).max()?;
-    if int8::is_for(&cx.k.target) {
-        scratch.per_row += int8::row_bytes(k_len);
-        return Some(Quantised::Bytes(int8::Rows::at(at, cx.rows(), k_len as u32)));
+    if let Some(rows) = int8::Rows::at(&cx.k.target, at, cx.rows(), k_len as u32) {
+        scratch.per_row += int8::row_bytes(&cx.k.target, k_len);
+        return Some(Quantised::Bytes(rows));
     }
     scratch.fixed += (4 * PANEL * k_len * panels) as u64;
     Some(Quantised::Numbers(at))
@@ -154,10 +158,19 @@ pub(super) fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segmen
         let (mut accs, mut order) = (vec![], RowOrder::Linear);
         describe(cx, value, &mut accs, &mut order)?;
         let spec = layout(cx, store, &accs, order)?;
+        let is_largest = matches!(cx.graph.op(store), Some(Op::StoreArgmax(_)));
+        if is_largest && (!cx.k.target.has(Cap::Threads) || accs.len() > 1 || order != RowOrder::Linear) {
+            return Err(Unsupported::new(cx.graph, store, "the largest element is found by a kernel of its own here"));
+        }
+        let keep = |s: &mut Segment| if is_largest { s.largest.push(store) } else { s.stores.push(store) };
         match all.iter_mut().find(|s| s.accs == accs && s.spec == spec) {
-            Some(segment) => segment.stores.push(store),
+            Some(segment) => keep(segment),
             None => {
-                all.push(Segment { spec, accs, stores: vec![store], pushes: vec![], first_item });
+                let weights = accs.iter().map(|a| cx.graph.node(*a).args[1]).collect();
+                let (stores, pushes, largest) = (vec![], vec![], vec![]);
+                let mut segment = Segment { spec, weights, accs, stores, pushes, largest, first_item };
+                keep(&mut segment);
+                all.push(segment);
                 first_item += spec.items() as u32;
             }
         }
@@ -375,8 +388,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     fn weights(&self, segment: &Segment) -> Ptr<'k, F32> {
-        let sources: Vec<Id> = segment.accs.iter().map(|a| self.cx.graph.node(*a).args[1]).collect();
-        self.cx.weight(segment.spec, &sources)
+        self.cx.weight(segment.spec, &segment.weights)
     }
 
     /// Fills the tile with the sums of `here` rows from `row` on.

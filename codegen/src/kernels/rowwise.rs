@@ -116,7 +116,7 @@ pub(super) fn map_columns<'k>(
         Some(Op::DynamicConv(op)) => {
             let kernels = cx.value::<F32>(args[0]).at(row * cx.cols(args[0]) as u32);
             let kernel = |w: usize, _: usize| kernels.at(col * op.taps as u32 + w as u32).load(1);
-            let vecs = at.convolve(id, op.taps, &domain.lanes, 1, &kernel);
+            let vecs = at.convolve((args[1], args[2]), op.taps, &domain.lanes, 1, &kernel);
             at.write(id, Fragment { vecs, domain: domain.clone() });
         }
         _ => at.write(id, at.eval(id)),

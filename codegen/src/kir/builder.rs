@@ -36,7 +36,7 @@ impl Builder {
         let (params, types, body_block) = (vec![], vec![], Block::default());
         let (items, launch) = (Items::default(), None);
         let (name, doc) = (name.into(), String::new());
-        let kernel = Kernel { name, doc, params, types, body: body_block, items, launch };
+        let kernel = Kernel { name, doc, params, types, body: body_block, items, launch, cluster: 1 };
         let k = Builder::resume(kernel, target);
         body(&k);
         k.finish()
@@ -82,6 +82,11 @@ impl Builder {
         self.special(Op::CtaId)
     }
 
+    /// Makes clusters of so many neighbouring CTAs.
+    pub fn cluster(&self, ctas: u32) {
+        self.state.borrow_mut().kernel.cluster = ctas;
+    }
+
     /// How threads share the work of this kernel.
     ///
     /// # Panics
@@ -104,6 +109,11 @@ impl Builder {
     /// Waits for all threads of the CTA.
     pub fn barrier(&self) {
         self.push(Op::Barrier, &[], &[]);
+    }
+
+    /// Waits for all threads of the cluster.
+    pub fn cluster_barrier(&self) {
+        self.push(Op::ClusterBarrier, &[], &[]);
     }
 
     /// Makes the copies since the last call a group.

@@ -28,6 +28,8 @@ pub enum Space {
     Global,
     /// This worker's own: a slice of the arena per thread on a CPU, memory that the threads of a CTA share on a GPU.
     Scratch,
+    /// Shared memory of any CTA of this cluster.
+    Cluster,
 }
 
 /// The type of a value. A scalar is a vector of one lane.
@@ -84,12 +86,16 @@ pub enum Cap {
     Int8Dot,
     /// Dot products of four bytes with sign and four with sign in one instruction.
     SignedInt8Dot,
+    /// Dot products of two signed halves of a word in one instruction.
+    Int16Dot,
     /// Tile products of four warps that go on beside the threads, with operands in shared memory.
     Wgmma,
     /// Hints of memory that will be read.
     Prefetch,
     /// A kernel starts while the one before still runs, and says where it needs what that one wrote.
     DependentLaunch,
+    /// CTAs in clusters: a barrier for all of them, and each other's shared memory.
+    Cluster,
 }
 
 /// What an instruction does.
@@ -135,6 +141,9 @@ pub enum Op {
     DotBytes,
     /// The same where the bytes of `a` have a sign, too.
     DotSignedBytes,
+    /// `(sum, a, b)`, of i32: to each lane of `sum` the products of the low and of the high halves of `a` and `b`, all with sign;
+    /// wrapping. 4, 8 or 16 lanes.
+    DotHalves,
     /// i32 to f32, to nearest even.
     ToF32,
     /// i32 to Index, with its sign.
@@ -176,6 +185,10 @@ pub enum Op {
     },
     /// Waits until all threads of the CTA are here; what they wrote to shared memory is seen by all from here on.
     Barrier,
+    /// The same for all CTAs of the cluster, and what their threads wrote to shared memory of any of them.
+    ClusterBarrier,
+    /// `(shared, rank)`: the same place in the shared memory of a CTA of the cluster.
+    Peer,
     /// The value that the lane of this warp holds whose number differs in these bits.
     ShuffleXor(u8),
     /// `(value, lane)`: the value that a lane of this warp holds.
@@ -303,6 +316,8 @@ pub struct Kernel {
     pub items: Items,
     /// How threads share it; none for a kernel that one thread runs.
     pub launch: Option<Launch>,
+    /// CTAs of a cluster, neighbours in the order of items; 1 where they have nothing to do with each other.
+    pub cluster: u32,
 }
 
 impl Elem {
@@ -350,10 +365,12 @@ impl Op {
                 Some(Cap::Threads)
             }
             Op::Arrive { .. } => Some(Cap::Threads),
+            Op::ClusterBarrier | Op::Peer => Some(Cap::Cluster),
             Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
             Op::DotBytes => Some(Cap::Int8Dot),
             Op::DotSignedBytes => Some(Cap::SignedInt8Dot),
+            Op::DotHalves => Some(Cap::Int16Dot),
             Op::WgmmaFence | Op::Wgmma { .. } | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence => Some(Cap::Wgmma),
             Op::Prefetch { .. } => Some(Cap::Prefetch),
             Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),
@@ -365,11 +382,12 @@ impl Op {
     pub fn is_pure(&self) -> bool {
         let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::LoadMatrix { .. } | Op::Shared { .. });
         let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma | Op::Arrive { .. });
+        let clusters = matches!(self, Op::ClusterBarrier);
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
         let groups = self.needs() == Some(Cap::Wgmma);
         let others = matches!(self, Op::For { .. } | Op::If | Op::Prefetch { .. });
-        !(groups || memory || threads || copies || launches || others)
+        !(groups || memory || threads || clusters || copies || launches || others)
     }
 }
 

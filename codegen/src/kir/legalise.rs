@@ -71,8 +71,16 @@ fn expand(k: &Builder, op: &Op, args: &[Value]) -> Option<Value> {
         Op::DotBytes | Op::DotSignedBytes => {
             dot_bytes([0, 1, 2].map(|i| V::wrap(k, args[i])), *op == Op::DotSignedBytes).id
         }
+        Op::DotHalves => dot_halves([0, 1, 2].map(|i| V::wrap(k, args[i]))).id,
         _ => return None,
     })
+}
+
+/// Half by half: `x ^ 0x8000` is `x + 0x8000` of a half with a sign.
+fn dot_halves<'k>([sum, a, b]: [V<'k, I32>; 3]) -> V<'k, I32> {
+    let half = |v: V<'k, I32>, i: u8| v.shift_right(16 * i).and(0xffff).xor(0x8000).isub(0x8000);
+    let low = sum.iadd(half(a, 0).imul(half(b, 0)));
+    low.iadd(half(a, 1).imul(half(b, 1)))
 }
 
 /// Byte by byte, those of `b` and if `both` those of `a` with a sign: `x ^ 0x80` is `x + 128` of such a byte.

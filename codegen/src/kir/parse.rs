@@ -38,6 +38,7 @@ pub fn parse(text: &str) -> Result<(Kernel, Vec<Place>), ParseError> {
         body: Block::default(),
         items: Items { fixed: 0, per_row: false },
         launch: None,
+        cluster: 1,
     };
     let mut p = Parser { lexer: Lexer::new(text)?, kernel, names: HashMap::new(), places: vec![], depth: 0 };
     p.kernel()?;
@@ -57,7 +58,7 @@ struct Parser<'t> {
 const MAX_DEPTH: usize = 64;
 
 impl<'t> Parser<'t> {
-    /// `kernel name(%0 x: type, ...) items 8 per_row threads 256 ctas 2 rows 1 { ... }`
+    /// `kernel name(%0 x: type, ...) items 8 per_row threads 256 ctas 2 rows 1 cluster 4 { ... }`
     fn kernel(&mut self) -> Result<(), ParseError> {
         self.lexer.keyword("kernel")?;
         self.kernel.name = self.lexer.word()?.to_string();
@@ -78,6 +79,9 @@ impl<'t> Parser<'t> {
             let ctas = self.count("ctas")?;
             self.lexer.keyword("rows")?;
             self.kernel.launch = Some(Launch { threads, ctas, rows: self.count("rows")? });
+            if self.lexer.accept(Token::Word("cluster")) {
+                self.kernel.cluster = self.count("cluster")?;
+            }
         }
         self.kernel.body = self.block(vec![])?;
         Ok(())
@@ -219,6 +223,7 @@ fn parse_type(text: &str) -> Option<Type> {
     match text {
         "ptr.global" => return Some(Type::Ptr(Space::Global)),
         "ptr.scratch" => return Some(Type::Ptr(Space::Scratch)),
+        "ptr.cluster" => return Some(Type::Ptr(Space::Cluster)),
         _ => {}
     }
     let (elem, name) = Elem::NAMES.iter().find(|(_, name)| text.starts_with(name))?;

@@ -53,6 +53,12 @@ impl<'k, E: Stored> Ptr<'k, E> {
         self.k.push(Op::CopyAsync { to: self.offset, from: from.offset }, &[self.id, from.id], &[]);
     }
 
+    /// The same place, which is shared memory, in CTA `rank` of the cluster.
+    pub fn peer(self, rank: impl Operand<'k, Index>) -> Self {
+        let id = self.k.push1(Op::Peer, &[self.id, rank.on(self.k).id], Type::Ptr(super::Space::Cluster));
+        Ptr { id, ..self }
+    }
+
     /// The same where only the first `bytes` are read, and the others are zero.
     pub fn copy_async_some(self, from: Ptr<'k, E>, bytes: V<'k, Index>) {
         self.k.push(Op::CopyAsync { to: self.offset, from: from.offset }, &[self.id, from.id, bytes.id], &[]);

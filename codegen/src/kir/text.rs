@@ -21,6 +21,7 @@ impl Display for Type {
         match self {
             Type::Ptr(Space::Global) => f.write_str("ptr.global"),
             Type::Ptr(Space::Scratch) => f.write_str("ptr.scratch"),
+            Type::Ptr(Space::Cluster) => f.write_str("ptr.cluster"),
             Type::Vec(e, 1) => write!(f, "{e}"),
             Type::Vec(e, n) => write!(f, "{e}x{n}"),
         }
@@ -48,6 +49,7 @@ const NAMES: &[(&str, Op)] = &[
     ("dot_pairs", Op::DotPairs),
     ("dot_bytes", Op::DotBytes),
     ("dot_signed_bytes", Op::DotSignedBytes),
+    ("dot_halves", Op::DotHalves),
     ("to_f32", Op::ToF32),
     ("to_index", Op::ToIndex),
     ("to_i32", Op::ToI32),
@@ -63,6 +65,8 @@ const NAMES: &[(&str, Op)] = &[
     ("prefetch", Op::Prefetch { offset: 0 }),
     ("shared", Op::Shared { bytes: 0 }),
     ("barrier", Op::Barrier),
+    ("cluster_barrier", Op::ClusterBarrier),
+    ("peer", Op::Peer),
     ("shuffle_xor", Op::ShuffleXor(0)),
     ("shuffle", Op::Shuffle),
     ("mma", Op::Mma),
@@ -226,7 +230,8 @@ impl Display for Kernel {
         let params: Vec<_> = self.params.iter().map(param).collect();
         let per_row = if self.items.per_row { " per_row" } else { "" };
         let threads = |l: super::Launch| format!(" threads {} ctas {} rows {}", l.threads, l.ctas, l.rows);
-        let launch = self.launch.map_or(String::new(), threads);
+        let cluster = if self.cluster > 1 { format!(" cluster {}", self.cluster) } else { String::new() };
+        let launch = self.launch.map_or(String::new(), threads) + &cluster;
         writeln!(f, "kernel {}({}) items {}{per_row}{launch} {{", self.name, params.join(", "), self.items.fixed)?;
         let mut text = String::new();
         print_block(self, &names, &self.body, 1, &mut text)?;

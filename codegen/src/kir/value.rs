@@ -208,6 +208,11 @@ impl<'k> V<'k, I32> {
         self.op(Op::DotSignedBytes, &[a.id, b.id], self.lanes())
     }
 
+    /// The sum with the products of the two halves of `a` and of `b`, all with sign, in each lane.
+    pub fn dot_halves(self, a: Self, b: Self) -> Self {
+        self.op(Op::DotHalves, &[a.id, b.id], self.lanes())
+    }
+
     /// To nearest even.
     pub fn to_f32(self) -> V<'k, F32> {
         self.op(Op::ToF32, &[], self.lanes())

@@ -71,6 +71,9 @@ fn block_is_typed(kernel: &Kernel, block: &Block) -> bool {
 /// Bytes of shared memory that a CTA of any target can have.
 const MOST_SHARED: u32 = 227 << 10;
 
+/// CTAs of a cluster that every GPU with clusters has room for.
+const MOST_CLUSTER: u32 = 8;
+
 struct Verifier<'a> {
     k: &'a Kernel,
     target: Option<&'a Target>,
@@ -93,6 +96,13 @@ impl Verifier<'_> {
         }
         if launch.ctas == 0 || launch.rows == 0 {
             self.fault(None, "found no CTAs or no rows of an item, expected at least one".into());
+        }
+        let (cluster, items) = (self.k.cluster, self.k.items.fixed);
+        if !(1..=MOST_CLUSTER).contains(&cluster) || !items.is_multiple_of(cluster) {
+            self.fault(
+                None,
+                format!("found clusters of {cluster} CTAs, expected 1 to {MOST_CLUSTER} that divide {items} items"),
+            );
         }
         let (shared, most) = (self.k.shared_bytes(), self.target.map_or(MOST_SHARED, |t| t.most_shared(launch.ctas)));
         if shared > most {
@@ -155,7 +165,7 @@ impl Verifier<'_> {
             return Err(format!("{} cannot do this", t.name));
         }
         if self.k.launch.is_none()
-            && matches!(inst.op.needs(), Some(Cap::Threads | Cap::Mma | Cap::AsyncCopy | Cap::Wgmma))
+            && matches!(inst.op.needs(), Some(Cap::Threads | Cap::Mma | Cap::AsyncCopy | Cap::Wgmma | Cap::Cluster))
         {
             return Err("the kernel does not say how many threads it has".into());
         }
@@ -218,10 +228,11 @@ fn expectation(op: &Op) -> &'static str {
         Op::Extract(_) => "a vector that has this lane and a scalar of its element",
         Op::Pack => "as many scalars as the result has lanes",
         Op::Select => "a predicate of one or as many lanes, and two values of one type",
-        Op::DotBytes | Op::DotSignedBytes => "three operands and a result of 4, 8 or 16 lanes of i32",
+        Op::DotBytes | Op::DotSignedBytes | Op::DotHalves => "three operands and a result of 4, 8 or 16 lanes of i32",
         Op::Offset { .. } => "a pointer and an index",
         Op::Stride => "a pointer and two indices",
         Op::Prefetch { .. } => "a pointer",
+        Op::Peer => "scratch memory, an index, and a pointer to memory of the cluster",
         Op::Arrive { .. } => "global memory, an offset that is a multiple of 4, an index and a result like it",
         Op::Shared { .. } => "at least one byte and a pointer to scratch memory",
         Op::ShuffleXor(_) | Op::Shuffle => "lanes of 32 bits, a lane of a warp, and a result of the same type",
@@ -260,7 +271,9 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::Bitcast, [Vec(F32, n)], [Vec(I32, m)]) | (Op::Bitcast, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
         (Op::Bitcast, [Vec(I32, n)], [Vec(Bf16, m)]) => *m == 2 * n,
         (Op::DotPairs, [a @ Vec(Bf16, n), b, c @ Vec(F32, m @ (4 | 8 | 16))], [r]) => a == b && c == r && *n == 2 * m,
-        (Op::DotBytes | Op::DotSignedBytes, [a @ Vec(I32, 4 | 8 | 16), b, c], [r]) => a == b && a == c && a == r,
+        (Op::DotBytes | Op::DotSignedBytes | Op::DotHalves, [a @ Vec(I32, 4 | 8 | 16), b, c], [r]) => {
+            a == b && a == c && a == r
+        }
         (Op::ToF32, [Vec(I32, n)], [Vec(F32, m)]) => n == m,
         (Op::ToIndex, [Vec(I32, 1)], [Vec(Index, 1)]) | (Op::ToI32, [Vec(Index, 1)], [Vec(I32, 1)]) => true,
         (Op::Offset { scale }, [Ptr(s), Vec(Index, 1)], [Ptr(t)]) => s == t && *scale > 0,
@@ -269,6 +282,8 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::Arrive { offset }, [Ptr(Space::Global), Vec(Index, 1)], [Vec(Index, 1)]) => offset.rem_euclid(4) == 0,
         (Op::ThreadId | Op::CtaId, [], [Vec(Index, 1)]) => true,
         (Op::Shared { bytes }, [], [Ptr(Space::Scratch)]) => *bytes > 0,
+        (Op::ClusterBarrier, [], []) => true,
+        (Op::Peer, [Ptr(Space::Scratch), Vec(Index, 1)], [Ptr(Space::Cluster)]) => true,
         (Op::Barrier | Op::CopyCommit | Op::CopyWait(_) | Op::AwaitPrevious | Op::ReleaseNext, [], []) => true,
         (Op::ShuffleXor(bits), [a @ Vec(F32 | I32 | Index, _)], [r]) => a == r && u32::from(*bits) < WARP,
         (Op::Shuffle, [a @ Vec(F32 | I32 | Index, _), Vec(Index, 1)], [r]) => a == r,

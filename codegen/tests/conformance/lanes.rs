@@ -125,8 +125,9 @@ fn bytes_are_multiplied_and_summed_in_fours(e: &Engine) {
             let of = |i: usize| x.at(i * lanes).load(lanes as u16);
             y.store(of(0).dot_bytes(of(1), of(2)));
             y.at(lanes).store(of(0).dot_signed_bytes(of(1), of(2)));
+            y.at(2 * lanes).store(of(0).dot_halves(of(1), of(2)));
         });
-        let y: Vec<i32> = e.run(&[&sums[..], &a[..], &b[..]].concat(), 2 * lanes, &[], k);
+        let y: Vec<i32> = e.run(&[&sums[..], &a[..], &b[..]].concat(), 3 * lanes, &[], k);
         let want = |first: fn(u8) -> i32| -> Vec<i32> {
             let dot = |a: i32, b: i32| {
                 let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
@@ -135,7 +136,12 @@ fn bytes_are_multiplied_and_summed_in_fours(e: &Engine) {
             (0..lanes).map(|i| sums[i].wrapping_add(dot(a[i], b[i]))).collect()
         };
         assert_eq!(y[..lanes], want(i32::from), "{lanes}");
-        assert_eq!(y[lanes..], want(|byte| i32::from(byte as i8)), "{lanes}, both with sign");
+        assert_eq!(y[lanes..2 * lanes], want(|byte| i32::from(byte as i8)), "{lanes}, both with sign");
+        let half = |x: i32, by: u32| i32::from((x >> by) as i16);
+        let dot = |i: usize| {
+            [0, 16].map(|by| half(a[i], by) * half(b[i], by)).iter().fold(sums[i], |s, p| s.wrapping_add(*p))
+        };
+        assert_eq!(y[2 * lanes..], (0..lanes).map(dot).collect::<Vec<_>>(), "{lanes}, halves");
     }
 }
 

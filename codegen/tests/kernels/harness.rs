@@ -237,6 +237,11 @@ pub fn compile_for_gpus(graph: &Graph, phase: Phase) -> Compiled {
     Compiled(gpus.filter_map(|target| compile_for(target, graph, phase, Activations::F32)).collect())
 }
 
+/// The same for one target.
+pub fn compile_on(target: &'static Target, graph: &Graph, phase: Phase) -> Compiled {
+    Compiled(compile_for(target, graph, phase, Activations::F32).into_iter().collect())
+}
+
 /// The graph with its caches kept and its weights packed for `target`: every other node keeps its number.
 fn packed_for(target: &Target, graph: &Graph) -> Graph {
     let graph = with_cache_elem(graph, target.cache_elem()).unwrap_or_else(|e| panic!("{}: {e}", target.name));
@@ -461,6 +466,18 @@ impl Case<'_> {
             println!("{}, {:?} of {} rows", variant.target.name, self.phase, self.rows());
             // the products of a GPU round their operands: of such operands they must be right
             Case { rounded: variant.target.is_gpu(), graph: &variant.graph, ..self.clone() }.check_on(variant);
+        }
+    }
+
+    /// That another graph with the same states has the same results, bit by bit.
+    pub fn check_equal(&self, compiled: &Compiled, other: &Case, other_compiled: &Compiled) {
+        for (mine, theirs) in compiled.0.iter().zip(&other_compiled.0) {
+            let [a, b] = [self.run(mine, 0..self.rows(), 1), other.run(theirs, 0..self.rows(), 1)];
+            assert!(a.states.words == b.states.words, "states differ");
+            for output in self.graph.outputs.iter().filter(|o| o.kind != OutputKind::Update) {
+                let same = other.graph.outputs.iter().find(|o| o.name == output.name).expect("the same outputs");
+                assert!(a.values[&output.value].words == b.values[&same.value].words, "{} differs", output.name);
+            }
         }
     }
 

@@ -39,6 +39,12 @@ fn vpdpbusd_256(code: &[u8]) -> usize {
     code.windows(4).filter(|b| b[0] == 0xc4 && b[1] & 0x1f == 2 && b[2] & 0x87 == 5 && b[3] == 0x50).count()
 }
 
+/// VEX in two or three bytes, 128 bits, 66, 0F, F5.
+fn vpmaddwd_128(code: &[u8]) -> usize {
+    let long = |b: &[u8]| b[0] == 0xc4 && b[1] & 0x1f == 1 && b[2] & 7 == 1 && b[3] == 0xf5;
+    code.windows(4).filter(|b| (b[0] == 0xc5 && b[1] & 7 == 1 && b[2] == 0xf5) || long(b)).count()
+}
+
 /// EVEX, 512 bits, 0F38, W0, with prefix 66 (1) or F3 (2) and this opcode.
 fn evex(code: &[u8], prefix: u8, opcode: u8) -> usize {
     let is = |b: &[u8]| {
@@ -71,10 +77,11 @@ fn code(target: &Target, elem: Elem, activations: Activations) -> Vec<u8> {
 fn products_use_the_dot_products_of_their_processor() {
     const BYTES: Products = &[(Elem::Q8, Activations::F32), (Elem::Q4, Activations::F32)];
     const PAIRS: Products = &[(Elem::Bf16, Activations::Bf16)];
-    let all: [(&str, Products, Option<Count>); 8] = [
+    let all: [(&str, Products, Option<Count>); 9] = [
         ("neoverse-n1", BYTES, Some(sdot)),
         ("neoverse-v1", BYTES, Some(usdot)),
         ("neoverse-v1", PAIRS, Some(bfdot)),
+        ("x86-64-v3", BYTES, Some(vpmaddwd_128)),
         ("x86-64-v3-vnni", BYTES, Some(vpdpbusd_256)),
         ("znver4", BYTES, Some(vpdpbusd_512)),
         ("znver4", PAIRS, Some(vdpbf16ps)),

@@ -7,7 +7,6 @@ mod delta;
 #[path = "../emulator/mod.rs"]
 mod emulator;
 mod harness;
-#[cfg(feature = "mlir")]
 mod instructions;
 #[path = "../loader/mod.rs"]
 #[allow(dead_code, reason = "shared with other tests")]

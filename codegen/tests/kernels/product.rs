@@ -1,8 +1,9 @@
 //! Products: segments, epilogues, layouts, tails.
 
-use crate::harness::{Case, compile_with};
+use crate::harness::{Case, compile_on, compile_with};
 use crate::tolerance::{FUSED, PRODUCT, ROUNDED};
 use jet_codegen::Activations;
+use jet_codegen::targets::TARGETS;
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Id, Leaf, OutputKind, Rows, Type};
 use jetbin::Phase;
@@ -91,6 +92,50 @@ fn plain_products_of_every_shape() {
             both(&g, &[1, 2, 3, 4, 5, 8, 9, 64, 130], PRODUCT);
             // `x` is bf16 as it is
             both_with(&g, &[1, 2, 4, 11, 12, 13, 130], Activations::Bf16, PRODUCT);
+        }
+    }
+}
+
+/// Columns of `k` that warps share out in numbers that no batch of loads divides: 43 blocks each, as in the 4B model; 7; 17.
+#[test]
+fn sums_over_many_columns() {
+    for k in [11008, 8 * 7 * 32, 8 * 17 * 32 - 40] {
+        let mut g = Graph::new("deep");
+        let x = input(&mut g, "x", k);
+        let grid = g.add(Sweep {}, &[x]).unwrap();
+        let y = acc(&mut g, grid, "w", 16, Elem::Bf16);
+        give(&mut g, "y", y);
+        both(&g, &[1, 9], PRODUCT);
+    }
+}
+
+/// The largest of all columns, of as many CTAs as there are, and in several tiles of rows.
+#[test]
+fn the_largest_element_of_a_row() {
+    for (n, k) in [(1, 8), (40, 33), (1000, 64), (9000, 32)] {
+        let mut g = Graph::new("largest");
+        let x = input(&mut g, "x", k);
+        let grid = g.add(Sweep {}, &[x]).unwrap();
+        let y = acc(&mut g, grid, "w", n, Elem::Bf16);
+        give(&mut g, "y", y);
+        let top = g.add(StoreArgmax {}, &[y]).unwrap();
+        g.output(OutputKind::Return, "top", top);
+        for target in TARGETS.iter().filter(|t| t.is_gpu()) {
+            for (phase, rows) in [(Phase::Decode, 1), (Phase::Decode, 9), (Phase::Decode, 70), (Phase::Prefill, 33)] {
+                let past = vec![0; if phase == Phase::Decode { rows } else { 1 }];
+                let case = Case {
+                    graph: &g,
+                    phase,
+                    slots: (0..past.len()).collect(),
+                    past,
+                    tokens: rows,
+                    capacity: 1,
+                    rounded: false,
+                    tolerance: FUSED,
+                    tolerance_of_bytes: FUSED,
+                };
+                case.check(&compile_on(target, &g, phase));
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::record::*;
 use crate::types::*;
 use crate::view::*;
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 /// Sizes above this are refused, so that sums of a few of them cannot overflow.
 const MAX_BYTES: u64 = 1 << 48;
@@ -24,7 +25,8 @@ pub(crate) fn check_tables(reader: &Reader<'_>) -> Result<(), ReadError> {
             | SectionKind::Launches
             | SectionKind::Cubin
             | SectionKind::Prefill
-            | SectionKind::Decode => targets,
+            | SectionKind::Decode
+            | SectionKind::DecodeFew => targets,
             SectionKind::States => targets.max(1),
             _ => 1,
         };
@@ -39,7 +41,14 @@ pub(crate) fn check_tables(reader: &Reader<'_>) -> Result<(), ReadError> {
         check_states(reader, &facts, reader.states_index(t))?;
         check_kernels(reader, t)?;
         for phase in [Phase::Prefill, Phase::Decode] {
-            check_program(reader, &facts, t, phase)?;
+            let rows = match phase {
+                Phase::Prefill => facts.prefill_chunk,
+                Phase::Decode => facts.max_batch,
+            };
+            check_program(reader, &facts, t, (program_section(phase), rows..=rows))?;
+        }
+        if reader.section(SectionKind::DecodeFew, t).is_some() {
+            check_program(reader, &facts, t, (SectionKind::DecodeFew, 1..=facts.max_batch - 1))?;
         }
     }
     Ok(())
@@ -186,18 +195,21 @@ struct Context<'a> {
     is_gpu: bool,
 }
 
-fn check_program(reader: &Reader<'_>, facts: &Facts, target: u32, phase: Phase) -> Result<(), ReadError> {
-    let origin = format!("{phase} program of target {target}");
-    let bytes = reader.required(program_section(phase), target)?;
+fn check_program(
+    reader: &Reader<'_>,
+    facts: &Facts,
+    target: u32,
+    (kind, expected): (SectionKind, RangeInclusive<u32>),
+) -> Result<(), ReadError> {
+    let origin = format!("{kind} program of target {target}");
+    let bytes = reader.required(kind, target)?;
     let program = ProgramView::cut(&origin, bytes, reader.strings())?;
     program.check_rows(&origin)?;
-    let rows = match phase {
-        Phase::Prefill => facts.prefill_chunk,
-        Phase::Decode => facts.max_batch,
-    };
-    require(program.max_rows() == rows && (1..=rows).contains(&program.head_rows()), &origin, || {
-        let (found, head) = (program.max_rows(), program.head_rows());
-        format!("{found} rows and {head} head rows, expected {rows} and 1 to {rows}")
+    let (rows, head) = (program.max_rows(), program.head_rows());
+    require(expected.contains(&rows) && (1..=rows).contains(&head), &origin, || {
+        let (least, most) = expected.into_inner();
+        let expected = if least == most { format!("{most}") } else { format!("{least} to {most}") };
+        format!("{rows} rows and {head} head rows, expected {expected} and 1 to as many")
     })?;
     let sizes = [program.arena_bytes(), program.scratch_bytes()];
     require(sizes.iter().all(|&n| n <= MAX_BYTES), &origin, || format!("arena and scratch have {sizes:?} bytes"))?;

@@ -165,6 +165,17 @@ impl<'a> Reader<'a> {
         ProgramView::cut("program", self.section(kind, target)?, self.strings).ok()
     }
 
+    /// The program of a target that serves decode calls of up to its `max_rows` in place of the one for any number; `None` if there is none.
+    pub fn program_of_few(&self, target: u32) -> Option<ProgramView<'a>> {
+        ProgramView::cut("program", self.section(SectionKind::DecodeFew, target)?, self.strings).ok()
+    }
+
+    /// The program that serves a call of so many rows.
+    pub fn serving(&self, target: u32, phase: Phase, rows: u32) -> Option<ProgramView<'a>> {
+        let few = self.program_of_few(target).filter(|p| phase == Phase::Decode && rows <= p.max_rows());
+        few.or_else(|| self.program(target, phase))
+    }
+
     /// Bytes between the states of two sequences on a target.
     pub fn slot_bytes(&self, target: u32) -> u64 {
         self.section(SectionKind::States, self.states_index(target)).map_or(0, |b| StatesRecord::get(b).slot_bytes)

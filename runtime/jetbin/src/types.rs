@@ -119,6 +119,8 @@ codes! {
         Launches = 19 "launches",
         /// The code of a GPU target once more, assembled: [`Cubin`].
         Cubin = 20 "cubin",
+        /// The decode [`Program`] of one target for batches of few sequences, if it has one.
+        DecodeFew = 21 "decode-few",
     }
 }
 

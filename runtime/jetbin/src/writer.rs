@@ -253,6 +253,15 @@ impl Writer {
         self.section(kind, program.target, &out)
     }
 
+    /// Writes the decode program of a target for few sequences.
+    ///
+    /// # Errors
+    /// If the target has one already.
+    pub fn program_of_few(&mut self, program: &Program) -> Result<(), WriteError> {
+        let out = self.encode_program(program);
+        self.section(SectionKind::DecodeFew, program.target, &out)
+    }
+
     fn encode_program(&mut self, p: &Program) -> Vec<u8> {
         let mut out = Vec::new();
         ProgramRecord {

@@ -49,7 +49,7 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Threads of a block along x, y, z.
     pub block: [u32; 3],
-    /// Blocks of a cluster along x, y, z.
+    /// Blocks of a cluster along x, y, z; 1 each leaves it to the kernel (`.reqnctapercluster`), as a launch without the attribute does.
     pub cluster: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub dynamic_shared_bytes: u32,
@@ -179,11 +179,20 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Call`] if the launch is not possible, [`Error::Trap`] with the place if the kernel does what has no meaning.
-    pub fn launch(&mut self, module: &Module, kernel: &str, launch: Launch, params: &[u64]) -> Result<Counters, Error> {
+    pub fn launch(
+        &mut self,
+        module: &Module,
+        kernel: &str,
+        mut launch: Launch,
+        params: &[u64],
+    ) -> Result<Counters, Error> {
         let found = module.kernel(kernel).ok_or_else(|| {
             let names: Vec<&str> = module.kernels().collect();
             Error::Call(format!("found no kernel `{kernel}`, expected one of {}", names.join(", ")))
         })?;
+        if launch.cluster == [1; 3] {
+            launch.cluster = found.required_cluster.unwrap_or(launch.cluster);
+        }
         self.check(module, found, &launch, params).map_err(|what| Error::Call(format!("{kernel}: {what}")))?;
         if self.epoch == MAX_EPOCH {
             self.global.sweep(self.epoch);

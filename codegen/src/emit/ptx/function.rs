@@ -59,7 +59,7 @@ fn operations(block: &Block) -> usize {
 pub fn registers(ty: Type) -> (Class, usize) {
     match ty {
         Type::Ptr(Space::Global) => (Class::Wide, 1),
-        Type::Ptr(Space::Scratch) => (Class::Word, 1),
+        Type::Ptr(Space::Scratch | Space::Cluster) => (Class::Word, 1),
         Type::Vec(Elem::Pred, n) => (Class::Pred, n.into()),
         Type::Vec(Elem::F32, n) => (Class::Float, n.into()),
         Type::Vec(Elem::I32 | Elem::Index, n) => (Class::Word, n.into()),
@@ -107,7 +107,11 @@ pub fn emit(kernel: &Kernel) -> Result<String, EmitError> {
     let params: Vec<_> = (0..kernel.params.len()).map(|i| format!("  .param .u64 {}", e.param(i))).collect();
     let mut text: String = kernel.doc.lines().map(|line| format!("// {line}\n")).collect();
     let _ = writeln!(text, ".visible .entry {}(\n{}\n)", kernel.name, params.join(",\n"));
-    let _ = writeln!(text, ".reqntid {}, 1, 1\n.minnctapersm {}\n{{", launch.threads, launch.ctas);
+    let _ = writeln!(text, ".reqntid {}, 1, 1\n.minnctapersm {}", launch.threads, launch.ctas);
+    if kernel.cluster > 1 {
+        let _ = writeln!(text, ".reqnctapercluster {}, 1, 1", kernel.cluster);
+    }
+    text += "{\n";
     for (class, n) in &e.counts {
         let _ = writeln!(text, "  .reg .{} %{}<{n}>;", class.ty(), class.prefix());
     }

@@ -19,6 +19,7 @@ impl Access<'_> {
     fn space(&self) -> &'static str {
         match self.pointer {
             Type::Ptr(Space::Scratch) => ".shared",
+            Type::Ptr(Space::Cluster) => ".shared::cluster",
             _ => ".global",
         }
     }

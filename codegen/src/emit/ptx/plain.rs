@@ -62,6 +62,10 @@ impl Emitter<'_> {
                 ));
             }
             (Op::Barrier, _) => self.line("bar.sync 0"),
+            (Op::ClusterBarrier, _) => {
+                self.line("barrier.cluster.arrive.release.aligned");
+                self.line("barrier.cluster.wait.acquire.aligned");
+            }
             (Op::WgmmaFence, _) => self.line("wgmma.fence.sync.aligned"),
             (Op::WgmmaCommit, _) => self.line("wgmma.commit_group.sync.aligned"),
             (Op::WgmmaWait(groups), _) => self.line(&format!("wgmma.wait_group.sync.aligned {groups}")),
@@ -147,6 +151,7 @@ impl Emitter<'_> {
                     self.line(&format!("add.u32 {0}, {0}, {start}", d[0]));
                 }
             }
+            Op::Peer => self.line(&format!("mapa.shared::cluster.u32 {}, {}, {}", d[0], a[0][0], a[1][0])),
             Op::ThreadId => self.line(&format!("mov.u32 {}, %tid.x", d[0])),
             Op::CtaId => self.line(&format!("mov.u32 {}, %ctaid.x", d[0])),
             Op::Mma => self.mma(d, a),

@@ -43,10 +43,10 @@ pub fn embed(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> {
 }
 
 /// The largest element so far, and its index.
-type Best<'k> = (V<'k, F32>, V<'k, Index>);
+pub type Best<'k> = (V<'k, F32>, V<'k, Index>);
 
 /// The larger of two; of equals, the one with the smaller index.
-fn better<'k>(a: Best<'k>, b: Best<'k>) -> Best<'k> {
+pub fn better<'k>(a: Best<'k>, b: Best<'k>) -> Best<'k> {
     let second = a.0.lt(b.0).or(a.0.equals(b.0).and(b.1.lt(a.1)));
     (second.select(b.0, a.0), second.select(b.1, a.1))
 }

@@ -1,5 +1,5 @@
-//! GPU kernels. One item of work is one CTA; what passes between CTAs (parts of attention) is put together in a fixed order, no
-//! value is added to atomically, so that results are the same every time.
+//! GPU kernels. One item of work is one CTA; what passes between CTAs (parts of attention, sums of squares in a cluster, the largest
+//! logits) is put together in a fixed order, no value is added to atomically, so that results are the same every time.
 //!
 //! Products go through `mma` with bf16 operands and sums in f32; everything else is f32. Epilogues are those of the CPU
 //! kernels with one column for each thread. Memory between the threads of a CTA is `shared`; scratch memory in the sense
@@ -10,10 +10,12 @@ mod cache;
 mod chunk;
 mod chunk_columns;
 mod delta;
+mod delta_conv;
 mod delta_step;
 mod flash;
 mod gather;
 mod gemm;
+mod largest;
 mod matrix;
 mod operand;
 mod product;
@@ -23,8 +25,9 @@ mod split;
 
 use super::context::{Context, Shape, Unsupported};
 use crate::kir::{Index, Items, Launch, V};
+use crate::targets::Target;
 use jet_ir::ops::Sort;
-use jet_ir::{Id, Op};
+use jet_ir::{Id, Op, Type};
 use jetbin::Phase;
 
 /// The kernel of a group whose grid or first op is `head`.
@@ -35,7 +38,8 @@ pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape
             product::product(cx, head, stores)
         }
         Some(Op::Matmul(_)) => product::product(cx, head, &[head]),
-        Some(Op::GatedDeltaRule(_) | Op::DeltaL2(_) | Op::DeltaConv(_)) => {
+        Some(Op::DeltaConv(_)) => delta_conv::delta_conv(cx, head, stores),
+        Some(Op::GatedDeltaRule(_) | Op::DeltaL2(_)) => {
             let step = if cx.phase == Phase::Decode { delta_step::delta_step(cx, head, stores)? } else { None };
             step.map_or_else(|| delta::delta(cx, head, stores), Ok)
         }
@@ -52,6 +56,14 @@ pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape
         Some(Op::Rope(op)) => Ok(rowwise::rope(cx, head, op.head_dim)),
         Some(op) if op.sort() == Sort::Map => rowwise::map(cx, head),
         _ => refuse("neither a grid nor an op in memory"),
+    }
+}
+
+/// Whether a GPU has a kernel for an op that only some machines and shapes have one for.
+pub(crate) fn supports(target: &Target, op: &Op, args: &[Type], result: Type) -> bool {
+    match op {
+        Op::DeltaConv(op) => delta_conv::supports(target, op, args, result),
+        _ => true,
     }
 }
 

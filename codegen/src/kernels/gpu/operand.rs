@@ -12,8 +12,9 @@ pub struct Activation<'a, 'k, 'g> {
     from: Rows<'k>,
     /// Columns.
     cols: u32,
-    /// The first row of the CTA.
+    /// The first row of the CTA, and the last one of all: rows beyond are that one.
     first: V<'k, Index>,
+    last: V<'k, Index>,
     /// The norm in front of the product.
     pub norm: Norm<'k>,
 }
@@ -49,12 +50,8 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
     pub fn new(cx: &'a Context<'k, 'g>, grid: Id, first: V<'k, Index>, tokens: u32) -> Option<Self> {
         let x = cx.graph.node(grid).args[0];
         let cols = cx.cols(x) as u32;
-        let from = match cx.graph.ty(x).elem() {
-            Some(Elem::Bf16) => Rows::Rounded(cx.value::<Bf16>(x).aligned(16)),
-            _ => Rows::Wide(rows_of_fours(cx.value(x), cols)),
-        };
-        let mut a = Activation { cx, from, cols, first, norm: Norm::None };
-        match (cx.graph.op(grid)?, from) {
+        let mut a = Activation::plain(cx, x, first, cx.rows() - 1u32);
+        match (cx.graph.op(grid)?, a.from) {
             (Op::Sweep(_) | Op::Matmul(_), _) => {}
             (Op::SweepNorm(op), Rows::Wide(x)) => {
                 let gain = cx.vector(PackSpec::vector(cols as usize), cx.graph.node(grid).args[1]).aligned(16);
@@ -71,6 +68,16 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
         Some(a)
     }
 
+    /// Rows `first` to `last` of `x` as they are.
+    pub fn plain(cx: &'a Context<'k, 'g>, x: Id, first: V<'k, Index>, last: V<'k, Index>) -> Self {
+        let cols = cx.cols(x) as u32;
+        let from = match cx.graph.ty(x).elem() {
+            Some(Elem::Bf16) => Rows::Rounded(cx.value::<Bf16>(x).aligned(16)),
+            _ => Rows::Wide(rows_of_fours(cx.value(x), cols)),
+        };
+        Activation { cx, from, cols, first, last, norm: Norm::None }
+    }
+
     /// What the sums of row `token` of the CTA are to be multiplied with.
     pub fn factor(&self, token: V<'k, Index>) -> Option<V<'k, F32>> {
         match self.norm {
@@ -81,7 +88,7 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
 
     /// Row `token` of the CTA; of rows beyond the last, that one.
     fn row(&self, token: V<'k, Index>) -> V<'k, Index> {
-        (self.first + token).imin(self.cx.rows() - 1u32)
+        (self.first + token).imin(self.last)
     }
 
     /// `1 / sqrt(mean(x^2) + eps)` of every row of the CTA, a warp for a row at a time.

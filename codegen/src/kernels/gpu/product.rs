@@ -10,6 +10,7 @@ use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::super::gather::push_ring;
 use super::super::product::{Segment, cost, segments};
 use super::gemm;
+use super::largest::{self, largest};
 use super::operand::{Activation, Eight, Norm};
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
@@ -43,6 +44,10 @@ const MOST_PANELS: u32 = 4;
 const EXPOSED: f64 = 0.1;
 /// Blocks of one panel that a warp of decode asks for at once.
 const MOST_IN_FLIGHT: u32 = 6;
+/// Warps of a CTA of decode.
+pub const WARPS: u32 = 8;
+/// The same, where a CTA has a multiprocessor to itself and its weights are few.
+const MOST_OF_ROW: u32 = 12;
 /// Elements from one row of a chunk to the next: 64 more bytes than there are, so that no two lanes that load at once
 /// meet in a bank.
 const CHUNK_STRIDE: u32 = CHUNK * BLOCK + 32;
@@ -88,15 +93,16 @@ impl Plan {
 
     /// For a few rows: warps share out `k`, and read weights and rows straight from memory.
     fn streamed(rows: u32, blocks: u32, per_warp: u32) -> Plan {
-        let groups = rows / ROWS;
-        let split = [8, 4, 2].into_iter().find(|s| blocks >= 4 * s).unwrap_or(1);
-        let (across, mine) = (8 / split, blocks.div_ceil(split));
+        let (groups, split) = (rows / ROWS, Plan::split(blocks));
+        // a warp's share is the same in all kernels, whatever the tile and the batch, and so is the order of sums
+        let (across, mine) = (WARPS / split, blocks.div_ceil(split));
         let resident = if groups > 1 || per_warp > 2 { 1 } else { 2 };
         // sums, and for each block in a batch two steps of four registers, here and on their way
         let most = (MOST_REGISTERS[resident as usize - 1] - 4 * groups * per_warp) / (16 * per_warp);
         let most = most.clamp(1, (MOST_IN_FLIGHT / per_warp).max(1));
-        // whole batches, whatever the tile: a warp's share is the same in all kernels, and so is the order of sums
-        let batch = (1..=most).rev().find(|batch| mine.is_multiple_of(*batch)).unwrap_or(1);
+        // as many at a time as leave the least to do for nothing; the most of those
+        let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
+        let batch = if mine > most { batch.max(most.min(4)) } else { batch };
         Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups: false }
     }
 
@@ -112,6 +118,21 @@ impl Plan {
         let reading = waves * (of_cta + of_rows) * drawing / (cost.cache_gbps * 1e9);
         let memory = weights as f64 / (cost.dram_gbps * 1e9);
         reading.max(memory) + EXPOSED * reading.min(memory)
+    }
+
+    /// Warps that share out so many blocks of `k` in decode. Sums are added in an order that depends on nothing else.
+    pub fn split(blocks: u32) -> u32 {
+        [8, 4, 2].into_iter().find(|s| blocks >= 4 * s).unwrap_or(1)
+    }
+
+    /// One row of a product with so many columns of `k` and so many panels for a CTA, all weights asked for at once.
+    pub fn of_row(k_len: u32, panels: u32) -> Plan {
+        let blocks = k_len.div_ceil(BLOCK);
+        let (split, warpgroups) = (Plan::split(blocks), false);
+        let (across, mine) = (WARPS / split, blocks.div_ceil(split));
+        let per_warp = panels.div_ceil(across);
+        let batch = (MOST_OF_ROW / per_warp).clamp(1, mine);
+        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, warpgroups }
     }
 
     pub fn threads(&self) -> u32 {
@@ -142,7 +163,7 @@ impl Plan {
     }
 
     /// Elements from one row of sums to the next; odd multiples of 4, so that lanes do not meet in a bank.
-    fn stride(&self) -> u32 {
+    pub fn stride(&self) -> u32 {
         self.columns() + 4
     }
 
@@ -152,7 +173,7 @@ impl Plan {
     }
 
     /// Bytes of shared memory that sums and, if rows are staged, chunks of them take turns in.
-    fn shared(&self, staged: bool) -> u32 {
+    pub fn shared(&self, staged: bool) -> u32 {
         let chunks = if staged { 2 * 2 * self.rows() * CHUNK_STRIDE } else { 0 };
         (4 * self.split * self.sums()).max(chunks)
     }
@@ -199,18 +220,20 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
         (Norm::Elements(..), Phase::Prefill, false) => "norm_product_prefill",
         (Norm::Sums(..), Phase::Prefill, false) => "scaled_product_prefill",
     };
-    Ok(Shape { name, scratch: Scratch::default(), cost: cost(cx, grid, &segments, k_len) })
+    let compared = segments.iter().filter(|s| !s.largest.is_empty()).map(|s| plan.ctas(&s.spec)).max();
+    let scratch = compared.map_or(Scratch::default(), largest::scratch);
+    Ok(Shape { name, scratch, cost: cost(cx, grid, &segments, k_len) })
 }
 
 pub struct Kernel<'a, 'k, 'g> {
     pub cx: &'a Context<'k, 'g>,
-    segments: &'a [Segment],
-    k_len: u32,
+    pub segments: &'a [Segment],
+    pub k_len: u32,
     pub plan: Plan,
     /// Which panels are this CTA's.
-    group: V<'k, Index>,
+    pub group: V<'k, Index>,
     /// Its first row.
-    first: V<'k, Index>,
+    pub first: V<'k, Index>,
 }
 
 /// Sums: panels of a warp, groups of rows.
@@ -261,12 +284,11 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// Where this lane's fragments of each of its warp's panels start; panels beyond the last are that one.
-    fn panels(&self) -> Vec<Ptr<'k, F32>> {
+    pub fn panels(&self) -> Vec<Ptr<'k, F32>> {
         let (k, plan) = (self.cx.k, self.plan);
         let (mine, lane) = ((k.warp_id() / plan.split) * plan.per_warp, k.warp().rank);
         self.pick(&|segment, item| {
-            let sources: Vec<Id> = segment.accs.iter().map(|a| self.cx.graph.node(*a).args[1]).collect();
-            let base = self.cx.weight::<F32>(segment.spec, &sources);
+            let base = self.cx.weight::<F32>(segment.spec, &segment.weights);
             let (per_item, all) =
                 (segment.spec.item_panels() as u32, segment.spec.items() * segment.spec.item_panels());
             let panel = |i: u32| {
@@ -278,7 +300,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// The first block of this warp.
-    fn first_block(&self) -> V<'k, Index> {
+    pub fn first_block(&self) -> V<'k, Index> {
         let k = self.cx.k;
         (k.warp_id() % self.plan.split) * self.plan.blocks.0
     }
@@ -331,7 +353,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// Sums over this warp's share of `k`: weights are asked for one batch ahead.
-    fn streamed(&self, panels: &[Ptr<'k, F32>], x: &Activation<'_, 'k, '_>, ahead: Weights<'k>) -> Sums<'k> {
+    pub fn streamed(&self, panels: &[Ptr<'k, F32>], x: &Activation<'_, 'k, '_>, ahead: Weights<'k>) -> Sums<'k> {
         let (k, (mine, batch)) = (self.cx.k, self.plan.blocks);
         let (token, col) = self.place();
         let (first, ragged) = (self.first_block(), self.is_ragged());
@@ -351,7 +373,9 @@ impl<'k> Kernel<'_, 'k, '_> {
                 (step(first + b, &weights, sums), next)
             }),
         };
-        step(first + whole, &last, sums)
+        // what is left of the last batch: blocks behind it are another warp's
+        let rest = ((mine - whole) * 2 * self.plan.per_warp) as usize;
+        step(first + whole, &last[..rest.min(last.len())].to_vec(), sums)
     }
 
     /// Sums over all of `k`, activations through two chunks of shared memory in turn.
@@ -407,7 +431,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// Sums to shared memory: `[split][row][panel][slot]`.
-    fn write(&self, sums: &Sums<'k>, shared: Ptr<'k, F32>) {
+    pub fn write(&self, sums: &Sums<'k>, shared: Ptr<'k, F32>) {
         let (k, plan) = (self.cx.k, self.plan);
         let (lane, warp) = (k.warp().rank, k.warp_id());
         let to = shared.at((warp % plan.split) * plan.sums() + (warp / plan.split) * (plan.per_warp * SLOTS));
@@ -445,6 +469,8 @@ impl<'k> Kernel<'_, 'k, '_> {
                     };
                     let at = Row { cx: self.cx, row, leaf: &leaf };
                     let values: Vec<_> = segment.stores.iter().map(|s| (*s, at.stored(*s))).collect();
+                    let compared = segment.largest.iter().map(|s| at.eval(self.cx.graph.node(*s).args[0]).vecs[0]);
+                    let compared: Vec<_> = compared.collect();
                     for (store, value) in values {
                         match self.cx.graph.op(store) {
                             // nobody else reads this sum, and its thread is done with it
@@ -452,6 +478,7 @@ impl<'k> Kernel<'_, 'k, '_> {
                             _ => at.put(store, value),
                         }
                     }
+                    compared.iter().for_each(|value| sums.store(*value));
                     if self.cx.phase == Phase::Decode {
                         // a row is a sequence, and nobody but this thread reads its ring at this column
                         self.push(segment, item, lane, row);
@@ -460,6 +487,7 @@ impl<'k> Kernel<'_, 'k, '_> {
             });
             self.squares(segment, first, shared);
             self.push_sequence(segment, first);
+            segment.largest.iter().for_each(|store| largest(self, (segment, first), shared, *store));
         });
     }
 
@@ -512,7 +540,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// What accumulator `source` of a segment holds at lane `lane` of an item; `sums` is where its lane is.
-    fn accumulators(
+    pub fn accumulators(
         &self,
         segment: &Segment,
         source: u32,

@@ -5,7 +5,7 @@ use super::Emitter;
 use crate::kir::{Cmp, Inst, Op, Scalar, ops::scalar_ops};
 use cranelift::frontend::FunctionBuilder;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::types::{F32, F32X4, I16, I32, I32X4, I64};
+use cranelift_codegen::ir::types::{F32, F32X4, I16, I16X8, I32, I32X4, I64};
 use cranelift_codegen::ir::{self as clif, InstBuilder};
 
 macro_rules! scalar_emitter {
@@ -21,6 +21,16 @@ macro_rules! scalar_emitter {
     }};
 }
 scalar_ops!(scalar_emitter);
+
+/// The pattern of `pmaddwd`.
+fn dot_halves(b: &mut FunctionBuilder, args: &[clif::Value]) -> clif::Value {
+    let [x, y] = [args[1], args[2]].map(|v| b.ins().bitcast(I16X8, little(), v));
+    let [x0, y0] = [x, y].map(|v| b.ins().swiden_low(v));
+    let [x1, y1] = [x, y].map(|v| b.ins().swiden_high(v));
+    let (low, high) = (b.ins().imul(x0, y0), b.ins().imul(x1, y1));
+    let products = b.ins().iadd_pairwise(low, high);
+    b.ins().iadd(args[0], products)
+}
 
 impl Emitter<'_, '_> {
     fn each(
@@ -72,6 +82,7 @@ impl Emitter<'_, '_> {
             // a lone i32 is a scalar, its halves are scalars too
             Op::Bitcast if n > args[0].len() => self.halves(&args[0]),
             Op::Bitcast => self.each(args, |b, a| b.ins().bitcast(ty, little(), a[0])),
+            Op::DotHalves => self.each(args, dot_halves),
             Op::ToF32 => self.each(args, |b, a| b.ins().fcvt_from_sint(ty, a[0])),
             Op::ToIndex => self.each(args, |b, a| b.ins().sextend(I64, a[0])),
             Op::ToI32 => self.each(args, |b, a| b.ins().ireduce(I32, a[0])),
