@@ -6,8 +6,8 @@
 
 #![cfg(feature = "ptxsim")]
 
+use jet_codegen::Activations;
 use jet_codegen::targets::Target;
-use jet_codegen::{Activations, Built};
 use jet_frontend::graph::model_graph;
 use jet_frontend::{ModelConfig, ModelSpec, WeightFormat};
 use jet_ir::Rounding;
@@ -15,7 +15,7 @@ use jet_runtime::jetbin::Phase;
 use jet_runtime::{DeviceChoice, Model, OpenOptions, PtxSim, Session};
 use jetc::compare::evaluated::Evaluated;
 use jetc::compare::tolerance::Tolerance;
-use jetc::compile::{CompileRequest, Limits, Quiet, compile, select_phase, source_graph};
+use jetc::compile::{CompileRequest, Limits, Quiet, compile, select_few, select_phase, source_graph};
 use jetc::selftest;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -60,7 +60,7 @@ fn ran(case: &str, target: &str) -> Vec<String> {
     let model = Model::open_with(&request.output, &options).expect("an artifact for a GPU");
     let gpu = PtxSim::new();
     let counts = gpu.counts();
-    let mut session = Session::with_device(&model, Box::new(gpu), 1).expect("a session");
+    let mut session = Session::with_device(&model, Box::new(gpu), 2).expect("a session");
     let spec = ModelSpec::open(&request.source).expect("a source");
     let config = spec.read_config().expect("a configuration");
     let weights = spec.open_weights(&config).expect("weights");
@@ -73,24 +73,44 @@ fn ran(case: &str, target: &str) -> Vec<String> {
     for key in &report.keys {
         assert!(key.passed, "{case} on {target}, {}: {:e} {:?}", key.key, key.relative_l2, key.problem);
     }
+    several_sequences(&mut session, &format!("{case} on {target}"));
     // states of three layers, logits and the residual stream around them
     assert!(report.keys.len() >= 8, "{case} on {target}: {} values", report.keys.len());
     let counts = counts.lock().expect("no reader panicked");
     counts.kernels.keys().cloned().collect()
 }
 
-/// Every kernel of both programs of a full model, and what shapes it.
+/// The decode program of several sequences against the prompt program, which the reference was compared with.
+fn several_sequences(session: &mut Session, what: &str) {
+    let ids: Vec<u32> = (0..12).map(|i| (37 * i + 5) % 256).collect();
+    let (last, prompt) = ids.split_last().expect("some tokens");
+    for sequence in 0..2 {
+        session.reset(sequence).expect("a sequence");
+        session.prefill(sequence, prompt).expect("a prompt");
+    }
+    session.decode(&[(0, *last), (1, *last)]).expect("a step");
+    let rows = [0, 1].map(|row| session.logits(row).expect("logits").to_vec());
+    assert_eq!(rows[0], rows[1], "{what}: equal sequences");
+    session.reset(0).expect("a sequence");
+    session.prefill(0, &ids).expect("a prompt");
+    let expected = session.logits(prompt.len() as u32).expect("logits");
+    let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+    let off = squares(&mut rows[0].iter().zip(expected).map(|(a, b)| a - b));
+    let relative_l2 = (off / squares(&mut expected.iter().copied())).sqrt();
+    assert!(relative_l2 <= BLOCKS, "{what}: two sequences at once differ by {relative_l2:e} from a prompt");
+}
+
+/// Every kernel of all programs of a full model, and what shapes it.
 fn kernels(case: &str, target: &str) -> BTreeMap<String, String> {
     let config = ModelConfig::read(&full(case)).unwrap_or_else(|e| panic!("{e}"));
     let graph = source_graph(&config, WeightFormat::Bf16).unwrap_or_else(|e| panic!("{e:#}"));
     let target = Target::named(target).expect("a target");
-    let mut all = BTreeMap::new();
-    for phase in [Phase::Prefill, Phase::Decode] {
-        let selected =
-            select_phase(&graph, LIMITS, target, (phase, Activations::F32)).unwrap_or_else(|e| panic!("{e:#}"));
-        all.extend(selected.built.iter().flat_map(Built::chain).map(|b| (b.name.clone(), b.key.clone())));
-    }
-    all
+    let select =
+        |phase| select_phase(&graph, LIMITS, target, (phase, Activations::F32)).unwrap_or_else(|e| panic!("{e:#}"));
+    let [prefill, decode] = [Phase::Prefill, Phase::Decode].map(select);
+    let few = select_few(&graph, LIMITS, target, &decode).unwrap_or_else(|e| panic!("{e:#}"));
+    let built = [prefill, decode].into_iter().chain(few).flat_map(|program| program.built);
+    built.flat_map(|b| b.chain().map(|b| (b.name.clone(), b.key.clone())).collect::<Vec<_>>()).collect()
 }
 
 /// The layers of a model compute what the reference does, with the kernels of the full model.

@@ -85,7 +85,8 @@ fn check(assembler: &Path, config: &Path, target: &Target) -> Result<(), Failed>
         };
         println!("{} {} {:?}", kernel.name, launch.threads, found);
         if (found.stack, found.spilled) != (0, 0) {
-            faults.push(format!("{}: {} bytes of stack, {} bytes spilled", kernel.name, found.stack, found.spilled));
+            let (name, doc) = (&kernel.name, &kernel.doc);
+            faults.push(format!("{name}: {} bytes of stack, {} bytes spilled\n{doc}", found.stack, found.spilled));
         }
         let most = REGISTERS / (launch.threads * launch.ctas) / 8 * 8;
         if found.registers > most {

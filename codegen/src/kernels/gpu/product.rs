@@ -366,12 +366,16 @@ impl<'k> Kernel<'_, 'k, '_> {
             })
         };
         let whole = (mine.div_ceil(batch) - 1) * batch;
-        let (sums, last) = match whole {
-            0 => (self.zeros(), ahead),
-            _ => k.range(0u32, whole, batch, (self.zeros(), ahead), |b, (sums, weights)| {
-                let next = self.load(panels, first + b + batch, batch);
-                (step(first + b, &weights, sums), next)
-            }),
+        let turn = |b: V<'k, Index>, (sums, weights): (Sums<'k>, Weights<'k>)| {
+            let next = self.load(panels, first + b + batch, batch);
+            (step(first + b, &weights, sums), next)
+        };
+        let start = (self.zeros(), ahead);
+        let (sums, last) = match whole / batch {
+            0 => start,
+            // a loop of one turn would cost the assembler registers
+            1 => turn(0u32.on(k), start),
+            _ => k.range(0u32, whole, batch, start, turn),
         };
         // what is left of the last batch: blocks behind it are another warp's
         let rest = ((mine - whole) * 2 * self.plan.per_warp) as usize;
