@@ -5,7 +5,7 @@
 
 use crate::cost::{CostModel, Layout, Price, Work};
 use jet_ir::ops::{Load, StoreRing};
-use jet_ir::{Graph, Group, Id, Leaf, Node, NodeKind, Op, Output, OutputKind, Type, group_kernels};
+use jet_ir::{Graph, Group, Id, Leaf, Op, Output, OutputKind, Type, group_kernels};
 
 /// The time of a plan in a phase: the sum of its kernels. Nothing if the target lacks a kernel.
 pub fn plan_ps(graph: &Graph, groups: &[Group], cost: &dyn CostModel) -> Option<u64> {
@@ -62,14 +62,8 @@ fn merged(graph: &Graph, at: usize) -> Option<Graph> {
     }
     let grid = jet_ir::owners(graph).ok()?[reader.index()].filter(|g| matches!(graph.ty(*g), Type::Grid { .. }))?;
     let mut out = graph.clone();
-    let mut add = |op: Op, args: Vec<Id>| {
-        let types: Vec<Type> = args.iter().map(|a| out.ty(*a)).collect();
-        let ty = op.infer(&types).ok()?;
-        out.nodes.push(Node { kind: NodeKind::Op(op), args, ty });
-        Some(Id(out.nodes.len() as u32 - 1))
-    };
-    let load = add(Load {}.into(), vec![grid, new])?;
-    let store = add(StoreRing { taps: op.taps }.into(), vec![old, load])?;
+    let load = out.add(Load {}, &[grid, new]).ok()?;
+    let store = out.add(StoreRing { taps: op.taps }, &[old, load]).ok()?;
     out.outputs[at].value = store;
     Some(without(&out, push))
 }

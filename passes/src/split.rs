@@ -8,7 +8,7 @@ use crate::error::FuseError;
 use crate::fuse::{Fused, arrange};
 use crate::traffic::traffic;
 use jet_ir::ops::{AttentionMerge, AttentionParts};
-use jet_ir::{Graph, Id, Node, NodeKind, Op, Type};
+use jet_ir::{Graph, Id, Node, NodeKind, Op};
 
 /// Parts of each key-value head: enough for 64 threads where there are two such heads, and for one head a merge of some microseconds.
 pub const PARTS: usize = 32;
@@ -36,8 +36,8 @@ pub fn split_attention(fused: Fused, max_context: usize, cost: &dyn CostModel) -
             (NodeKind::Op(Op::Attention(a)), true) => {
                 let (head_dim, window) = (a.head_dim, a.window);
                 let parts = AttentionParts { head_dim, window, parts: PARTS, block: BLOCK };
-                let parts = push(&mut out, parts.into(), args)?;
-                push(&mut out, AttentionMerge { head_dim, parts: PARTS }.into(), vec![parts])?
+                let parts = out.add(parts, &args).map_err(FuseError::IllTyped)?;
+                out.add(AttentionMerge { head_dim, parts: PARTS }, &[parts]).map_err(FuseError::IllTyped)?
             }
             (kind, _) => {
                 out.nodes.push(Node { kind: kind.clone(), args, ty: node.ty });
@@ -51,11 +51,4 @@ pub fn split_attention(fused: Fused, max_context: usize, cost: &dyn CostModel) -
     let mut report = fused.report;
     report.after = traffic(&graph, &groups, cost.phase());
     Ok(Fused { graph, groups, report })
-}
-
-fn push(graph: &mut Graph, op: Op, args: Vec<Id>) -> Result<Id, FuseError> {
-    let types: Vec<Type> = args.iter().map(|a| graph.ty(*a)).collect();
-    let ty = op.infer(&types).map_err(FuseError::IllTyped)?;
-    graph.nodes.push(Node { kind: NodeKind::Op(op), args, ty });
-    Ok(Id(graph.nodes.len() as u32 - 1))
 }

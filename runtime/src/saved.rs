@@ -1,7 +1,8 @@
 //! What a sequence holds, kept outside of the session: taken once, given back as often as wanted.
 
 use crate::error::{Error, Result};
-use crate::session::Session;
+use crate::session::{Sequence, Session};
+use jetbin::hex;
 
 /// The states of a sequence after some tokens. It fits every session of the same artifact and target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,14 +46,18 @@ impl Session {
     /// If there is no such sequence, if another artifact or target saved it (nothing has happened then), or if the device fails (the
     /// sequence must be reset).
     pub fn restore(&mut self, sequence: u32, saved: &Saved) -> Result<()> {
-        if (saved.identity, saved.target) != (self.model.reader().identity(), self.model.target()) {
-            return Err(Error::request("saved states of another artifact or target"));
+        let reader = self.model.reader();
+        let (identity, target) = (reader.identity(), self.model.target());
+        if (saved.identity, saved.target) != (identity, target) {
+            let name = |identity: &[u8; 32], target| format!("target {target} of artifact {}", &hex(identity)[..16]);
+            let (found, expected) = (name(&saved.identity, saved.target), name(&identity, target));
+            return Err(Error::request(format!("found states that were saved by {found}, expected by {expected}")));
         }
         self.reset(sequence)?;
         self.sequences[sequence as usize].interrupted = true;
         self.states.grow(self.device.as_mut(), sequence, saved.length)?;
         self.states.write(self.device.as_mut(), sequence, saved.length, &saved.bytes)?;
-        self.sequences[sequence as usize] = crate::session::Sequence { length: saved.length, interrupted: false };
+        self.sequences[sequence as usize] = Sequence { length: saved.length, interrupted: false };
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 mod toy;
 
-use jet_runtime::jetbin::ProbeKind;
+use jet_runtime::jetbin::{ProbeKind, hex};
 use jet_runtime::{Error, Observation, Session};
 use std::sync::atomic::Ordering::SeqCst;
 use toy::*;
@@ -259,6 +259,9 @@ fn saved_sequences_go_on_where_they_were() {
     assert!(request(s.save(2)).contains("sequence 2 of 2"));
     let (_folder, model) = model_of("saved-other", &Recipe { argmax: false, ..Recipe::default() });
     let mut other = Session::with_device(&model, Box::new(Toy::new(1)), 1).unwrap();
-    assert_eq!(request(other.restore(0, &saved)), "saved states of another artifact or target");
+    let name = |s: &Session| format!("target 0 of artifact {}", &hex(&s.model().reader().identity())[..16]);
+    let (found, expected) = (name(&s), name(&other));
+    let why = format!("found states that were saved by {found}, expected by {expected}");
+    assert_eq!(request(other.restore(0, &saved)), why);
     assert_eq!(other.length(0).unwrap(), 0);
 }

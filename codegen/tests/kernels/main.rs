@@ -22,6 +22,9 @@ mod selection;
 mod tolerance {
     /// One chain of up to a few hundred fused multiply-adds of random signs in f32.
     pub const PRODUCT: f64 = 1e-6;
+    /// Chains of up to 5504, half of the widest `k`: sums and their rounding errors grow like random walks, so that the relative error
+    /// of a step that rounds a partial sum adds up as the root of the length: `sqrt(5504 / 300) = 4.3` times that.
+    pub const DEEP: f64 = 4.3e-6;
     /// The same behind functions with errors of a few units in the last place, and a norm.
     pub const FUSED: f64 = 3e-6;
     /// Operands rounded to bf16: 2^-8 at most of each, and so of sums that do not cancel.

@@ -4,6 +4,7 @@
 use super::super::context::Scratch;
 use super::super::product::Segment;
 use super::gather::{Best, better};
+use super::last_to_arrive;
 use super::product::Kernel;
 use crate::kir::{F32, I32, Index, Operand, Ptr, V, WARP};
 use jet_ir::Id;
@@ -43,12 +44,7 @@ pub fn largest<'k>(
             part(row, cta).at(1u32).cast::<I32>().store(index.to_i32());
         });
     });
-    let arrived = k.shared::<I32>(1);
-    k.barrier();
-    let tile = kernel.first / plan.rows();
-    k.cta().leader(|| arrived.store(cx.arrivals().at(tile).arrive((ctas - 1).on(k)).to_i32()));
-    k.barrier();
-    k.when(arrived.load(1).to_index().equals(ctas - 1), || {
+    last_to_arrive(cx, kernel.first / plan.rows(), (ctas - 1).on(k), || {
         rows(kernel, |_, row| {
             let none = (f32::NEG_INFINITY.on(k), NONE.on(k));
             let best = k.warp().fold(ctas, none, |cta, best| {

@@ -2,8 +2,8 @@
 //! logits) is put together in a fixed order, no value is added to atomically, so that results are the same every time.
 //!
 //! Products go through `mma` with bf16 operands and sums in f32; everything else is f32. Epilogues are those of the CPU
-//! kernels with one column for each thread. Memory between the threads of a CTA is `shared`; scratch memory in the sense
-//! of a CPU kernel does not exist.
+//! kernels with one column for each thread. Memory between the threads of a CTA is `shared`; scratch memory, a thread's own on a
+//! CPU, is that of all CTAs here.
 
 mod attention;
 mod cache;
@@ -24,7 +24,7 @@ mod softmax;
 mod split;
 
 use super::context::{Context, Shape, Unsupported};
-use crate::kir::{Index, Items, Launch, V};
+use crate::kir::{I32, Index, Items, Launch, V};
 use crate::targets::Target;
 use jet_ir::ops::Sort;
 use jet_ir::{Id, Op, Type};
@@ -71,6 +71,16 @@ pub(crate) fn supports(target: &Target, op: &Op, args: &[Type], result: Type) ->
 fn each_row<'k>(cx: &Context<'k, '_>, parts: u32, threads: u32) -> (V<'k, Index>, V<'k, Index>) {
     let item = cx.k.launch(Items { fixed: parts, per_row: true }, Launch { threads, ctas: 1, rows: 1 });
     (item / parts, item % parts)
+}
+
+/// Counts this CTA's arrival at counter `number`; `body` runs in the one that comes after `last` others, which knows of all that they wrote.
+fn last_to_arrive<'k>(cx: &Context<'k, '_>, number: V<'k, Index>, last: V<'k, Index>, body: impl FnOnce()) {
+    let k = cx.k;
+    let before = k.shared::<I32>(1);
+    k.barrier();
+    k.cta().leader(|| before.store(cx.arrivals().at(number).arrive(last).to_i32()));
+    k.barrier();
+    k.when(before.load(1).to_index().equals(last), body);
 }
 
 /// Threads for `n` independent elements: whole warps, at most `most`.

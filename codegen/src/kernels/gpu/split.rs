@@ -1,7 +1,7 @@
 //! Causal attention of one row of each sequence on tile products, split over the keys.
 //!
 //! The keys that a row sees are cut into splits of equal length, whose number follows from the row's position alone. A CTA has up
-//! to 16 query heads of one key-value head, as the rows of tile products, and every so-manieth split; each of its warps has 16
+//! to 16 query heads of one key-value head, as the rows of tile products, and every `ctas`-th split; each of its warps has 16
 //! keys of a block. What the splits of a row have found goes to memory, and the CTA that comes last puts it together in the
 //! order of the splits: the bits depend neither on which CTA that is nor on the other rows.
 
@@ -9,8 +9,9 @@ use super::super::attention::{Attention, LOWEST};
 use super::super::context::{Scratch, Shape};
 use super::super::heads::Heads;
 use super::cache::{self, Blocks};
+use super::last_to_arrive;
 use super::softmax::{FLOOR, MOST_DIM, Queries, Sums, TILE, column, nothing, quad};
-use crate::kir::{F32, I32, Index, Items, Launch, Operand, Ptr, V, WARP};
+use crate::kir::{F32, Index, Items, Launch, Operand, Ptr, V, WARP};
 use jet_ir::Id;
 use jetbin::Phase;
 
@@ -78,8 +79,8 @@ pub fn split(a: &Attention<'_, '_, '_>, stores: &[Id]) -> Shape {
     let (row, tile) = (number / tiles, number % tiles);
     let (kv_head, first_head) = (tile / plan.tiles, tile % plan.tiles * TILE);
     let small = WARPS * TILE * 2;
-    let fits = |depth: &u32| 2 * cache::elements(a, KEYS, *depth) + 4 * small + 16 <= k.target.most_shared(CTAS);
-    let depth = [3].into_iter().find(fits).unwrap_or(2);
+    let bytes = |depth: u32| 2 * cache::elements(a, KEYS, depth) + 4 * small + 16;
+    let depth = if bytes(3) <= k.target.most_shared(CTAS) { 3 } else { 2 };
     let blocks = Blocks::new(a, (row, kv_head), (KEYS, depth));
     let position = cx.position(row);
     let span = (a.first_key(position), position + 1u32);
@@ -239,12 +240,8 @@ impl<'k> Cta<'_, 'k, '_> {
 
     /// Counts this CTA among those of the tile; the last one puts the parts together.
     fn arrive(&self, number: V<'k, Index>) {
-        let (k, last) = (self.a.cx.k, self.count.imin(self.plan.ctas) - 1u32);
-        let before = k.shared::<I32>(1);
-        k.barrier();
-        k.cta().leader(|| before.store(self.a.cx.arrivals().at(number).arrive(last).to_i32()));
-        k.barrier();
-        k.when(before.load(1).to_index().equals(last), || self.merge());
+        let last = self.count.imin(self.plan.ctas) - 1u32;
+        last_to_arrive(self.a.cx, number, last, || self.merge());
     }
 
     /// Puts together what the splits have found, in their order.
