@@ -21,7 +21,8 @@ const TILES: [(u32, u32, u32, u32); 4] = [(16, 1, 16, 1), (8, 1, 16, 1), (8, 1, 
 pub fn plan(target: &Target, blocks: u32, segments: &[Segment]) -> Option<Plan> {
     let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
     let of_tile = |(across, per_warp, groups, resident)| {
-        let plan = Plan { split: 1, across, per_warp, groups, blocks: (blocks, 1), resident, warpgroups: true };
+        let plan =
+            Plan { split: 1, across, per_warp, groups, blocks: (blocks, 1), resident, shares: 1, warpgroups: true };
         (plan.panels() >= panels).then_some(plan)
     };
     let plans = TILES.into_iter().filter_map(of_tile).filter(|_| target.has(Cap::Wgmma));

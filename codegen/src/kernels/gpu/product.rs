@@ -2,8 +2,8 @@
 //!
 //! A CTA has a few panels of one weight and a tile of rows; for decode there are kernels for several numbers of rows, which
 //! the launch table chooses from at run time, so that a weight is read once for up to 64 rows. A lane's 16-byte load of the weights is its fragment; the
-//! fragments of activations come straight from memory in decode, where the warps of a CTA share out `k`, and through
-//! shared memory in prefill, where they share out the panels. Sums go through shared memory to the epilogue.
+//! fragments of activations come straight from memory in decode, where the warps of a CTA share out `k`, and through shared memory
+//! in prefill and for many rows, where they share out the panels (`staged.rs`). Sums go through shared memory to the epilogue.
 
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
@@ -11,7 +11,7 @@ use super::super::gather::push_ring;
 use super::super::product::{Segment, cost, segments};
 use super::gemm;
 use super::largest::{self, largest};
-use super::operand::{Activation, Eight, Norm};
+use super::operand::{Activation, Norm};
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
 use crate::targets::Target;
@@ -48,9 +48,9 @@ const MOST_IN_FLIGHT: u32 = 6;
 pub const WARPS: u32 = 8;
 /// The same, where a CTA has a multiprocessor to itself and its weights are few.
 const MOST_OF_ROW: u32 = 12;
-/// Elements from one row of a chunk to the next: 64 more bytes than there are, so that no two lanes that load at once
-/// meet in a bank.
-const CHUNK_STRIDE: u32 = CHUNK * BLOCK + 32;
+/// Blocks of a chunk of rows in decode that a lane has registers for the weights of, for one panel and for two; and where there is a norm of
+/// elements or a search for the largest beside, which leave no room for two panels.
+const MOST_OF_CHUNK: [[u32; 2]; 2] = [[4, 2], [3, 0]];
 
 /// How a CTA divides its work.
 #[derive(Clone, Copy)]
@@ -67,18 +67,23 @@ pub struct Plan {
     pub blocks: (u32, u32),
     /// CTAs of a multiprocessor.
     pub resident: u32,
+    /// Parts of `k` that a warp sums one after the other, each for itself, where rows go through shared memory in decode; else 1.
+    pub shares: u32,
     /// Whether four warps multiply together.
     pub warpgroups: bool,
 }
 
 impl Plan {
-    /// The plan for rows of `row_bytes` bytes, as a CTA reads them.
-    fn new(cx: &Context<'_, '_>, k_len: u32, row_bytes: u64, segments: &[Segment]) -> Plan {
+    /// The plan for rows of `row_bytes` bytes, as a CTA reads them, of which a norm multiplies the elements or not.
+    fn new(cx: &Context<'_, '_>, k_len: u32, (row_bytes, norm): (u64, bool), segments: &[Segment]) -> Plan {
         let (blocks, target) = (k_len.div_ceil(BLOCK), &cx.k.target);
         let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
         if cx.phase == Phase::Decode {
             let most = (MOST_SUMS / (cx.tile / ROWS)).min(MOST_PANELS);
-            let plans = (1..=most).map(|per_warp| Plan::streamed(cx.tile, blocks, per_warp));
+            let most_of_chunk = MOST_OF_CHUNK[usize::from(norm || segments.iter().any(|s| !s.largest.is_empty()))];
+            let streamed = (1..=most).map(|per_warp| Plan::streamed(cx.tile, blocks, per_warp));
+            let plans =
+                streamed.chain([1, 2].into_iter().filter_map(|n| Plan::by_shares(cx.tile, k_len, n, most_of_chunk)));
             let fits =
                 |p: &Plan| p.panels().is_multiple_of(panels) && p.shared(false) <= target.most_shared(p.resident);
             let seconds = |p: &Plan| p.seconds(target, row_bytes, segments);
@@ -87,7 +92,7 @@ impl Plan {
         }
         gemm::plan(target, blocks, segments).unwrap_or_else(|| {
             let (per_warp, blocks) = (2.max(panels.div_ceil(4)), (blocks, CHUNK));
-            Plan { split: 1, across: 4, per_warp, groups: 8, blocks, resident: 2, warpgroups: false }
+            Plan { split: 1, across: 4, per_warp, groups: 8, blocks, resident: 2, shares: 1, warpgroups: false }
         })
     }
 
@@ -103,7 +108,21 @@ impl Plan {
         // as many at a time as leave the least to do for nothing; the most of those
         let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
         let batch = if mine > most { batch.max(most.min(4)) } else { batch };
-        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups: false }
+        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, shares: 1, warpgroups: false }
+    }
+
+    /// For many rows, which go through shared memory: a warp has all of `k` of its panels, in the shares that warps have elsewhere. Nothing if
+    /// `k` has no equal shares of whole chunks that the threads of a CTA can divide.
+    fn by_shares(rows: u32, k_len: u32, per_warp: u32, most: [u32; 2]) -> Option<Plan> {
+        let blocks = k_len.div_ceil(BLOCK);
+        let shares = Plan::split(blocks);
+        let whole = rows > ROWS && shares > 1 && k_len.is_multiple_of(shares * BLOCK);
+        let even = |chunk: &u32| {
+            (blocks / shares).is_multiple_of(*chunk) && (rows * chunk * BLOCK / 8).is_multiple_of(WARPS * WARP)
+        };
+        let chunk = (2..=most[per_warp as usize - 1]).rev().find(even).filter(|_| whole)?;
+        let (groups, blocks) = (rows / ROWS, (blocks, chunk));
+        Some(Plan { split: 1, across: WARPS, per_warp, groups, blocks, resident: 1, shares, warpgroups: false })
     }
 
     /// Seconds by the target's figures: weights come from memory once; what CTAs read comes from the second-level cache, wave after wave,
@@ -112,7 +131,8 @@ impl Plan {
         let (cost, ctas) = (target.cost, segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>());
         let weights: u64 = segments.iter().map(|s| s.spec.bytes() as u64).sum();
         let of_cta = f64::from(self.columns() * self.split * self.blocks.0 * BLOCK * 2);
-        let of_rows = f64::from(self.rows() * self.across) * row_bytes as f64;
+        let readers = if self.shares > 1 { 1 } else { self.across };
+        let of_rows = f64::from(self.rows() * readers) * row_bytes as f64;
         let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
         let waves = f64::from(ctas.div_ceil(cost.processors));
         let reading = waves * (of_cta + of_rows) * drawing / (cost.cache_gbps * 1e9);
@@ -132,7 +152,7 @@ impl Plan {
         let (across, mine) = (WARPS / split, blocks.div_ceil(split));
         let per_warp = panels.div_ceil(across);
         let batch = (MOST_OF_ROW / per_warp).clamp(1, mine);
-        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, warpgroups }
+        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, shares: 1, warpgroups }
     }
 
     pub fn threads(&self) -> u32 {
@@ -172,9 +192,14 @@ impl Plan {
         self.rows() * self.stride()
     }
 
+    /// Elements from one row of a chunk to the next: an odd multiple of 64 bytes, so that no two lanes that load at once meet in a bank.
+    pub fn chunk_stride(&self) -> u32 {
+        (self.blocks.1 | 1) * BLOCK
+    }
+
     /// Bytes of shared memory that sums and, if rows are staged, chunks of them take turns in.
     pub fn shared(&self, staged: bool) -> u32 {
-        let chunks = if staged { 2 * 2 * self.rows() * CHUNK_STRIDE } else { 0 };
+        let chunks = if staged || self.shares > 1 { 2 * 2 * self.rows() * self.chunk_stride() } else { 0 };
         (4 * self.split * self.sums()).max(chunks)
     }
 }
@@ -192,8 +217,9 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     }
     let x = cx.graph.node(grid).args[0];
     // a norm in front reads rows twice
-    let row_bytes = cx.row_bytes(x) * if matches!(cx.graph.op(grid), Some(Op::SweepNorm(_))) { 2 } else { 1 };
-    let (plan, staged) = (Plan::new(cx, k_len as u32, row_bytes, &segments), cx.phase == Phase::Prefill);
+    let norm = matches!(cx.graph.op(grid), Some(Op::SweepNorm(_)));
+    let row_bytes = cx.row_bytes(x) * if norm { 2 } else { 1 };
+    let (plan, staged) = (Plan::new(cx, k_len as u32, (row_bytes, norm), &segments), cx.phase == Phase::Prefill);
     if cx.phase == Phase::Decode {
         cx.wider.set(TILES.iter().position(|t| *t == cx.tile).and_then(|i| Some((cx.tile, *TILES.get(i + 1)?))));
     }
@@ -250,7 +276,10 @@ impl<'k> Kernel<'_, 'k, '_> {
             // asked for before anything waits
             let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
             let x = input()?;
-            let sums = self.streamed(&panels, &x, ahead);
+            let sums = match self.plan.shares {
+                1 => self.streamed(&panels, &x, ahead),
+                _ => self.by_shares(&panels, &x, (shared, ahead)),
+            };
             (x, sums)
         } else {
             let x = input()?;
@@ -326,7 +355,12 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// `sums + weights x`, where `x(block, group)` are fragments of activations, one for each step.
-    fn multiply(&self, weights: &Weights<'k>, sums: Sums<'k>, x: impl Fn(u32, u32) -> [V<'k, Bf16>; 2]) -> Sums<'k> {
+    pub fn multiply(
+        &self,
+        weights: &Weights<'k>,
+        sums: Sums<'k>,
+        x: impl Fn(u32, u32) -> [V<'k, Bf16>; 2],
+    ) -> Sums<'k> {
         let mut sums = sums;
         let per_block = 2 * self.plan.per_warp as usize;
         for (b, of_block) in weights.chunks(per_block).enumerate() {
@@ -342,12 +376,12 @@ impl<'k> Kernel<'_, 'k, '_> {
         sums
     }
 
-    fn zeros(&self) -> Sums<'k> {
+    pub fn zeros(&self) -> Sums<'k> {
         vec![vec![self.cx.k.splat(0.0, 4); self.plan.groups as usize]; self.plan.per_warp as usize]
     }
 
     /// Row of the fragment of activations that this lane holds, and its first column in a block.
-    fn place(&self) -> (V<'k, Index>, V<'k, Index>) {
+    pub fn place(&self) -> (V<'k, Index>, V<'k, Index>) {
         let lane = self.cx.k.warp().rank;
         (lane / 4u32, (lane % 4u32) * 8u32)
     }
@@ -380,58 +414,6 @@ impl<'k> Kernel<'_, 'k, '_> {
         // what is left of the last batch: blocks behind it are another warp's
         let rest = ((mine - whole) * 2 * self.plan.per_warp) as usize;
         step(first + whole, &last[..rest.min(last.len())].to_vec(), sums)
-    }
-
-    /// Sums over all of `k`, activations through two chunks of shared memory in turn.
-    fn staged(&self, panels: &[Ptr<'k, F32>], x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) -> Sums<'k> {
-        let (k, plan) = (self.cx.k, self.plan);
-        let chunks = plan.blocks.0.div_ceil(CHUNK);
-        let chunk = |c: V<'k, Index>| shared.cast::<Bf16>().at((c % 2u32) * (plan.rows() * CHUNK_STRIDE));
-        let eights = CHUNK * BLOCK / 8;
-        // the eights of a chunk that are this thread's: token and column
-        let turns = plan.rows() * eights / plan.threads();
-        let mine = |i: u32| {
-            let e = k.thread() + i * plan.threads();
-            (e / eights, (e % eights) * 8u32)
-        };
-        let read = |c: V<'k, Index>| {
-            let one = |i: u32| {
-                let (token, col) = mine(i);
-                let (col, ragged) = (c * (CHUNK * BLOCK) + col, self.is_ragged());
-                x.eight(token, col, ragged, x.gain(col, ragged)).fours()
-            };
-            (0..turns).map(one).collect::<Vec<_>>()
-        };
-        let write = |c: V<'k, Index>, values: &[[V<'k, Bf16>; 2]]| {
-            for (i, v) in (0..).zip(values) {
-                let (token, col) = mine(i);
-                let to = chunk(c).at(token * CHUNK_STRIDE + col);
-                [0u32, 4].into_iter().zip(v).for_each(|(half, v)| to.at(half).store(*v));
-            }
-        };
-        let (row, col) = self.place();
-        let compute = |c: V<'k, Index>, sums: Sums<'k>| {
-            let weights = self.load(panels, c * CHUNK, CHUNK);
-            let lane = chunk(c).at(row * CHUNK_STRIDE + col);
-            self.multiply(&weights, sums, |b, group| {
-                Eight::at(lane.at(group * (ROWS * CHUNK_STRIDE) + b * BLOCK)).fours()
-            })
-        };
-        write(0u32.on(k), &read(0u32.on(k)));
-        k.barrier();
-        let sums = match chunks {
-            1 => self.zeros(),
-            _ => k.range(0u32, chunks - 1, 1, self.zeros(), |c, sums| {
-                let next = read(c + 1u32);
-                let sums = compute(c, sums);
-                write(c + 1u32, &next);
-                k.barrier();
-                sums
-            }),
-        };
-        let sums = compute((chunks - 1).on(k), sums);
-        k.barrier();
-        sums
     }
 
     /// Sums to shared memory: `[split][row][panel][slot]`.
