@@ -65,6 +65,32 @@ impl<'k, E: Stored> Ptr<'k, E> {
         self.k.push(Op::CopyAsync { to: self.offset, from: from.offset }, &[self.id, from.id, bytes.id], &[]);
     }
 
+    /// Makes these 8 bytes of shared memory an mbarrier whose phases have `count` arrivals.
+    pub fn mbarrier_init(self, count: u32) {
+        self.k.push(Op::MbarrierInit { offset: self.offset, count }, &[self.id], &[]);
+    }
+
+    /// Arrives at the mbarrier here.
+    pub fn mbarrier_arrive(self) {
+        self.k.push(Op::MbarrierArrive { offset: self.offset }, &[self.id], &[]);
+    }
+
+    /// Arrives at the mbarrier here, and expects `bytes` of copies.
+    pub fn mbarrier_expect(self, bytes: u32) {
+        self.k.push(Op::MbarrierExpect { offset: self.offset, bytes }, &[self.id], &[]);
+    }
+
+    /// Waits for the end of the phase with this parity of the mbarrier here.
+    pub fn mbarrier_wait(self, parity: V<'k, Index>) {
+        self.k.push(Op::MbarrierWait { offset: self.offset }, &[self.id, parity.id], &[]);
+    }
+
+    /// Starts to copy `bytes` bytes at `from` to here, which is shared memory; `barrier` counts them.
+    pub fn bulk_copy<B: Stored>(self, from: Ptr<'k, E>, bytes: u32, barrier: Ptr<'k, B>) {
+        let op = Op::BulkCopy { to: self.offset, from: from.offset, bytes, barrier: barrier.offset };
+        self.k.push(op, &[self.id, from.id, barrier.id], &[]);
+    }
+
     /// Says that the cache line here will be read some time later; targets that take no such hints leave it out.
     pub fn prefetch(self) {
         self.k.push(Op::Prefetch { offset: self.offset }, &[self.id], &[]);
