@@ -5,6 +5,7 @@
 //! and gone before its first instruction exists.
 
 mod builder;
+mod bulk;
 mod carry;
 mod flight;
 mod ir;

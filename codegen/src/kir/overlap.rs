@@ -22,7 +22,7 @@ fn touches_mutable(kernel: &Kernel, inst: &Inst) -> bool {
     let here = match inst.op {
         Op::Load(Mem { constant, .. }) => !constant && global(0),
         Op::Arrive { .. } => true,
-        Op::Store(_) | Op::CopyAsync { .. } => global(1),
+        Op::Store(_) | Op::CopyAsync { .. } | Op::BulkCopy { .. } => global(1),
         _ => false,
     };
     let inside = |block: &Block| block.insts.iter().any(|i| touches_mutable(kernel, i));

@@ -129,7 +129,8 @@ impl Emitter<'_> {
         let _ = writeln!(self.code, "  {text};{gap}{comment}");
     }
 
-    fn place(&mut self, label: &str) {
+    /// Names this place.
+    pub fn place(&mut self, label: &str) {
         let _ = writeln!(self.code, "{label}:");
     }
 
@@ -176,7 +177,8 @@ impl Emitter<'_> {
         (name, 0)
     }
 
-    fn label(&mut self) -> String {
+    /// A name for a place.
+    pub fn label(&mut self) -> String {
         self.labels += 1;
         format!("$L{}", self.labels)
     }
