@@ -51,13 +51,6 @@ pub enum Binding {
     Arrivals,
 }
 
-impl Binding {
-    /// Whether no kernel writes there: weights, and what the host lays out before a call.
-    fn is_constant(&self) -> bool {
-        matches!(self, Binding::Weight { .. } | Binding::Slots | Binding::Positions)
-    }
-}
-
 /// Scratch memory of each thread (on a GPU, of all together), in bytes: `fixed + rows * per_row`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scratch {
@@ -192,8 +185,18 @@ impl<'k> Context<'k, '_> {
         }
     }
 
+    /// Whether accesses may count on it that no kernel writes there: weights, and what the host lays out before a step of decode. Of
+    /// that before a prompt nothing is wanted early, and of constants the assembler keeps addresses where the delta rule needs registers.
+    fn is_constant(&self, binding: &Binding) -> bool {
+        match binding {
+            Binding::Weight { .. } => true,
+            Binding::Slots | Binding::Positions => self.phase == Phase::Decode,
+            _ => false,
+        }
+    }
+
     fn pointer<E: Stored>(&self, binding: Binding) -> Ptr<'k, E> {
-        let (k, constant) = (self.k, binding.is_constant());
+        let (k, constant) = (self.k, self.is_constant(&binding));
         // rows may have any number of columns, so nothing but whole elements is promised
         let make = |name: &str| Param::Ptr(if constant { k.input(name) } else { k.output(name).aligned(4) });
         match self.declare(binding, make) {
