@@ -166,11 +166,12 @@ pub enum Op {
     Load(Mem),
     /// `(value, ptr)`.
     Store(Mem),
-    /// `(ptr)`: the cache line there will be read some time later, so that it ought to be in the second-level cache. A hint: the
-    /// address may be any.
+    /// `(ptr)`: the cache line there will be read some time later, so that it ought to be in a cache. A hint: the address may be any.
     Prefetch {
         /// Bytes added to the address.
         offset: i32,
+        /// Which cache: 1, the nearest, or 2.
+        level: u8,
     },
     /// `(lo, hi, init...)`, one block with parameters `(i, carried...)`, results `carried...`.
     For {

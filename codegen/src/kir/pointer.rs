@@ -91,9 +91,10 @@ impl<'k, E: Stored> Ptr<'k, E> {
         self.k.push(op, &[self.id, from.id, barrier.id], &[]);
     }
 
-    /// Says that the cache line here will be read some time later; targets that take no such hints leave it out.
-    pub fn prefetch(self) {
-        self.k.push(Op::Prefetch { offset: self.offset }, &[self.id], &[]);
+    /// Says that the cache line here will be read some time later, and ought to be in the cache of level 1 or 2 then; targets that take no
+    /// such hints leave it out.
+    pub fn prefetch(self, level: u8) {
+        self.k.push(Op::Prefetch { offset: self.offset, level }, &[self.id], &[]);
     }
 
     /// Four matrices of 8 by 8 bf16, see [`Op::LoadMatrix`]; here is the row that this lane addresses, in shared memory.

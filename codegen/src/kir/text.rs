@@ -70,7 +70,7 @@ const NAMES: &[(&str, Op)] = &[
     ("stride", Op::Stride),
     ("thread_id", Op::ThreadId),
     ("cta_id", Op::CtaId),
-    ("prefetch", Op::Prefetch { offset: 0 }),
+    ("prefetch", Op::Prefetch { offset: 0, level: 0 }),
     ("shared", Op::Shared { bytes: 0 }),
     ("barrier", Op::Barrier),
     ("cluster_barrier", Op::ClusterBarrier),
@@ -116,7 +116,8 @@ impl Op {
             Op::Offset { scale } => vec![("", i64::from(*scale))],
             Op::Load(m) | Op::Store(m) => vec![("", i64::from(m.offset)), ("align", i64::from(m.align))],
             Op::For { step } => vec![("step", i64::from(*step))],
-            Op::Prefetch { offset } | Op::Arrive { offset } => vec![("", i64::from(*offset))],
+            Op::Prefetch { offset, level } => vec![("", i64::from(*offset)), ("level", i64::from(*level))],
+            Op::Arrive { offset } => vec![("", i64::from(*offset))],
             Op::Shared { bytes } => vec![("", i64::from(*bytes))],
             Op::ShuffleXor(n) | Op::CopyWait(n) | Op::WgmmaWait(n) => vec![("", i64::from(*n))],
             Op::Wgmma { offset, lead, stride } => {
@@ -148,7 +149,9 @@ impl Op {
             Op::Extract(_) => Op::Extract(numbers[0].try_into().ok()?),
             Op::Offset { .. } => Op::Offset { scale: numbers[0].try_into().ok()? },
             Op::For { .. } => Op::For { step: numbers[0].try_into().ok()? },
-            Op::Prefetch { .. } => Op::Prefetch { offset: numbers[0].try_into().ok()? },
+            Op::Prefetch { .. } => {
+                Op::Prefetch { offset: numbers[0].try_into().ok()?, level: numbers[1].try_into().ok()? }
+            }
             Op::Arrive { .. } => Op::Arrive { offset: numbers[0].try_into().ok()? },
             Op::Shared { .. } => Op::Shared { bytes: numbers[0].try_into().ok()? },
             Op::ShuffleXor(_) => Op::ShuffleXor(numbers[0].try_into().ok()?),
