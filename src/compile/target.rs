@@ -7,8 +7,8 @@ use super::program::{LAST_HIDDEN, Parts, assemble};
 use super::states::{SlotPlan, plan_slot};
 use super::weights::WeightTable;
 use super::{Limits, Model};
-use anyhow::{Context, Result, bail};
-use jet_codegen::kir::{Cap, Launch};
+use anyhow::{Context, Result, bail, ensure};
+use jet_codegen::kir::{Cap, Launch, reads_settled};
 use jet_codegen::targets::Target;
 use jet_codegen::{Activations, Built};
 use jet_ir::{Graph, Group, Op, OutputKind};
@@ -90,6 +90,10 @@ pub fn compile_target(
         if !distinct.iter().any(|d| d.name == built.name) {
             distinct.push(built);
         }
+    }
+    for first in phases.iter().filter_map(|p| p.built.first()).flat_map(Built::chain) {
+        // the step before it may be the last one of another call
+        ensure!(!reads_settled(&first.kernel), "{}: a first step that reads states before it waits", first.name);
     }
     let kernels: Vec<_> = distinct.iter().map(|b| b.kernel.clone()).collect();
     dump.kernels(name, &kernels)?;

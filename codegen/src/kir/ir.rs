@@ -241,6 +241,8 @@ pub enum Op {
         to: i32,
         /// Bytes added to the address in global memory.
         from: i32,
+        /// No kernel younger than the one before the kernel before has written what is read, so that it is there when this one starts.
+        settled: bool,
     },
     /// Makes the copies that this thread started since the last one a group.
     CopyCommit,

@@ -86,7 +86,8 @@ const NAMES: &[(&str, Op)] = &[
     ("wgmma_wait", Op::WgmmaWait(0)),
     ("proxy_fence", Op::ProxyFence),
     ("arrive", Op::Arrive { offset: 0 }),
-    ("copy_async", Op::CopyAsync { to: 0, from: 0 }),
+    ("copy_async", Op::CopyAsync { to: 0, from: 0, settled: false }),
+    ("copy_async.settled", Op::CopyAsync { to: 0, from: 0, settled: true }),
     ("copy_commit", Op::CopyCommit),
     ("copy_wait", Op::CopyWait(0)),
     ("mbarrier_init", Op::MbarrierInit { offset: 0, count: 0 }),
@@ -131,7 +132,7 @@ impl Op {
                 let (to, from) = (("to", i64::from(*to)), ("from", i64::from(*from)));
                 vec![to, from, ("bytes", i64::from(*bytes)), ("barrier", i64::from(*barrier))]
             }
-            Op::CopyAsync { to, from } => vec![("to", i64::from(*to)), ("from", i64::from(*from))],
+            Op::CopyAsync { to, from, .. } => vec![("to", i64::from(*to)), ("from", i64::from(*from))],
             _ => vec![],
         }
     }
@@ -156,8 +157,9 @@ impl Op {
             Op::Shared { .. } => Op::Shared { bytes: numbers[0].try_into().ok()? },
             Op::ShuffleXor(_) => Op::ShuffleXor(numbers[0].try_into().ok()?),
             Op::CopyWait(_) => Op::CopyWait(numbers[0].try_into().ok()?),
-            Op::CopyAsync { .. } => {
-                Op::CopyAsync { to: numbers[0].try_into().ok()?, from: numbers[1].try_into().ok()? }
+            Op::CopyAsync { settled, .. } => {
+                let (to, from) = (numbers[0].try_into().ok()?, numbers[1].try_into().ok()?);
+                Op::CopyAsync { to, from, settled: *settled }
             }
             Op::MbarrierInit { .. } => {
                 Op::MbarrierInit { offset: numbers[0].try_into().ok()?, count: numbers[1].try_into().ok()? }

@@ -321,7 +321,7 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         }
         (Op::LoadMatrix { offset, .. }, [Ptr(Space::Scratch)], [Vec(I32, 4)]) => offset.rem_euclid(16) == 0,
         (
-            Op::CopyAsync { to, from },
+            Op::CopyAsync { to, from, .. },
             [Ptr(Space::Scratch), Ptr(Space::Global)] | [Ptr(Space::Scratch), Ptr(Space::Global), Vec(Index, 1)],
             [],
         ) => to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0,
