@@ -12,6 +12,7 @@ use jet_codegen::targets::Target;
 use jet_runtime::jetbin::{Phase, StepView};
 use jet_runtime::{Counters, Counts, DeviceChoice, Model, OpenOptions, PtxSim, Session};
 use jetc::compile::{CompileRequest, Quiet, compile};
+use jetc::counted::count;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -109,11 +110,11 @@ fn step_after(artifact: &Path, target: &str, prompts: &[u32]) -> Counts {
             session.prefill(s, &ids).expect("a prompt");
         }),
     }
-    *counts.lock().expect("no reader panicked") = Counts::default();
-    step(&mut session).expect("a step");
-    session.argmax(0).expect("a choice");
-    let counts = counts.lock().expect("no reader panicked");
-    counts.clone()
+    let second = || {
+        step(&mut session)?;
+        session.argmax(0).map(drop)
+    };
+    count(&counts, second).expect("a step")
 }
 
 fn report(target: &str, batch: u32, counts: &Counts) -> f64 {
