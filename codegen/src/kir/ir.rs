@@ -54,6 +54,9 @@ pub struct Mem {
     pub align: u16,
     /// Nobody writes this memory while the kernel runs.
     pub constant: bool,
+    /// A hint about global memory: a CTA touches these bytes once, and they will not be wanted soon again, so that no cache need
+    /// keep them. Targets without such hints leave it out.
+    pub once: bool,
 }
 
 /// A comparison. Integers compare with sign; with a NaN every comparison is false.
@@ -163,11 +166,12 @@ pub enum Op {
     Load(Mem),
     /// `(value, ptr)`.
     Store(Mem),
-    /// `(ptr)`: the cache line there will be read some time later, so that it ought to be in the second-level cache. A hint: the
-    /// address may be any.
+    /// `(ptr)`: the cache line there will be read some time later, so that it ought to be in a cache. A hint: the address may be any.
     Prefetch {
         /// Bytes added to the address.
         offset: i32,
+        /// Which cache: 1, the nearest, or 2.
+        level: u8,
     },
     /// `(lo, hi, init...)`, one block with parameters `(i, carried...)`, results `carried...`.
     For {
@@ -237,6 +241,8 @@ pub enum Op {
         to: i32,
         /// Bytes added to the address in global memory.
         from: i32,
+        /// No kernel younger than the one before the kernel before has written what is read, so that it is there when this one starts.
+        settled: bool,
     },
     /// Makes the copies that this thread started since the last one a group.
     CopyCommit,

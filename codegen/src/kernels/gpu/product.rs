@@ -317,7 +317,7 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (k, plan) = (self.cx.k, self.plan);
         let (mine, lane) = ((k.warp_id() / plan.split) * plan.per_warp, k.warp().rank);
         self.pick(&|segment, item| {
-            let base = self.cx.weight::<F32>(segment.spec, &segment.weights);
+            let base = self.cx.weight::<F32>(segment.spec, &segment.weights).once();
             let (per_item, all) =
                 (segment.spec.item_panels() as u32, segment.spec.items() * segment.spec.item_panels());
             let panel = |i: u32| {
