@@ -53,6 +53,19 @@ fn rounding_by_the_producer_changes_no_bit() {
     }
 }
 
+/// With so many columns a CTA for many rows has 8 or 16 panels, and rows go through shared memory.
+#[test]
+fn rows_through_shared_memory_have_the_bits_of_rows_alone() {
+    for (k, n) in [(256, 17920), (384, 8448)] {
+        let mut g = Graph::new("wide");
+        let x = input(&mut g, "x", k);
+        let grid = g.add(Sweep {}, &[x]).unwrap();
+        let y = acc(&mut g, grid, "w", n, Elem::Bf16);
+        give(&mut g, "y", y);
+        case(&g, Phase::Decode, 35).check(&compile_for_gpus(&g, Phase::Decode));
+    }
+}
+
 /// A residual whose producer leaves what a norm and the products behind it need.
 fn normed(k: usize, n: usize, width: usize) -> Graph {
     let mut g = Graph::new("normed");
