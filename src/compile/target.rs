@@ -2,8 +2,8 @@
 
 use super::dump::Dump;
 use super::options::{ProgramSummary, TargetSummary};
-use super::price;
-use super::program::{Parts, assemble};
+use super::price::{self, Prices};
+use super::program::{LAST_HIDDEN, Parts, assemble};
 use super::states::{SlotPlan, plan_slot};
 use super::weights::WeightTable;
 use super::{Limits, Model};
@@ -12,7 +12,7 @@ use jet_codegen::kir::{Cap, Launch};
 use jet_codegen::targets::Target;
 use jet_codegen::{Activations, Built};
 use jet_ir::{Graph, Group, Op, OutputKind};
-use jet_passes::{Fused, MemoryPlan, RowLimits};
+use jet_passes::{CostModel, Fused, MemoryPlan, RowLimits};
 use jetbin::{DeviceKind, KernelDesc, LaunchDesc, Phase, Program, TargetDesc, Wider};
 
 /// Rows of a head window in a prefill program.
@@ -49,6 +49,8 @@ pub struct Selected {
     groups: Vec<Group>,
     /// The kernel of each group.
     pub built: Vec<Built>,
+    /// The plan with its rows in f32: prices know of no others.
+    priced: (Graph, Vec<Group>),
     memory: MemoryPlan,
     summary: ProgramSummary,
 }
@@ -156,7 +158,7 @@ fn with_last_hidden(mut graph: Graph) -> Graph {
     let logits = graph.outputs.iter().find(|o| o.kind == OutputKind::Return && o.name == "logits").map(|o| o.value);
     let norm = logits.and_then(|id| graph.node(id).args.first().copied());
     if let Some(norm) = norm.filter(|id| matches!(graph.op(*id), Some(Op::RmsNorm(_)))) {
-        graph.output(OutputKind::Return, "last_hidden", norm);
+        graph.output(OutputKind::Return, LAST_HIDDEN, norm);
     }
     graph
 }
@@ -195,7 +197,7 @@ pub fn select_phase(graph: &Graph, limits: Limits, target: &Target, how: (Phase,
     if how.0 == Phase::Decode && !target.is_gpu() {
         fused = jet_passes::split_attention(fused, limits.max_context as usize, &cost)?;
     }
-    select_fused(fused, target, how, rows(how.0, limits), None)
+    select_fused(fused, target, how, &cost, (rows(how.0, limits), None))
 }
 
 /// The decode program for few sequences, if another plan than that for `many` is faster for them.
@@ -211,12 +213,12 @@ pub fn select_few(graph: &Graph, limits: Limits, target: &Target, many: &Selecte
     let fused = jet_passes::fuse(graph, &of(1), &jet_passes::Options::default())?;
     let faster = |n: &u32| {
         let time = |graph: &Graph, groups: &[Group]| jet_passes::plan_ps(graph, groups, &of(*n));
-        let (few, many) = (time(&fused.graph, &fused.groups), time(&many.graph, &many.groups));
+        let (few, many) = (time(&fused.graph, &fused.groups), time(&many.priced.0, &many.priced.1));
         few.zip(many).is_some_and(|(few, many)| few < many)
     };
     let most = (1..=FEW.min(limits.max_batch - 1)).take_while(faster).last();
     let how = (Phase::Decode, many.activations);
-    most.map(|most| select_fused(fused, target, how, (most, most), Some(most))).transpose()
+    most.map(|most| select_fused(fused, target, how, &of(1), ((most, most), Some(most)))).transpose()
 }
 
 /// Kernels and places for a fused graph that runs on so many rows.
@@ -224,9 +226,12 @@ fn select_fused(
     fused: Fused,
     target: &Target,
     (phase, activations): (Phase, Activations),
-    rows: (u32, u32),
-    few: Option<u32>,
+    cost: &Prices,
+    (rows, few): ((u32, u32), Option<u32>),
 ) -> Result<Selected> {
+    let priced = (fused.graph.clone(), fused.groups.clone());
+    // tile products round their rows to bf16: what only they read may as well lie in memory so
+    let fused = if target.has(Cap::Mma) { jet_passes::narrow(fused, cost.phase())? } else { fused };
     jet_ir::verify(&fused.graph).context("fusion made an invalid graph, which is a defect of jetc")?;
     let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
     let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;
@@ -244,5 +249,5 @@ fn select_fused(
         bytes_per_call: (report.before.bytes(), report.after.bytes()),
         arena: (memory.arena_bytes, memory.unshared_bytes),
     };
-    Ok(Selected { phase, activations, rows, graph: fused.graph, groups: fused.groups, built, memory, summary })
+    Ok(Selected { phase, activations, rows, graph: fused.graph, groups: fused.groups, built, priced, memory, summary })
 }

@@ -20,7 +20,7 @@ pub enum Activations {
 /// What a parameter of a kernel means. Each is one 8-byte word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Binding {
-    /// Base of the buffer of an activation or graph input; a row takes `4 cols` bytes.
+    /// Base of the buffer of an activation or graph input; a row takes what its type says.
     Value(Id),
     /// Base of packed weights.
     Weight {
@@ -301,6 +301,12 @@ impl<'k> Context<'k, '_> {
     /// Notes that `id` cannot be built; building goes on, its result is thrown away.
     pub fn refuse(&self, id: Id, reason: impl Into<String>) {
         self.refused.borrow_mut().get_or_insert_with(|| Unsupported::new(self.graph, id, reason));
+    }
+
+    /// Bytes of a row of a tensor in memory.
+    pub fn row_bytes(&self, id: Id) -> u64 {
+        let ty = self.graph.ty(id);
+        ty.elem().map_or(0, |e| e.row_bytes(ty.cols())) as u64
     }
 
     /// Columns of a tensor or grid.

@@ -119,6 +119,13 @@ impl Narrow for Mat<f64> {
     }
 }
 
+/// Words of a row in memory; those of bf16 have an even number of columns.
+fn words_of_row(ty: Type) -> usize {
+    let bytes = ty.elem().map_or(0, |e| e.row_bytes(ty.cols()));
+    assert_eq!(bytes % 4, 0, "{ty}");
+    bytes / 4
+}
+
 /// Not a number, and two bf16 that are none.
 const POISON: u32 = 0x7fff_7fff;
 
@@ -222,6 +229,12 @@ pub fn compile_with(graph: &Graph, phase: Phase, activations: Activations) -> Co
         _ => runnable().chain(TARGETS.iter().filter(|t| t.is_gpu())).collect(),
     };
     Compiled(all.into_iter().filter_map(|target| compile_for(target, graph, phase, activations)).collect())
+}
+
+/// For GPUs alone, which have products of rounded rows.
+pub fn compile_for_gpus(graph: &Graph, phase: Phase) -> Compiled {
+    let gpus = TARGETS.iter().filter(|t| t.is_gpu());
+    Compiled(gpus.filter_map(|target| compile_for(target, graph, phase, Activations::F32)).collect())
 }
 
 /// The same for one target.
@@ -436,7 +449,7 @@ impl Case<'_> {
     fn buffer(&self, id: Id, rows: &std::ops::Range<usize>) -> Area {
         let ty = self.graph.ty(id);
         let Some((Leaf::Input, name)) = self.graph.leaf(id) else {
-            return Area::poisoned(rows.len() * ty.cols());
+            return Area::poisoned(rows.len() * words_of_row(ty));
         };
         let word = |x: f32| if ty.elem() == Some(Elem::I32) { x as i32 as u32 } else { x.to_bits() };
         let mut words = vec![];
@@ -472,6 +485,21 @@ impl Case<'_> {
     fn value(&self, name: &str, tag: &str, row: usize, c: usize, ty: Type) -> f32 {
         let x = leaf_value(name, tag, row, c, ty);
         if self.rounded && matches!(ty.elem(), Some(Elem::F32 | Elem::Bf16)) { round_bf16(x) } else { x }
+    }
+
+    /// On every target the results have the bits of those of the same names of another graph.
+    pub fn same_as(&self, compiled: &Compiled, (other, of_other): (&Graph, &Compiled)) {
+        assert_eq!(compiled.0.len(), of_other.0.len());
+        for (variant, same) in compiled.0.iter().zip(&of_other.0) {
+            assert_eq!(variant.target.name, same.target.name);
+            let found = self.run(variant, 0..self.rows(), 1);
+            let wanted = Case { graph: other, ..self.clone() }.run(same, 0..self.rows(), 1);
+            for output in &self.graph.outputs {
+                let twin = other.outputs.iter().find(|o| o.name == output.name).expect("an output of this name");
+                let (found, wanted) = (&found.values[&output.value].words, &wanted.values[&twin.value].words);
+                assert_eq!(found, wanted, "{} on {}", output.name, variant.target.name);
+            }
+        }
     }
 
     fn check_on(&self, compiled: &Variant) {
@@ -512,8 +540,8 @@ impl Case<'_> {
 
     fn same_bits(&self, whole: &Outcome, other: &Outcome, rows: std::ops::Range<usize>, states: bool, what: &str) {
         for (id, area) in &other.values {
-            let cols = self.graph.ty(*id).cols();
-            let expected = &whole.values[id].words[rows.start * cols..rows.end * cols];
+            let words = words_of_row(self.graph.ty(*id));
+            let expected = &whole.values[id].words[rows.start * words..rows.end * words];
             assert_eq!(&area.words[..area.len], expected, "%{} differs with {what}", id.0);
         }
         assert!(!states || whole.states.words == other.states.words, "states differ with {what}");

@@ -33,7 +33,7 @@ fn block_seconds(target: &Target, plan: &Plan, segments: &[Segment]) -> f64 {
     let (cost, columns, rows) = (target.cost, plan.columns(), plan.rows());
     let ctas = segments.iter().map(|s| plan.ctas(&s.spec)).sum::<u32>() * USUAL_ROWS.div_ceil(rows);
     let flops = 2.0 * f64::from(columns) * f64::from(rows) * f64::from(BLOCK);
-    let bytes = f64::from(BLOCK) * (2.0 * f64::from(columns) + 4.0 * f64::from(rows));
+    let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows);
     // half of the multiprocessors can draw all that the cache gives
     let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
     let product = flops * f64::from(cost.processors) / (cost.gflops * 1e9);
@@ -42,7 +42,7 @@ fn block_seconds(target: &Target, plan: &Plan, segments: &[Segment]) -> f64 {
 }
 
 /// Sums of each panel of a warp, its weights of a block, this thread's activations of the next.
-type Pipeline<'k> = (Vec<V<'k, F32>>, Weights<'k>, Vec<V<'k, F32>>);
+type Pipeline<'k> = (Vec<V<'k, F32>>, Weights<'k>, Vec<V<'k, Bf16>>);
 
 impl<'k> Kernel<'_, 'k, '_> {
     /// Sums over all of `k`, by warpgroups.
@@ -87,26 +87,23 @@ impl<'k> Kernel<'_, 'k, '_> {
         (e / 4u32, e % 4u32)
     }
 
-    /// This thread's activations of a block, four at a time.
-    fn fetch(&self, x: &Activation<'_, 'k, '_>, block: V<'k, Index>) -> Vec<V<'k, F32>> {
-        let four = |turn: u32, step: u32| {
+    /// This thread's activations of a block, in pairs.
+    fn fetch(&self, x: &Activation<'_, 'k, '_>, block: V<'k, Index>) -> Vec<V<'k, Bf16>> {
+        let eight = |turn: u32| {
             let (row, quarter) = self.quarter(turn);
-            let (col, ragged) = (block * BLOCK + quarter * 8u32 + 4 * step, self.is_ragged());
-            x.four(row, col, ragged, x.gain(col, ragged))
+            let (col, ragged) = (block * BLOCK + quarter * 8u32, self.is_ragged());
+            x.eight(row, col, ragged, x.gain(col, ragged)).pairs()
         };
-        let turns = self.plan.rows() * 4 / self.plan.threads();
-        (0..turns).flat_map(|turn| [0, 1].map(|step| four(turn, step))).collect()
+        (0..self.plan.rows() * 4 / self.plan.threads()).flat_map(eight).collect()
     }
 
     /// Writes them in the order of `k` that fragments of weights have: quarter `t` of a block has columns `2 t`, `2 t + 1` of each
     /// piece.
-    fn put(&self, to: Pieces<'k>, fours: &[V<'k, F32>]) {
-        for (turn, of_turn) in (0..).zip(fours.chunks(2)) {
+    fn put(&self, to: Pieces<'k>, pairs: &[V<'k, Bf16>]) {
+        for (turn, of_turn) in (0..).zip(pairs.chunks(4)) {
             let (row, quarter) = self.quarter(turn);
-            for (piece, half) in (0u32..).zip(of_turn.iter().flat_map(|x| [(x, 0), (x, 2)])) {
-                let (x, lane) = half;
-                let pair = V::pack(&[x.lane(lane), x.lane(lane + 1)]).round_bf16();
-                to.at(row, quarter * 2u32 + piece * ROWS).store(pair);
+            for (piece, pair) in (0u32..).zip(of_turn) {
+                to.at(row, quarter * 2u32 + piece * ROWS).store(*pair);
             }
         }
     }

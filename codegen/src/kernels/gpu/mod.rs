@@ -34,7 +34,7 @@ use jetbin::Phase;
 pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
     let refuse = |reason: &str| Err(Unsupported::new(cx.graph, head, reason));
     match cx.graph.op(head) {
-        Some(Op::Sweep(_) | Op::SweepNorm(_) | Op::SweepFold(_) | Op::SweepFoldMs(_)) => {
+        Some(Op::Sweep(_) | Op::SweepNorm(_) | Op::SweepFold(_) | Op::SweepFoldMs(_) | Op::SweepScaled(_)) => {
             product::product(cx, head, stores)
         }
         Some(Op::Matmul(_)) => product::product(cx, head, &[head]),

@@ -11,9 +11,11 @@ use super::super::gather::push_ring;
 use super::super::product::{Segment, cost, segments};
 use super::gemm;
 use super::largest::{self, largest};
-use super::operand::Activation;
+use super::operand::{Activation, Eight, Norm};
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
+use crate::targets::Target;
+use jet_ir::ops::StoreSquares;
 use jet_ir::{Id, Op};
 use jetbin::Phase;
 use std::cell::RefCell;
@@ -29,8 +31,17 @@ const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
 pub const ROWS: u32 = 8;
 /// Blocks of a chunk of activations in shared memory.
 const CHUNK: u32 = 2;
-/// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many.
+/// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many. All add in the same
+/// order, so that the bits of a row do not depend on the rows beside it: warpgroups, which add otherwise, are for prefill alone.
 const TILES: [u32; 3] = [8, 32, 64];
+/// Registers of a lane for sums and weights, where a multiprocessor has one CTA and where it has two.
+const MOST_REGISTERS: [u32; 2] = [152, 100];
+/// Sums that a lane has registers for, each of four elements.
+const MOST_SUMS: u32 = 24;
+/// Panels whose weights a warp has registers for, those of the next blocks included.
+const MOST_PANELS: u32 = 4;
+/// Share of the shorter time that does not hide behind the longer.
+const EXPOSED: f64 = 0.1;
 /// Blocks of one panel that a warp of decode asks for at once.
 const MOST_IN_FLIGHT: u32 = 6;
 /// Warps of a CTA of decode.
@@ -61,32 +72,52 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn new(cx: &Context<'_, '_>, k_len: u32, segments: &[Segment]) -> Plan {
-        let blocks = k_len.div_ceil(BLOCK);
+    /// The plan for rows of `row_bytes` bytes, as a CTA reads them.
+    fn new(cx: &Context<'_, '_>, k_len: u32, row_bytes: u64, segments: &[Segment]) -> Plan {
+        let (blocks, target) = (k_len.div_ceil(BLOCK), &cx.k.target);
         let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
-        let warpgroups = false;
-        match cx.phase {
-            Phase::Decode => {
-                let groups = cx.tile / ROWS;
-                let split = Plan::split(blocks);
-                let (across, mine) = (WARPS / split, blocks.div_ceil(split));
-                let once = panels.div_ceil(across);
-                let all: u32 = segments.iter().map(|s| (s.spec.items() * s.spec.item_panels()) as u32).sum();
-                // rows are read half as often if a CTA has two panels; but no multiprocessor should be idle
-                let twice = once == 1 && all >= 2 * across * cx.k.target.cost.processors;
-                let per_warp = if twice { 2 } else { once };
-                let most = (MOST_IN_FLIGHT / per_warp).max(1);
-                // as many at a time as leave the least to do for nothing; the most of those
-                let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
-                let batch = if mine > most { batch.max(most.min(4)) } else { batch };
-                let resident = if groups > 1 { 1 } else { 2 };
-                Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups }
-            }
-            Phase::Prefill => gemm::plan(&cx.k.target, blocks, segments).unwrap_or_else(|| {
-                let per_warp = 2.max(panels.div_ceil(4));
-                Plan { split: 1, across: 4, per_warp, groups: 8, blocks: (blocks, CHUNK), resident: 2, warpgroups }
-            }),
+        if cx.phase == Phase::Decode {
+            let most = (MOST_SUMS / (cx.tile / ROWS)).min(MOST_PANELS);
+            let plans = (1..=most).map(|per_warp| Plan::streamed(cx.tile, blocks, per_warp));
+            let fits =
+                |p: &Plan| p.panels().is_multiple_of(panels) && p.shared(false) <= target.most_shared(p.resident);
+            let seconds = |p: &Plan| p.seconds(target, row_bytes, segments);
+            let best = plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b)));
+            return best.unwrap_or_else(|| Plan::streamed(cx.tile, blocks, panels));
         }
+        gemm::plan(target, blocks, segments).unwrap_or_else(|| {
+            let (per_warp, blocks) = (2.max(panels.div_ceil(4)), (blocks, CHUNK));
+            Plan { split: 1, across: 4, per_warp, groups: 8, blocks, resident: 2, warpgroups: false }
+        })
+    }
+
+    /// For a few rows: warps share out `k`, and read weights and rows straight from memory.
+    fn streamed(rows: u32, blocks: u32, per_warp: u32) -> Plan {
+        let (groups, split) = (rows / ROWS, Plan::split(blocks));
+        // a warp's share is the same in all kernels, whatever the tile and the batch, and so is the order of sums
+        let (across, mine) = (WARPS / split, blocks.div_ceil(split));
+        let resident = if groups > 1 || per_warp > 2 { 1 } else { 2 };
+        // sums, and for each block in a batch two steps of four registers, here and on their way
+        let most = (MOST_REGISTERS[resident as usize - 1] - 4 * groups * per_warp) / (16 * per_warp);
+        let most = most.clamp(1, (MOST_IN_FLIGHT / per_warp).max(1));
+        // as many at a time as leave the least to do for nothing; the most of those
+        let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
+        let batch = if mine > most { batch.max(most.min(4)) } else { batch };
+        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups: false }
+    }
+
+    /// Seconds by the target's figures: weights come from memory once; what CTAs read comes from the second-level cache, wave after wave,
+    /// and half of the multiprocessors can draw all that it gives.
+    fn seconds(&self, target: &Target, row_bytes: u64, segments: &[Segment]) -> f64 {
+        let (cost, ctas) = (target.cost, segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>());
+        let weights: u64 = segments.iter().map(|s| s.spec.bytes() as u64).sum();
+        let of_cta = f64::from(self.columns() * self.split * self.blocks.0 * BLOCK * 2);
+        let of_rows = f64::from(self.rows() * self.across) * row_bytes as f64;
+        let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
+        let waves = f64::from(ctas.div_ceil(cost.processors));
+        let reading = waves * (of_cta + of_rows) * drawing / (cost.cache_gbps * 1e9);
+        let memory = weights as f64 / (cost.dram_gbps * 1e9);
+        reading.max(memory) + EXPOSED * reading.min(memory)
     }
 
     /// Warps that share out so many blocks of `k` in decode. Sums are added in an order that depends on nothing else.
@@ -141,9 +172,9 @@ impl Plan {
         self.rows() * self.stride()
     }
 
-    /// Bytes of shared memory that sums and chunks take turns in.
-    pub fn shared(&self, phase: Phase) -> u32 {
-        let chunks = if phase == Phase::Prefill { 2 * 2 * self.rows() * CHUNK_STRIDE } else { 0 };
+    /// Bytes of shared memory that sums and, if rows are staged, chunks of them take turns in.
+    pub fn shared(&self, staged: bool) -> u32 {
+        let chunks = if staged { 2 * 2 * self.rows() * CHUNK_STRIDE } else { 0 };
         (4 * self.split * self.sums()).max(chunks)
     }
 }
@@ -159,11 +190,14 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     if let Some(s) = segments.iter().find(|s| s.spec.bytes() >= 1 << 31) {
         return refuse(format!("a weight takes {} bytes, expected less than 2^31", s.spec.bytes()));
     }
-    let plan = Plan::new(cx, k_len as u32, &segments);
+    let x = cx.graph.node(grid).args[0];
+    // a norm in front reads rows twice
+    let row_bytes = cx.row_bytes(x) * if matches!(cx.graph.op(grid), Some(Op::SweepNorm(_))) { 2 } else { 1 };
+    let (plan, staged) = (Plan::new(cx, k_len as u32, row_bytes, &segments), cx.phase == Phase::Prefill);
     if cx.phase == Phase::Decode {
         cx.wider.set(TILES.iter().position(|t| *t == cx.tile).and_then(|i| Some((cx.tile, *TILES.get(i + 1)?))));
     }
-    if plan.shared(cx.phase) + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
+    if plan.shared(staged) + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
     let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
@@ -171,21 +205,24 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
     let (group, first) = (item % ctas, item / ctas * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
-    let shared = cx.k.shared::<F32>(plan.shared(cx.phase) / 4);
+    let shared = cx.k.shared::<F32>(plan.shared(staged) / 4);
     let Some(norm) = kernel.run(grid, shared) else {
-        return refuse("expected `sweep` or `sweep_norm`: norms are not folded".into());
+        return refuse("expected `sweep`, `sweep_norm` or `sweep_scaled`: norms are not folded".into());
     };
-    let name = match (cx.phase, norm) {
-        (Phase::Decode, true) => "norm_product_decode",
-        (Phase::Decode, false) => "product_decode",
-        (Phase::Prefill, true) if plan.warpgroups => "norm_product_wgmma",
-        (Phase::Prefill, false) if plan.warpgroups => "product_wgmma",
-        (Phase::Prefill, true) => "norm_product_prefill",
-        (Phase::Prefill, false) => "product_prefill",
+    let name = match (norm, cx.phase, plan.warpgroups) {
+        (Norm::None, Phase::Decode, _) => "product_decode",
+        (Norm::Elements(..), Phase::Decode, _) => "norm_product_decode",
+        (Norm::Sums(..), Phase::Decode, _) => "scaled_product_decode",
+        (Norm::None, Phase::Prefill, true) => "product_wgmma",
+        (Norm::Elements(..), Phase::Prefill, true) => "norm_product_wgmma",
+        (Norm::Sums(..), Phase::Prefill, true) => "scaled_product_wgmma",
+        (Norm::None, Phase::Prefill, false) => "product_prefill",
+        (Norm::Elements(..), Phase::Prefill, false) => "norm_product_prefill",
+        (Norm::Sums(..), Phase::Prefill, false) => "scaled_product_prefill",
     };
     let compared = segments.iter().filter(|s| !s.largest.is_empty()).map(|s| plan.ctas(&s.spec)).max();
     let scratch = compared.map_or(Scratch::default(), largest::scratch);
-    Ok(Shape { name, scratch, cost: cost(cx, &segments, k_len) })
+    Ok(Shape { name, scratch, cost: cost(cx, grid, &segments, k_len) })
 }
 
 pub struct Kernel<'a, 'k, 'g> {
@@ -205,30 +242,27 @@ pub type Sums<'k> = Vec<Vec<V<'k, F32>>>;
 pub type Weights<'k> = Vec<V<'k, Bf16>>;
 
 impl<'k> Kernel<'_, 'k, '_> {
-    /// The whole kernel; says whether the input was normalised.
-    fn run(&self, grid: Id, shared: Ptr<'k, F32>) -> Option<bool> {
+    /// The whole kernel; says how the input was normalised.
+    fn run(&self, grid: Id, shared: Ptr<'k, F32>) -> Option<Norm<'k>> {
         let panels = self.panels();
-        let normed;
-        let sums = match self.cx.phase {
-            Phase::Decode => {
-                // asked for before anything waits
-                let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
-                let x = Activation::new(self.cx, grid, self.first, self.plan.rows())?;
-                normed = x.norm.is_some();
-                self.streamed(&panels, &x, ahead)
-            }
-            Phase::Prefill => {
-                let x = Activation::new(self.cx, grid, self.first, self.plan.rows())?;
-                normed = x.norm.is_some();
-                match self.plan.warpgroups {
-                    true => self.by_warpgroups(&panels, &x, shared),
-                    false => self.staged(&panels, &x, shared),
-                }
-            }
+        let input = || Activation::new(self.cx, grid, self.first, self.plan.rows());
+        let (x, sums) = if self.cx.phase == Phase::Decode {
+            // asked for before anything waits
+            let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
+            let x = input()?;
+            let sums = self.streamed(&panels, &x, ahead);
+            (x, sums)
+        } else {
+            let x = input()?;
+            let sums = match self.plan.warpgroups {
+                true => self.by_warpgroups(&panels, &x, shared),
+                false => self.staged(&panels, &x, shared),
+            };
+            (x, sums)
         };
         self.write(&sums, shared);
-        self.finish(shared);
-        Some(normed)
+        self.finish(&x, shared);
+        Some(x.norm)
     }
 
     /// The value of `f` for the segment of this CTA; `f` also gets the first of its items.
@@ -291,17 +325,16 @@ impl<'k> Kernel<'_, 'k, '_> {
         all
     }
 
-    /// `sums + weights x`, where `x(block, step, group)` are fragments of activations.
-    fn multiply(&self, weights: &Weights<'k>, sums: Sums<'k>, x: impl Fn(u32, u32, u32) -> V<'k, Bf16>) -> Sums<'k> {
+    /// `sums + weights x`, where `x(block, group)` are fragments of activations, one for each step.
+    fn multiply(&self, weights: &Weights<'k>, sums: Sums<'k>, x: impl Fn(u32, u32) -> [V<'k, Bf16>; 2]) -> Sums<'k> {
         let mut sums = sums;
         let per_block = 2 * self.plan.per_warp as usize;
         for (b, of_block) in weights.chunks(per_block).enumerate() {
             for group in 0..self.plan.groups {
-                for step in 0..2 {
-                    let x = x(b as u32, step, group);
+                for (step, x) in x(b as u32, group).into_iter().enumerate() {
                     for (p, of_panel) in of_block.chunks(2).enumerate() {
                         let sum = &mut sums[p][group as usize];
-                        *sum = of_panel[step as usize].mma(x, *sum);
+                        *sum = of_panel[step].mma(x, *sum);
                     }
                 }
             }
@@ -326,10 +359,10 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (first, ragged) = (self.first_block(), self.is_ragged());
         let step = |from: V<'k, Index>, weights: &Weights<'k>, sums: Sums<'k>| {
             let gains = RefCell::new(BTreeMap::new());
-            self.multiply(weights, sums, |b, step, group| {
-                let col = (from + b) * BLOCK + col + 4 * step;
-                let gain = *gains.borrow_mut().entry((b, step)).or_insert_with(|| x.gain(col, ragged));
-                x.four(token + group * ROWS, col, ragged, gain).round_bf16()
+            self.multiply(weights, sums, |b, group| {
+                let col = (from + b) * BLOCK + col;
+                let gain = *gains.borrow_mut().entry(b).or_insert_with(|| x.gain(col, ragged));
+                x.eight(token + group * ROWS, col, ragged, gain).fours()
             })
         };
         let whole = (mine.div_ceil(batch) - 1) * batch;
@@ -354,33 +387,35 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (k, plan) = (self.cx.k, self.plan);
         let chunks = plan.blocks.0.div_ceil(CHUNK);
         let chunk = |c: V<'k, Index>| shared.cast::<Bf16>().at((c % 2u32) * (plan.rows() * CHUNK_STRIDE));
-        let fours = CHUNK * BLOCK / 4;
-        // the fours of a chunk that are this thread's: token and column
-        let turns = plan.rows() * fours / plan.threads();
+        let eights = CHUNK * BLOCK / 8;
+        // the eights of a chunk that are this thread's: token and column
+        let turns = plan.rows() * eights / plan.threads();
         let mine = |i: u32| {
             let e = k.thread() + i * plan.threads();
-            (e / fours, (e % fours) * 4u32)
+            (e / eights, (e % eights) * 8u32)
         };
         let read = |c: V<'k, Index>| {
             let one = |i: u32| {
                 let (token, col) = mine(i);
                 let (col, ragged) = (c * (CHUNK * BLOCK) + col, self.is_ragged());
-                x.four(token, col, ragged, x.gain(col, ragged))
+                x.eight(token, col, ragged, x.gain(col, ragged)).fours()
             };
             (0..turns).map(one).collect::<Vec<_>>()
         };
-        let write = |c: V<'k, Index>, values: &[V<'k, F32>]| {
+        let write = |c: V<'k, Index>, values: &[[V<'k, Bf16>; 2]]| {
             for (i, v) in (0..).zip(values) {
                 let (token, col) = mine(i);
-                chunk(c).at(token * CHUNK_STRIDE + col).store(v.round_bf16());
+                let to = chunk(c).at(token * CHUNK_STRIDE + col);
+                [0u32, 4].into_iter().zip(v).for_each(|(half, v)| to.at(half).store(*v));
             }
         };
         let (row, col) = self.place();
         let compute = |c: V<'k, Index>, sums: Sums<'k>| {
             let weights = self.load(panels, c * CHUNK, CHUNK);
             let lane = chunk(c).at(row * CHUNK_STRIDE + col);
-            let at = |b: u32, step: u32, group: u32| lane.at(group * (ROWS * CHUNK_STRIDE) + b * BLOCK + 4 * step);
-            self.multiply(&weights, sums, |b, step, group| at(b, step, group).load(4))
+            self.multiply(&weights, sums, |b, group| {
+                Eight::at(lane.at(group * (ROWS * CHUNK_STRIDE) + b * BLOCK)).fours()
+            })
         };
         write(0u32.on(k), &read(0u32.on(k)));
         k.barrier();
@@ -417,7 +452,7 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// The epilogue: one column (two of a rotation) of one row for each thread and turn.
-    fn finish(&self, shared: Ptr<'k, F32>) {
+    fn finish(&self, x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) {
         let (k, plan) = (self.cx.k, self.plan);
         self.pick(&|segment, first| {
             let (spec, items) = (&segment.spec, plan.items(&segment.spec));
@@ -429,24 +464,59 @@ impl<'k> Kernel<'_, 'k, '_> {
                 let exists = exists(segment, item, lane).and(row.lt(self.cx.rows()));
                 let sums = shared.at(token * plan.stride() + local * spec.item_slots() as u32 + lane);
                 k.when(exists, || {
+                    let factor = x.factor(token);
                     let leaf = |id: Id| {
                         let source = segment.accs.iter().position(|a| *a == id)? as u32;
-                        Some(self.accumulators(segment, source, (item, lane), sums))
+                        let mut all = self.accumulators(segment, source, (item, lane), sums);
+                        factor.into_iter().for_each(|f| all.vecs.iter_mut().for_each(|v| *v = *v * f));
+                        Some(all)
                     };
                     let at = Row { cx: self.cx, row, leaf: &leaf };
-                    segment.stores.iter().for_each(|s| at.store(*s));
-                    for store in &segment.largest {
-                        // nobody else reads this sum, and this thread has
-                        sums.store(at.eval(self.cx.graph.node(*store).args[0]).vecs[0]);
+                    let values: Vec<_> = segment.stores.iter().map(|s| (*s, at.stored(*s))).collect();
+                    let compared = segment.largest.iter().map(|s| at.eval(self.cx.graph.node(*s).args[0]).vecs[0]);
+                    let compared: Vec<_> = compared.collect();
+                    for (store, value) in values {
+                        match self.cx.graph.op(store) {
+                            // nobody else reads this sum, and its thread is done with it
+                            Some(Op::StoreSquares(_)) => sums.store(value.vecs[0] * value.vecs[0]),
+                            _ => at.put(store, value),
+                        }
                     }
+                    compared.iter().for_each(|value| sums.store(*value));
                     if self.cx.phase == Phase::Decode {
                         // a row is a sequence, and nobody but this thread reads its ring at this column
                         self.push(segment, item, lane, row);
                     }
                 });
             });
+            self.squares(segment, first, shared);
             self.push_sequence(segment, first);
             segment.largest.iter().for_each(|store| largest(self, (segment, first), shared, *store));
+        });
+    }
+
+    /// Sums of squares of each panel of a segment that has a store for them, one for each thread and turn; the squares lie where sums did.
+    fn squares(&self, segment: &Segment, first: V<'k, Index>, shared: Ptr<'k, F32>) {
+        let (k, plan, cx) = (self.cx.k, self.plan, self.cx);
+        let is_one = |id: &&Id| matches!(cx.graph.op(**id), Some(Op::StoreSquares(_)));
+        let Some(&store) = segment.stores.iter().find(is_one) else { return };
+        let whole = cx.graph.op(store) == Some(&Op::StoreSquares(StoreSquares { width: PANEL }));
+        let columns = segment.spec.rows as u32;
+        if !whole || segment.spec.order != RowOrder::Linear || self.segments.len() > 1 || !columns.is_multiple_of(4) {
+            return cx.refuse(store, "sums of squares are those of the panels of one product");
+        }
+        let (parts, to) = (cx.cols(store) as u32, cx.value::<F32>(store));
+        k.barrier();
+        k.cta().each(plan.rows() * plan.panels(), |e| {
+            let (local, token) = (e % plan.panels(), e / plan.panels());
+            let (part, row) = (first + local, self.first + token);
+            k.when(part.lt(parts).and(row.lt(cx.rows())), || {
+                let squares = shared.at(token * plan.stride() + local * SLOTS);
+                let left = (part * SLOTS + SLOTS).imin(columns) - part * SLOTS;
+                let zero = k.splat(0.0, 4);
+                let sum = k.range(0u32, left, 4, zero, |c, sum| sum + squares.at(c).load(4));
+                to.at(row * parts + part).store(sum.sum_lanes());
+            });
         });
     }
 
