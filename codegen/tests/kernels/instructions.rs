@@ -6,6 +6,7 @@ use jet_codegen::{Activations, compile, select};
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, group_kernels};
 use jetbin::Phase;
+use std::collections::BTreeSet;
 
 /// How often an instruction occurs in code.
 type Count = fn(&[u8]) -> usize;
@@ -69,7 +70,7 @@ fn code(target: &Target, elem: Elem, activations: Activations) -> Vec<u8> {
     let y = acc(&mut g, grid, "w", 32, elem);
     give(&mut g, "y", y);
     let groups = group_kernels(&g).unwrap();
-    let built = select(&g, &groups[0], target, Phase::Prefill, activations, 64).unwrap();
+    let built = select(&g, &groups[0], target, Phase::Prefill, (activations, &BTreeSet::new()), 64).unwrap();
     compile(&[built.kernel], target).unwrap().bytes
 }
 

@@ -41,13 +41,14 @@ fn case(graph: &Graph, phase: Phase, rows: usize) -> Case<'_> {
 
 #[test]
 fn rounding_by_the_producer_changes_no_bit() {
-    for (k, n) in [(20, 8), (24, 40), (32, 128), (32, 200), (16, 264)] {
+    for (k, n) in [(20, 8), (24, 40), (32, 128), (32, 200), (16, 264), (8, 96), (8, 320)] {
         let (plain, rounded) = (chain(k, n, false), chain(k, n, true));
         for phase in [Phase::Prefill, Phase::Decode] {
             let (of_plain, of_rounded) = (compile_for_gpus(&plain, phase), compile_for_gpus(&rounded, phase));
             for rows in [1, 5, 33, 130] {
                 let case = case(&rounded, phase, rows);
                 case.same_as(&of_rounded, (&plain, &of_plain));
+                case.check(&of_rounded);
             }
         }
     }
@@ -81,7 +82,7 @@ fn scaled(g: &mut Graph, hidden: Id, gain: &str, width: usize) -> Id {
 
 #[test]
 fn products_behind_a_norm_take_its_factor_from_the_producer() {
-    for (k, n) in [(20, 8), (32, 16), (24, 40), (32, 136), (64, 264)] {
+    for (k, n) in [(20, 8), (32, 16), (24, 40), (32, 136), (64, 264), (8, 32), (8, 448)] {
         let g = normed(k, n, 16);
         for phase in [Phase::Prefill, Phase::Decode] {
             let compiled = compile_for_gpus(&g, phase);

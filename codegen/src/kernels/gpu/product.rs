@@ -9,7 +9,7 @@ use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::super::gather::push_ring;
 use super::super::product::{Segment, cost, segments};
-use super::gemm;
+use super::gemm::{self, Ring};
 use super::largest::{self, largest};
 use super::operand::{Activation, Eight, Norm};
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
@@ -26,7 +26,7 @@ pub const BLOCK: u32 = FRAGMENT_BLOCK as u32;
 /// Output columns of a panel.
 const SLOTS: u32 = PANEL as u32;
 /// Bytes of one panel's fragments of one block.
-const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
+pub const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
 /// Rows of one tile product.
 pub const ROWS: u32 = 8;
 /// Blocks of a chunk of activations in shared memory.
@@ -67,13 +67,13 @@ pub struct Plan {
     pub blocks: (u32, u32),
     /// CTAs of a multiprocessor.
     pub resident: u32,
-    /// Whether four warps multiply together.
-    pub warpgroups: bool,
+    /// What a further warp brings operands through, if warpgroups multiply.
+    pub ring: Option<Ring>,
 }
 
 impl Plan {
-    /// The plan for rows of `row_bytes` bytes, as a CTA reads them.
-    fn new(cx: &Context<'_, '_>, k_len: u32, row_bytes: u64, segments: &[Segment]) -> Plan {
+    /// The plan for rows of `row_bytes` bytes, as a CTA reads them, in tiles or not.
+    fn new(cx: &Context<'_, '_>, k_len: u32, (row_bytes, tiled): (u64, bool), segments: &[Segment]) -> Plan {
         let (blocks, target) = (k_len.div_ceil(BLOCK), &cx.k.target);
         let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
         if cx.phase == Phase::Decode {
@@ -85,9 +85,10 @@ impl Plan {
             let best = plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b)));
             return best.unwrap_or_else(|| Plan::streamed(cx.tile, blocks, panels));
         }
-        gemm::plan(target, blocks, segments).unwrap_or_else(|| {
+        let ringed = tiled.then(|| gemm::plan(target, blocks, segments)).flatten();
+        ringed.unwrap_or_else(|| {
             let (per_warp, blocks) = (2.max(panels.div_ceil(4)), (blocks, CHUNK));
-            Plan { split: 1, across: 4, per_warp, groups: 8, blocks, resident: 2, warpgroups: false }
+            Plan { split: 1, across: 4, per_warp, groups: 8, blocks, resident: 2, ring: None }
         })
     }
 
@@ -103,7 +104,7 @@ impl Plan {
         // as many at a time as leave the least to do for nothing; the most of those
         let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
         let batch = if mine > most { batch.max(most.min(4)) } else { batch };
-        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups: false }
+        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, ring: None }
     }
 
     /// Seconds by the target's figures: weights come from memory once; what CTAs read comes from the second-level cache, wave after wave,
@@ -128,15 +129,15 @@ impl Plan {
     /// One row of a product with so many columns of `k` and so many panels for a CTA, all weights asked for at once.
     pub fn of_row(k_len: u32, panels: u32) -> Plan {
         let blocks = k_len.div_ceil(BLOCK);
-        let (split, warpgroups) = (Plan::split(blocks), false);
+        let split = Plan::split(blocks);
         let (across, mine) = (WARPS / split, blocks.div_ceil(split));
         let per_warp = panels.div_ceil(across);
         let batch = (MOST_OF_ROW / per_warp).clamp(1, mine);
-        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, warpgroups }
+        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, ring: None }
     }
 
     pub fn threads(&self) -> u32 {
-        self.split * self.across * WARP
+        (self.split * self.across + u32::from(self.ring.is_some())) * WARP
     }
 
     pub fn panels(&self) -> u32 {
@@ -172,9 +173,13 @@ impl Plan {
         self.rows() * self.stride()
     }
 
-    /// Bytes of shared memory that sums and, if rows are staged, chunks of them take turns in.
+    /// Bytes of shared memory that sums and stages, or chunks of rows that are `staged`, take turns in.
     pub fn shared(&self, staged: bool) -> u32 {
-        let chunks = if staged { 2 * 2 * self.rows() * CHUNK_STRIDE } else { 0 };
+        let chunks = match self.ring {
+            Some(ring) => ring.bytes(self),
+            None if staged => 2 * 2 * self.rows() * CHUNK_STRIDE,
+            None => 0,
+        };
         (4 * self.split * self.sums()).max(chunks)
     }
 }
@@ -193,7 +198,8 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let x = cx.graph.node(grid).args[0];
     // a norm in front reads rows twice
     let row_bytes = cx.row_bytes(x) * if matches!(cx.graph.op(grid), Some(Op::SweepNorm(_))) { 2 } else { 1 };
-    let (plan, staged) = (Plan::new(cx, k_len as u32, row_bytes, &segments), cx.phase == Phase::Prefill);
+    let (plan, staged) =
+        (Plan::new(cx, k_len as u32, (row_bytes, cx.tiled.contains(&x)), &segments), cx.phase == Phase::Prefill);
     if cx.phase == Phase::Decode {
         cx.wider.set(TILES.iter().position(|t| *t == cx.tile).and_then(|i| Some((cx.tile, *TILES.get(i + 1)?))));
     }
@@ -209,15 +215,14 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let Some(norm) = kernel.run(grid, shared) else {
         return refuse("expected `sweep`, `sweep_norm` or `sweep_scaled`: norms are not folded".into());
     };
-    let name = match (norm, cx.phase, plan.warpgroups) {
+    let name = match (norm, cx.phase, plan.ring.is_some()) {
         (Norm::None, Phase::Decode, _) => "product_decode",
         (Norm::Elements(..), Phase::Decode, _) => "norm_product_decode",
         (Norm::Sums(..), Phase::Decode, _) => "scaled_product_decode",
         (Norm::None, Phase::Prefill, true) => "product_wgmma",
-        (Norm::Elements(..), Phase::Prefill, true) => "norm_product_wgmma",
         (Norm::Sums(..), Phase::Prefill, true) => "scaled_product_wgmma",
         (Norm::None, Phase::Prefill, false) => "product_prefill",
-        (Norm::Elements(..), Phase::Prefill, false) => "norm_product_prefill",
+        (Norm::Elements(..), Phase::Prefill, _) => "norm_product_prefill",
         (Norm::Sums(..), Phase::Prefill, false) => "scaled_product_prefill",
     };
     let compared = segments.iter().filter(|s| !s.largest.is_empty()).map(|s| plan.ctas(&s.spec)).max();
@@ -244,19 +249,19 @@ pub type Weights<'k> = Vec<V<'k, Bf16>>;
 impl<'k> Kernel<'_, 'k, '_> {
     /// The whole kernel; says how the input was normalised.
     fn run(&self, grid: Id, shared: Ptr<'k, F32>) -> Option<Norm<'k>> {
-        let panels = self.panels();
         let input = || Activation::new(self.cx, grid, self.first, self.plan.rows());
         let (x, sums) = if self.cx.phase == Phase::Decode {
             // asked for before anything waits
+            let panels = self.panels();
             let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
             let x = input()?;
             let sums = self.streamed(&panels, &x, ahead);
             (x, sums)
         } else {
             let x = input()?;
-            let sums = match self.plan.warpgroups {
-                true => self.by_warpgroups(&panels, &x, shared),
-                false => self.staged(&panels, &x, shared),
+            let sums = match self.plan.ring {
+                Some(ring) => self.by_warpgroups(&x, shared, ring),
+                None => self.staged(&self.panels(), &x, shared),
             };
             (x, sums)
         };
@@ -288,15 +293,22 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (k, plan) = (self.cx.k, self.plan);
         let (mine, lane) = ((k.warp_id() / plan.split) * plan.per_warp, k.warp().rank);
         self.pick(&|segment, item| {
-            let base = self.cx.weight::<F32>(segment.spec, &segment.weights);
-            let (per_item, all) =
-                (segment.spec.item_panels() as u32, segment.spec.items() * segment.spec.item_panels());
-            let panel = |i: u32| {
-                let panel = (item * per_item + mine + i).imin(all as u32 - 1);
-                base.byte_offset(panel * (segment.spec.item_bytes() as u32 / per_item)).at(lane * 4u32)
-            };
+            let panel = |i: u32| self.panel_of(segment, item, mine + i).at(lane * 4u32);
             (0..plan.per_warp).map(panel).collect::<Vec<_>>()
         })
+    }
+
+    /// Where panel `number` of the CTA starts.
+    pub fn panel(&self, number: V<'k, Index>) -> Ptr<'k, F32> {
+        self.pick(&|segment, item| self.panel_of(segment, item, number))
+    }
+
+    /// Where panel `number` behind the start of an item is; beyond the last, that one.
+    fn panel_of(&self, segment: &Segment, item: V<'k, Index>, number: V<'k, Index>) -> Ptr<'k, F32> {
+        let base = self.cx.weight::<F32>(segment.spec, &segment.weights);
+        let (per_item, items) = (segment.spec.item_panels() as u32, segment.spec.items() as u32);
+        let panel = (item * per_item + number).imin(items * per_item - 1);
+        base.byte_offset(panel * (segment.spec.item_bytes() as u32 / per_item))
     }
 
     /// The first block of this warp.
@@ -440,13 +452,20 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (lane, warp) = (k.warp().rank, k.warp_id());
         let to = shared.at((warp % plan.split) * plan.sums() + (warp / plan.split) * (plan.per_warp * SLOTS));
         let to = to.at((lane % 4u32) * (2 * plan.stride()) + lane / 4u32);
-        for (panel, groups) in (0..).zip(sums) {
-            for (group, sum) in (0..).zip(groups) {
-                for i in 0..4u16 {
-                    let (row, slot) = (u32::from(i) % 2, u32::from(i) / 2 * 8);
-                    to.at((group * ROWS + row) * plan.stride() + panel * SLOTS + slot).store(sum.lane(i));
+        let put = || {
+            for (panel, groups) in (0..).zip(sums) {
+                for (group, sum) in (0..).zip(groups) {
+                    for i in 0..4u16 {
+                        let (row, slot) = (u32::from(i) % 2, u32::from(i) / 2 * 8);
+                        to.at((group * ROWS + row) * plan.stride() + panel * SLOTS + slot).store(sum.lane(i));
+                    }
                 }
             }
+        };
+        if plan.ring.is_some() {
+            k.when(self.multiplies(), put)
+        } else {
+            put()
         }
         k.barrier();
     }
