@@ -1,5 +1,7 @@
 //! Layers with the shapes of the 2B and 4B models in the simulator against the reference evaluation in f32, one of each kind and the
-//! first one twice, since a layer behind the embedding norms its rows in another kernel than the others; prompts in pieces and tokens one by one; and that these are the kernels of the full models, which no simulator could run.
+//! first one twice, since a layer behind the embedding norms its rows in another kernel than the others; a prompt in pieces and tokens one by one.
+//! Mixers, MLPs and head are compared each on its own, from the artifact's residual stream, so that errors are known from the number of roundings.
+//! And that these are the kernels of the full models, which no simulator could run.
 //!
 //! What is not covered: kernels that know the size of the vocabulary, which is small here (embedding, logits, argmax), and those that
 //! take over in calls of more than eight sequences (`codegen/tests/kernels`, in other widths).
@@ -14,6 +16,9 @@ use jet_ir::Rounding;
 use jet_runtime::jetbin::Phase;
 use jet_runtime::{DeviceChoice, Model, OpenOptions, PtxSim, Session};
 use jetc::compare::evaluated::Evaluated;
+use jetc::compare::guided::{self, Sides};
+use jetc::compare::judge::judge_columns;
+use jetc::compare::tensors::Tensors;
 use jetc::compare::tolerance::Tolerance;
 use jetc::compile::{CompileRequest, Limits, Quiet, compile, select_few, select_phase, source_graph};
 use jetc::selftest;
@@ -21,10 +26,29 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Relative L2 of a value: operands of products are rounded to bf16, each by 2^-9.8 of itself in the mean, and four layers of two
-/// parts each, of up to four products one behind the other, add that up like a random walk: `1.1e-3 * sqrt(32) = 6.2e-3`. Twice that.
-const BLOCKS: f64 = 1.24e-2;
-const LIMITS: Limits = Limits { max_context: 64, max_batch: 8, prefill_chunk: 16 };
+/// Relative L2 error of normal numbers that are rounded to bf16; of numbers with evenly distributed logarithms it is 1.53e-3.
+const ROUNDING: f64 = 1.66e-3;
+/// How often a value is rounded between the residual stream that a part of the model reads and what the part gives: by its end, and in layers
+/// with the delta rule. Roundings of different operands are independent, so that `n` of them make an error of `sqrt(n)` roundings. Where a factor
+/// is a function of a rounded value that flattens its error (softmax, sigmoid), it counts in full.
+const PARTS: [(&str, u32); 8] = [
+    ("embedding", 0),
+    // the rows; what is stored is f32
+    ("conv_state", 1),
+    // the rows, and the cache itself
+    (".k", 2),
+    (".v", 2),
+    // the rows as `k`, `v` and as the kernels of `v`, the hidden values of their generator; in prefill `k`, `v` and the state as operands
+    ("recurrent_state", 7),
+    // rows as `q`, `k`, `v`, the cache twice, `q` and the softmax as operands, the results; or those of the state, rows as `q` and gate, the results
+    (".mixer", 10),
+    // the rows as gate and as up, and the product of these
+    (".mlp", 3),
+    ("logits", 1),
+];
+/// How much more than its roundings an error may be; found: 1.03 where their number is exact. One rounding more than three is 1.15.
+const MARGIN: f64 = 1.1;
+const LIMITS: Limits = Limits { max_context: 64, max_batch: 8, prefill_chunk: 8 };
 
 /// The configuration of a model as it is.
 fn full(case: &str) -> PathBuf {
@@ -66,38 +90,64 @@ fn ran(case: &str, target: &str) -> Vec<String> {
     let weights = spec.open_weights(&config).expect("weights");
     let graph = model_graph(&config, WeightFormat::Bf16).expect("a graph");
     let mut reference = Evaluated::new(&config, &graph, weights.as_ref(), 1);
-    let tolerance = Tolerance { relative_l2: BLOCKS, equal_ids: false };
-    let report = selftest::against(&mut session, &mut reference, tolerance, Rounding::default(), &|| ());
-    let report = report.unwrap_or_else(|e| panic!("{e:#}"));
-    println!("{case} on {target}: {} values, worst {:e}", report.keys.len(), report.worst_relative_l2);
-    for key in &report.keys {
-        assert!(key.passed, "{case} on {target}, {}: {:e} {:?}", key.key, key.relative_l2, key.problem);
-    }
+    let found = selftest::request(&session).unwrap_or_else(|e| panic!("{e:#}")).1;
+    let fed = (&found[0].prompt[..], &found[0].forced[..]);
+    let sides = guided::both(&mut session, &mut reference, Rounding::default(), fed, &|| ());
+    within_roundings(&sides.unwrap_or_else(|e| panic!("{e:#}")), &format!("{case} on {target}"));
     several_sequences(&mut session, &format!("{case} on {target}"));
-    // states of four layers, logits and the residual stream around them
-    assert!(report.keys.len() >= 8, "{case} on {target}: {} values", report.keys.len());
     let counts = counts.lock().expect("no reader panicked");
     counts.kernels.keys().cloned().collect()
 }
 
-/// The decode program of several sequences against the prompt program, which the reference was compared with.
-fn several_sequences(session: &mut Session, what: &str) {
-    let ids: Vec<u32> = (0..12).map(|i| (37 * i + 5) % 256).collect();
-    let (last, prompt) = ids.split_last().expect("some tokens");
-    for sequence in 0..2 {
-        session.reset(sequence).expect("a sequence");
-        session.prefill(sequence, prompt).expect("a prompt");
+/// Holds what each part of the model made of the artifact's residual stream to the number of roundings in it.
+fn within_roundings(sides: &Sides, what: &str) {
+    let mut judged = 0;
+    for (part, roundings) in PARTS {
+        let of_part = |side: &Tensors| -> Tensors {
+            side.iter()
+                .filter(|(key, _)| key.ends_with(part))
+                .map(|(key, values)| (key.clone(), values.clone()))
+                .collect()
+        };
+        let tolerance = Tolerance::from(MARGIN * ROUNDING * f64::from(roundings).sqrt());
+        let report = judge_columns(&of_part(&sides.reference), &of_part(&sides.ours), tolerance, tolerance.of_column());
+        println!(
+            "{what}, {part}: {} values, worst {:.2e} of {:.2e}",
+            report.keys.len(),
+            report.worst_relative_l2,
+            report.tolerance
+        );
+        for key in &report.keys {
+            assert!(
+                key.passed,
+                "{what}, {}: {:e} of {:e} {:?}",
+                key.key, key.relative_l2, report.tolerance, key.problem
+            );
+        }
+        assert!(!report.keys.is_empty(), "{what}: no value ends with {part}");
+        judged += report.keys.len();
     }
-    session.decode(&[(0, *last), (1, *last)]).expect("a step");
-    let rows = [0, 1].map(|row| session.logits(row).expect("logits").to_vec());
-    assert_eq!(rows[0], rows[1], "{what}: equal sequences");
-    session.reset(0).expect("a sequence");
-    session.prefill(0, &ids).expect("a prompt");
-    let expected = session.logits(prompt.len() as u32).expect("logits");
-    let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
-    let off = squares(&mut rows[0].iter().zip(expected).map(|(a, b)| a - b));
-    let relative_l2 = (off / squares(&mut expected.iter().copied())).sqrt();
-    assert!(relative_l2 <= BLOCKS, "{what}: two sequences at once differ by {relative_l2:e} from a prompt");
+    assert_eq!(judged, sides.reference.len(), "{what}: values that belong to one part each");
+}
+
+/// A step of several sequences, by the decode program for many, has the bits of steps of one, by that for few where there is one.
+fn several_sequences(session: &mut Session, what: &str) {
+    let prompts = [[3u32, 14, 15], [92, 65, 35]];
+    let begin = |session: &mut Session| {
+        for (sequence, prompt) in (0..).zip(&prompts) {
+            session.reset(sequence).expect("a sequence");
+            session.prefill(sequence, prompt).expect("a prompt");
+        }
+    };
+    begin(session);
+    session.decode(&[(0, 89), (1, 79)]).expect("a step");
+    let together = [0, 1].map(|row| session.logits(row).expect("logits").to_vec());
+    assert_ne!(together[0], together[1], "{what}: other sequences");
+    begin(session);
+    for (step, expected) in [(0, 89), (1, 79)].into_iter().zip(&together) {
+        session.decode(&[step]).expect("a step");
+        assert_eq!(session.logits(0).expect("logits"), expected, "{what}: sequence {} alone", step.0);
+    }
 }
 
 /// Every kernel of all programs of a full model, and what shapes it.
