@@ -80,7 +80,7 @@ pub fn delta_conv(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape
     head.ask();
     let x = Activation::plain(cx, args[2], row, row);
     let sums = kernel.streamed(&panels, &x, weights);
-    let shared = k.shared::<F32>(plan.shared(false) / 4);
+    let shared = k.shared::<F32>(plan.shared() / 4);
     kernel.write(&sums, shared);
     let values = k.shared::<F32>(COLUMNS);
     k.cta().each(COLUMNS, |column| values.at(column).store(value(&kernel, args, op.taps, (column, shared))));

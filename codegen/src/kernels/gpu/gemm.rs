@@ -13,9 +13,6 @@ use super::product::{BLOCK, BLOCK_BYTES, Kernel, Plan, ROWS, Sums};
 use crate::kir::{Bf16, F32, I32, Index, Operand, Ptr, V, WARP};
 use crate::targets::Target;
 
-/// Rows that the choice of a tile assumes: those of a long chunk of a prompt.
-const USUAL_ROWS: u32 = 512;
-
 /// Warps, panels of a warp, groups of 8 rows, CTAs of a multiprocessor: 128 columns by 256 rows, 256 by 128, and less.
 const TILES: [(u32, u32, u32, u32); 6] =
     [(8, 1, 32, 1), (8, 2, 16, 1), (8, 1, 16, 1), (8, 1, 8, 2), (4, 1, 16, 2), (4, 1, 8, 2)];
@@ -37,24 +34,12 @@ pub fn plan(target: &Target, blocks: u32, segments: &[Segment]) -> Option<Plan> 
     let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
     let of_tile = |(across, per_warp, groups, resident)| {
         let ring = Ring { stages: MOST_STAGES, blocks: if blocks.is_multiple_of(2) { 2 } else { 1 } };
-        let plan = Plan { split: 1, across, per_warp, groups, blocks: (blocks, 1), resident, ring: Some(ring) };
+        let plan =
+            Plan { split: 1, across, per_warp, groups, blocks: (blocks, 1), resident, ring: Some(ring), chunks: 0 };
         (plan.panels() >= panels).then_some(plan)
     };
     let plans = TILES.into_iter().filter_map(of_tile);
-    plans.min_by(|a, b| block_seconds(target, a, segments).total_cmp(&block_seconds(target, b, segments)))
-}
-
-/// Seconds for one block of columns of all tiles: products and reads overlap, waves of CTAs do not.
-fn block_seconds(target: &Target, plan: &Plan, segments: &[Segment]) -> f64 {
-    let (cost, columns, rows) = (target.cost, plan.columns(), plan.rows());
-    let ctas = segments.iter().map(|s| plan.ctas(&s.spec)).sum::<u32>() * USUAL_ROWS.div_ceil(rows);
-    let flops = 2.0 * f64::from(columns) * f64::from(rows) * f64::from(BLOCK);
-    let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows);
-    // half of the multiprocessors can draw all that the cache gives
-    let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
-    let product = flops * f64::from(cost.processors) / (cost.gflops * 1e9);
-    let reading = bytes * drawing / (cost.cache_gbps * 1e9);
-    f64::from(ctas.div_ceil(cost.processors)) * product.max(reading)
+    plans.min_by(|a, b| a.block_seconds(target, segments).total_cmp(&b.block_seconds(target, segments)))
 }
 
 impl Ring {

@@ -157,6 +157,23 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
         }
     }
 
+    /// Starts to copy eight elements of row `token` from column `col` on, of rows that are rounded already; zeros beyond the last column if
+    /// `ragged`.
+    ///
+    /// # Panics
+    /// If they are not, which the plan of the product excludes.
+    pub fn copy_eight(&self, to: Ptr<'k, Bf16>, token: V<'k, Index>, col: V<'k, Index>, ragged: bool) {
+        let Rows::Rounded(from) = self.from else { panic!("the rows of this product are not rounded") };
+        let row = from.at(self.row(token) * self.cols);
+        match ragged {
+            false => to.copy_async(row.at(col)),
+            true => {
+                let bytes: V<Index> = col.lt(self.cols).select(16u32, 0u32);
+                to.copy_async_some(row.at(col.imin(self.cols - 8)), bytes);
+            }
+        }
+    }
+
     /// `load` of four columns, at once where they lie together and are there.
     fn four(&self, col: V<'k, Index>, ragged: bool, load: impl Fn(V<'k, Index>, u16) -> V<'k, F32>) -> V<'k, F32> {
         let (k, cols) = (self.cx.k, self.cols);

@@ -11,12 +11,13 @@ use super::super::gather::push_ring;
 use super::super::product::{Segment, cost, segments};
 use super::gemm::{self, Ring};
 use super::largest::{self, largest};
-use super::operand::{Activation, Eight, Norm};
+use super::operand::{Activation, Norm};
+use super::staged;
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
 use crate::targets::Target;
 use jet_ir::ops::StoreSquares;
-use jet_ir::{Id, Op};
+use jet_ir::{Elem, Id, Op};
 use jetbin::Phase;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -29,11 +30,11 @@ const SLOTS: u32 = PANEL as u32;
 pub const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
 /// Rows of one tile product.
 pub const ROWS: u32 = 8;
-/// Blocks of a chunk of activations in shared memory.
-const CHUNK: u32 = 2;
 /// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many. All add in the same
 /// order, so that the bits of a row do not depend on the rows beside it: warpgroups, which add otherwise, are for prefill alone.
 const TILES: [u32; 3] = [8, 32, 64];
+/// Rows that the choice of a tile of prefill assumes: those of a long chunk of a prompt.
+const USUAL_ROWS: u32 = 512;
 /// Registers of a lane for sums and weights, where a multiprocessor has one CTA and where it has two.
 const MOST_REGISTERS: [u32; 2] = [152, 100];
 /// Sums that a lane has registers for, each of four elements.
@@ -48,9 +49,16 @@ const MOST_IN_FLIGHT: u32 = 6;
 pub const WARPS: u32 = 8;
 /// The same, where a CTA has a multiprocessor to itself and its weights are few.
 const MOST_OF_ROW: u32 = 12;
-/// Elements from one row of a chunk to the next: 64 more bytes than there are, so that no two lanes that load at once
-/// meet in a bank.
-const CHUNK_STRIDE: u32 = CHUNK * BLOCK + 32;
+/// How the rows of a product lie in memory.
+#[derive(Clone, Copy)]
+enum Order {
+    /// In f32.
+    Wide,
+    /// In bf16.
+    Rows,
+    /// In bf16, in tiles.
+    Tiles,
+}
 
 /// How a CTA divides its work.
 #[derive(Clone, Copy)]
@@ -69,27 +77,25 @@ pub struct Plan {
     pub resident: u32,
     /// What a further warp brings operands through, if warpgroups multiply.
     pub ring: Option<Ring>,
+    /// Chunks of rows in shared memory, if warps multiply those.
+    pub chunks: u32,
 }
 
 impl Plan {
-    /// The plan for rows of `row_bytes` bytes, as a CTA reads them, in tiles or not.
-    fn new(cx: &Context<'_, '_>, k_len: u32, (row_bytes, tiled): (u64, bool), segments: &[Segment]) -> Plan {
+    /// The plan for rows of `row_bytes` bytes, as a CTA reads them, that lie in memory so.
+    fn new(cx: &Context<'_, '_>, k_len: u32, (row_bytes, rows): (u64, Order), segments: &[Segment]) -> Plan {
         let (blocks, target) = (k_len.div_ceil(BLOCK), &cx.k.target);
         let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
         if cx.phase == Phase::Decode {
             let most = (MOST_SUMS / (cx.tile / ROWS)).min(MOST_PANELS);
             let plans = (1..=most).map(|per_warp| Plan::streamed(cx.tile, blocks, per_warp));
-            let fits =
-                |p: &Plan| p.panels().is_multiple_of(panels) && p.shared(false) <= target.most_shared(p.resident);
+            let fits = |p: &Plan| p.panels().is_multiple_of(panels) && p.shared() <= target.most_shared(p.resident);
             let seconds = |p: &Plan| p.seconds(target, row_bytes, segments);
             let best = plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b)));
             return best.unwrap_or_else(|| Plan::streamed(cx.tile, blocks, panels));
         }
-        let ringed = tiled.then(|| gemm::plan(target, blocks, segments)).flatten();
-        ringed.unwrap_or_else(|| {
-            let (per_warp, blocks) = (2.max(panels.div_ceil(4)), (blocks, CHUNK));
-            Plan { split: 1, across: 4, per_warp, groups: 8, blocks, resident: 2, ring: None }
-        })
+        let ringed = matches!(rows, Order::Tiles).then(|| gemm::plan(target, blocks, segments)).flatten();
+        ringed.unwrap_or_else(|| staged::plan(target, blocks, matches!(rows, Order::Rows), segments))
     }
 
     /// For a few rows: warps share out `k`, and read weights and rows straight from memory.
@@ -104,7 +110,7 @@ impl Plan {
         // as many at a time as leave the least to do for nothing; the most of those
         let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
         let batch = if mine > most { batch.max(most.min(4)) } else { batch };
-        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, ring: None }
+        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, ring: None, chunks: 0 }
     }
 
     /// Seconds by the target's figures: weights come from memory once; what CTAs read comes from the second-level cache, wave after wave,
@@ -121,6 +127,19 @@ impl Plan {
         reading.max(memory) + EXPOSED * reading.min(memory)
     }
 
+    /// Seconds for one block of columns of all tiles of a prefill: products and reads overlap, waves of CTAs do not.
+    pub fn block_seconds(&self, target: &Target, segments: &[Segment]) -> f64 {
+        let (cost, columns, rows) = (target.cost, self.columns(), self.rows());
+        let ctas = segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>() * USUAL_ROWS.div_ceil(rows);
+        let flops = 2.0 * f64::from(columns) * f64::from(rows) * f64::from(BLOCK);
+        let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows);
+        // half of the multiprocessors can draw all that the cache gives
+        let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
+        let product = flops * f64::from(cost.processors) / (cost.gflops * 1e9);
+        let reading = bytes * drawing / (cost.cache_gbps * 1e9);
+        f64::from(ctas.div_ceil(cost.processors)) * product.max(reading)
+    }
+
     /// Warps that share out so many blocks of `k` in decode. Sums are added in an order that depends on nothing else.
     pub fn split(blocks: u32) -> u32 {
         [8, 4, 2].into_iter().find(|s| blocks >= 4 * s).unwrap_or(1)
@@ -133,7 +152,7 @@ impl Plan {
         let (across, mine) = (WARPS / split, blocks.div_ceil(split));
         let per_warp = panels.div_ceil(across);
         let batch = (MOST_OF_ROW / per_warp).clamp(1, mine);
-        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, ring: None }
+        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, ring: None, chunks: 0 }
     }
 
     pub fn threads(&self) -> u32 {
@@ -173,13 +192,9 @@ impl Plan {
         self.rows() * self.stride()
     }
 
-    /// Bytes of shared memory that sums and stages, or chunks of rows that are `staged`, take turns in.
-    pub fn shared(&self, staged: bool) -> u32 {
-        let chunks = match self.ring {
-            Some(ring) => ring.bytes(self),
-            None if staged => 2 * 2 * self.rows() * CHUNK_STRIDE,
-            None => 0,
-        };
+    /// Bytes of shared memory that sums and stages, or chunks of rows, take turns in.
+    pub fn shared(&self) -> u32 {
+        let chunks = self.ring.map_or_else(|| staged::bytes(self), |ring| ring.bytes(self));
         (4 * self.split * self.sums()).max(chunks)
     }
 }
@@ -198,12 +213,16 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let x = cx.graph.node(grid).args[0];
     // a norm in front reads rows twice
     let row_bytes = cx.row_bytes(x) * if matches!(cx.graph.op(grid), Some(Op::SweepNorm(_))) { 2 } else { 1 };
-    let (plan, staged) =
-        (Plan::new(cx, k_len as u32, (row_bytes, cx.tiled.contains(&x)), &segments), cx.phase == Phase::Prefill);
+    let order = match cx.graph.ty(x).elem() {
+        Some(Elem::Bf16) if cx.tiled.contains(&x) => Order::Tiles,
+        Some(Elem::Bf16) => Order::Rows,
+        _ => Order::Wide,
+    };
+    let plan = Plan::new(cx, k_len as u32, (row_bytes, order), &segments);
     if cx.phase == Phase::Decode {
         cx.wider.set(TILES.iter().position(|t| *t == cx.tile).and_then(|i| Some((cx.tile, *TILES.get(i + 1)?))));
     }
-    if plan.shared(staged) + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
+    if plan.shared() + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
     let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
@@ -211,7 +230,7 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
     let (group, first) = (item % ctas, item / ctas * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
-    let shared = cx.k.shared::<F32>(plan.shared(staged) / 4);
+    let shared = cx.k.shared::<F32>(plan.shared() / 4);
     let Some(norm) = kernel.run(grid, shared) else {
         return refuse("expected `sweep`, `sweep_norm` or `sweep_scaled`: norms are not folded".into());
     };
@@ -261,7 +280,7 @@ impl<'k> Kernel<'_, 'k, '_> {
             let x = input()?;
             let sums = match self.plan.ring {
                 Some(ring) => self.by_warpgroups(&x, shared, ring),
-                None => self.staged(&self.panels(), &x, shared),
+                None => self.staged(&x, shared),
             };
             (x, sums)
         };
@@ -338,7 +357,12 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// `sums + weights x`, where `x(block, group)` are fragments of activations, one for each step.
-    fn multiply(&self, weights: &Weights<'k>, sums: Sums<'k>, x: impl Fn(u32, u32) -> [V<'k, Bf16>; 2]) -> Sums<'k> {
+    pub fn multiply(
+        &self,
+        weights: &Weights<'k>,
+        sums: Sums<'k>,
+        x: impl Fn(u32, u32) -> [V<'k, Bf16>; 2],
+    ) -> Sums<'k> {
         let mut sums = sums;
         let per_block = 2 * self.plan.per_warp as usize;
         for (b, of_block) in weights.chunks(per_block).enumerate() {
@@ -354,12 +378,12 @@ impl<'k> Kernel<'_, 'k, '_> {
         sums
     }
 
-    fn zeros(&self) -> Sums<'k> {
+    pub fn zeros(&self) -> Sums<'k> {
         vec![vec![self.cx.k.splat(0.0, 4); self.plan.groups as usize]; self.plan.per_warp as usize]
     }
 
     /// Row of the fragment of activations that this lane holds, and its first column in a block.
-    fn place(&self) -> (V<'k, Index>, V<'k, Index>) {
+    pub fn place(&self) -> (V<'k, Index>, V<'k, Index>) {
         let lane = self.cx.k.warp().rank;
         (lane / 4u32, (lane % 4u32) * 8u32)
     }
@@ -392,58 +416,6 @@ impl<'k> Kernel<'_, 'k, '_> {
         // what is left of the last batch: blocks behind it are another warp's
         let rest = ((mine - whole) * 2 * self.plan.per_warp) as usize;
         step(first + whole, &last[..rest.min(last.len())].to_vec(), sums)
-    }
-
-    /// Sums over all of `k`, activations through two chunks of shared memory in turn.
-    fn staged(&self, panels: &[Ptr<'k, F32>], x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) -> Sums<'k> {
-        let (k, plan) = (self.cx.k, self.plan);
-        let chunks = plan.blocks.0.div_ceil(CHUNK);
-        let chunk = |c: V<'k, Index>| shared.cast::<Bf16>().at((c % 2u32) * (plan.rows() * CHUNK_STRIDE));
-        let eights = CHUNK * BLOCK / 8;
-        // the eights of a chunk that are this thread's: token and column
-        let turns = plan.rows() * eights / plan.threads();
-        let mine = |i: u32| {
-            let e = k.thread() + i * plan.threads();
-            (e / eights, (e % eights) * 8u32)
-        };
-        let read = |c: V<'k, Index>| {
-            let one = |i: u32| {
-                let (token, col) = mine(i);
-                let (col, ragged) = (c * (CHUNK * BLOCK) + col, self.is_ragged());
-                x.eight(token, col, ragged, x.gain(col, ragged)).fours()
-            };
-            (0..turns).map(one).collect::<Vec<_>>()
-        };
-        let write = |c: V<'k, Index>, values: &[[V<'k, Bf16>; 2]]| {
-            for (i, v) in (0..).zip(values) {
-                let (token, col) = mine(i);
-                let to = chunk(c).at(token * CHUNK_STRIDE + col);
-                [0u32, 4].into_iter().zip(v).for_each(|(half, v)| to.at(half).store(*v));
-            }
-        };
-        let (row, col) = self.place();
-        let compute = |c: V<'k, Index>, sums: Sums<'k>| {
-            let weights = self.load(panels, c * CHUNK, CHUNK);
-            let lane = chunk(c).at(row * CHUNK_STRIDE + col);
-            self.multiply(&weights, sums, |b, group| {
-                Eight::at(lane.at(group * (ROWS * CHUNK_STRIDE) + b * BLOCK)).fours()
-            })
-        };
-        write(0u32.on(k), &read(0u32.on(k)));
-        k.barrier();
-        let sums = match chunks {
-            1 => self.zeros(),
-            _ => k.range(0u32, chunks - 1, 1, self.zeros(), |c, sums| {
-                let next = read(c + 1u32);
-                let sums = compute(c, sums);
-                write(c + 1u32, &next);
-                k.barrier();
-                sums
-            }),
-        };
-        let sums = compute((chunks - 1).on(k), sums);
-        k.barrier();
-        sums
     }
 
     /// Sums to shared memory: `[split][row][panel][slot]`.
