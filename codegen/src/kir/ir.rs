@@ -54,6 +54,9 @@ pub struct Mem {
     pub align: u16,
     /// Nobody writes this memory while the kernel runs.
     pub constant: bool,
+    /// A hint about global memory: a CTA touches these bytes once, and they will not be wanted soon again, so that no cache need
+    /// keep them. Targets without such hints leave it out.
+    pub once: bool,
 }
 
 /// A comparison. Integers compare with sign; with a NaN every comparison is false.

@@ -13,6 +13,7 @@ pub struct Ptr<'k, E> {
     offset: i32,
     align: u16,
     constant: bool,
+    once: bool,
     elem: PhantomData<E>,
 }
 
@@ -24,7 +25,7 @@ impl<E> fmt::Debug for Ptr<'_, E> {
 
 impl<'k, E: Stored> Ptr<'k, E> {
     pub(super) fn new(k: &'k Builder, id: Value, constant: bool) -> Self {
-        Ptr { k, id, offset: 0, align: 16, constant, elem: PhantomData }
+        Ptr { k, id, offset: 0, align: 16, constant, once: false, elem: PhantomData }
     }
 
     /// Where it is built.
@@ -146,15 +147,20 @@ impl<'k, E: Stored> Ptr<'k, E> {
         Ptr { align: bytes, ..self }
     }
 
+    /// Says of accesses to global memory here that a CTA makes each once; see [`Mem::once`].
+    pub fn once(self) -> Self {
+        Ptr { once: true, ..self }
+    }
+
     /// The same address, of other elements.
     pub fn cast<F: Stored>(self) -> Ptr<'k, F> {
-        let Ptr { k, id, offset, align, constant, .. } = self;
-        Ptr { k, id, offset, align, constant, elem: PhantomData }
+        let Ptr { k, id, offset, align, constant, once, .. } = self;
+        Ptr { k, id, offset, align, constant, once, elem: PhantomData }
     }
 
     fn mem(self, lanes: u16) -> Mem {
         let bytes = (E::BYTES * u32::from(lanes)).next_power_of_two().min(u32::from(self.align));
-        Mem { offset: self.offset, align: bytes as u16, constant: self.constant }
+        Mem { offset: self.offset, align: bytes as u16, constant: self.constant, once: self.once }
     }
 
     /// The `lanes` elements from here on.

@@ -28,6 +28,11 @@ impl Display for Type {
     }
 }
 
+/// An access with offset and alignment zero.
+const fn mem(constant: bool, once: bool) -> Mem {
+    Mem { offset: 0, align: 0, constant, once }
+}
+
 /// Every operation that is no row of the table of scalar operations, with its name; attributes are zero.
 const NAMES: &[(&str, Op)] = &[
     ("const", Op::Const(0)),
@@ -54,9 +59,12 @@ const NAMES: &[(&str, Op)] = &[
     ("to_index", Op::ToIndex),
     ("to_i32", Op::ToI32),
     ("offset", Op::Offset { scale: 0 }),
-    ("load", Op::Load(Mem { offset: 0, align: 0, constant: false })),
-    ("load.const", Op::Load(Mem { offset: 0, align: 0, constant: true })),
-    ("store", Op::Store(Mem { offset: 0, align: 0, constant: false })),
+    ("load", Op::Load(mem(false, false))),
+    ("load.once", Op::Load(mem(false, true))),
+    ("load.const", Op::Load(mem(true, false))),
+    ("load.const.once", Op::Load(mem(true, true))),
+    ("store", Op::Store(mem(false, false))),
+    ("store.once", Op::Store(mem(false, true))),
     ("for", Op::For { step: 0 }),
     ("if", Op::If),
     ("stride", Op::Stride),
@@ -132,7 +140,7 @@ impl Op {
     pub(super) fn with_attributes(&self, numbers: &[i64]) -> Option<Op> {
         let mem = |m: &Mem| {
             let (offset, align) = (i32::try_from(numbers[0]).ok()?, u16::try_from(numbers[1]).ok()?);
-            Some(Mem { offset, align, constant: m.constant })
+            Some(Mem { offset, align, ..*m })
         };
         Some(match self {
             Op::Const(_) => Op::Const(numbers[0] as u64),

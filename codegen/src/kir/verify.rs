@@ -347,6 +347,9 @@ fn access(op: &Op, m: Mem, args: &[Type], results: &[Type]) -> Result<(), String
         (Op::Store(_), [_, Type::Ptr(_)], []) => return Err("found a store to constant memory".into()),
         _ => return Err(format!("expected a pointer and a value, found ({}) -> ({})", list(args), list(results))),
     };
+    if m.once && !args.contains(&Type::Ptr(Space::Global)) {
+        return Err("found a hint for caches, expected one of global memory alone".into());
+    }
     let lane = v.elem().and_then(Elem::bytes).ok_or(format!("{v} has no form in memory"))?;
     let align = u32::from(m.align);
     if !align.is_power_of_two() || align > 16 || align % lane != 0 {

@@ -252,7 +252,7 @@ pub fn compile_on(target: &'static Target, graph: &Graph, phase: Phase) -> Compi
 }
 
 /// The graph with its caches kept and its weights packed for `target`: every other node keeps its number.
-fn packed_for(target: &Target, graph: &Graph) -> Graph {
+pub fn packed_for(target: &Target, graph: &Graph) -> Graph {
     let graph = with_cache_elem(graph, target.cache_elem()).unwrap_or_else(|e| panic!("{}: {e}", target.name));
     let text = graph.to_string();
     let text = if target.is_gpu() { text.replace("pack_panel", "pack_frag") } else { text };

@@ -102,7 +102,7 @@ impl<'a, 'k, 'g> Head<'a, 'k, 'g> {
 
     /// The step, given what [`Self::ask`] has asked for and the values of this thread's columns.
     pub fn step(&self, value: V<'k, F32>) {
-        let (d, k, to) = (self.d, self.d.cx.k, self.in_memory());
+        let (d, k, to) = (self.d, self.d.cx.k, self.in_memory().once());
         let (decay, beta) = (d.operand(3, self.row, self.head).load(1), d.operand(4, self.row, self.head).load(1));
         k.copy_wait(0);
         k.barrier();

@@ -324,7 +324,7 @@ impl<'k> Kernel<'_, 'k, '_> {
 
     /// Where panel `number` behind the start of an item is; beyond the last, that one.
     fn panel_of(&self, segment: &Segment, item: V<'k, Index>, number: V<'k, Index>) -> Ptr<'k, F32> {
-        let base = self.cx.weight::<F32>(segment.spec, &segment.weights);
+        let base = self.cx.weight::<F32>(segment.spec, &segment.weights).once();
         let (per_item, items) = (segment.spec.item_panels() as u32, segment.spec.items() as u32);
         let panel = (item * per_item + number).imin(items * per_item - 1);
         base.byte_offset(panel * (segment.spec.item_bytes() as u32 / per_item))
