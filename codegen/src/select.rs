@@ -50,12 +50,16 @@ fn select_tile(
     (tile, declared): (u32, &[Binding]),
 ) -> Result<Built, Unsupported> {
     let mut key = key((graph, tiled), group, target, how);
+    if how.0 == Phase::Prefill && target.has(Cap::Threads) {
+        // tiles are chosen by it
+        let _ = write!(key, "\ncalls of {most_rows} rows");
+    }
     if tile != FEW {
         let _ = write!(key, "\n{tile} rows at a time");
     }
     let digest = digest(&key);
     let Drafted { mut kernel, params, shape, wider } =
-        kernels::build((graph, tiled), target, how, (tile, declared), "kernel", |cx| one(cx, group))?;
+        kernels::build((graph, tiled), target, (how, most_rows), (tile, declared), "kernel", |cx| one(cx, group))?;
     let name = format!("{}_{digest:016x}", shape.name);
     kernel.name.clone_from(&name);
     kernel.doc = doc(graph, group);

@@ -123,6 +123,8 @@ pub(crate) struct Context<'k, 'g> {
     pub phase: Phase,
     /// What products multiply.
     pub activations: Activations,
+    /// Most rows of a call.
+    pub most_rows: u32,
     /// Values whose rows are in tiles.
     pub tiled: &'g BTreeSet<Id>,
     /// Rows that a CTA of a GPU's decode kernel is to work on, where it is made for several numbers.
@@ -149,7 +151,7 @@ pub(crate) struct Drafted {
 pub(crate) fn build(
     (graph, tiled): (&Graph, &BTreeSet<Id>),
     target: &Target,
-    (phase, activations): (Phase, Activations),
+    ((phase, activations), most_rows): ((Phase, Activations), u32),
     (tile, declared): (u32, &[Binding]),
     name: &str,
     body: impl for<'k> FnOnce(&Context<'k, '_>) -> Result<Shape, Unsupported>,
@@ -158,7 +160,7 @@ pub(crate) fn build(
     let kernel = Builder::build(name, target, |k| {
         let (params, refused) = (RefCell::default(), RefCell::default());
         let wider = Cell::new(None);
-        let cx = Context { k, graph, phase, activations, tiled, tile, wider, params, refused };
+        let cx = Context { k, graph, phase, activations, most_rows, tiled, tile, wider, params, refused };
         declared.iter().for_each(|b| cx.predeclare(b));
         let shape = body(&cx);
         let params = cx.params.into_inner().into_iter().map(|(b, _)| b).collect::<Vec<_>>();

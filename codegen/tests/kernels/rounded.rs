@@ -54,6 +54,22 @@ fn rounding_by_the_producer_changes_no_bit() {
     }
 }
 
+/// Columns for which the largest tiles are the fastest: one for each multiprocessor of an H100, and some of an A100.
+#[test]
+fn large_tiles_agree_with_the_reference() {
+    let mut g = Graph::new("wide");
+    let x = input(&mut g, "x", 8);
+    let grid = g.add(Sweep {}, &[x]).unwrap();
+    let h = acc(&mut g, grid, "up", 96, Elem::Bf16);
+    let h = g.add(RoundBf16 {}, &[h]).unwrap();
+    let h = g.add(Store {}, &[h]).unwrap();
+    let grid = g.add(Sweep {}, &[h]).unwrap();
+    let y = acc(&mut g, grid, "down", 128 * 132, Elem::Bf16);
+    give(&mut g, "y", y);
+    let compiled = compile_for_gpus(&g, Phase::Prefill);
+    [130].into_iter().for_each(|rows| case(&g, Phase::Prefill, rows).check(&compiled));
+}
+
 /// A residual whose producer leaves what a norm and the products behind it need.
 fn normed(k: usize, n: usize, width: usize) -> Graph {
     let mut g = Graph::new("normed");

@@ -6,12 +6,12 @@
 //! it back. There are as many warps more as one, so that each thread has the registers that its sums take without moving any
 //! from warp to warp.
 
+use super::super::context::Context;
 use super::super::product::Segment;
 use super::matrix::Pieces;
 use super::operand::Activation;
 use super::product::{BLOCK, BLOCK_BYTES, Kernel, Plan, ROWS, Sums};
 use crate::kir::{Bf16, F32, I32, Index, Operand, Ptr, V, WARP};
-use crate::targets::Target;
 
 /// Warps, panels of a warp, groups of 8 rows, CTAs of a multiprocessor: 128 columns by 256 rows, 256 by 128, and less.
 const TILES: [(u32, u32, u32, u32); 6] =
@@ -30,7 +30,7 @@ pub struct Ring {
 }
 
 /// The plan of a product whose input has `blocks` blocks of columns and lies in tiles.
-pub fn plan(target: &Target, blocks: u32, segments: &[Segment]) -> Option<Plan> {
+pub fn plan(cx: &Context<'_, '_>, blocks: u32, segments: &[Segment]) -> Option<Plan> {
     let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
     let of_tile = |(across, per_warp, groups, resident)| {
         let ring = Ring { stages: MOST_STAGES, blocks: if blocks.is_multiple_of(2) { 2 } else { 1 } };
@@ -39,7 +39,7 @@ pub fn plan(target: &Target, blocks: u32, segments: &[Segment]) -> Option<Plan> 
         (plan.panels() >= panels).then_some(plan)
     };
     let plans = TILES.into_iter().filter_map(of_tile);
-    plans.min_by(|a, b| a.block_seconds(target, segments).total_cmp(&b.block_seconds(target, segments)))
+    plans.min_by(|a, b| a.block_seconds(cx, segments).total_cmp(&b.block_seconds(cx, segments)))
 }
 
 impl Ring {

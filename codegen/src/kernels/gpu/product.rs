@@ -33,8 +33,6 @@ pub const ROWS: u32 = 8;
 /// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many. All add in the same
 /// order, so that the bits of a row do not depend on the rows beside it: warpgroups, which add otherwise, are for prefill alone.
 const TILES: [u32; 3] = [8, 32, 64];
-/// Rows that the choice of a tile of prefill assumes: those of a long chunk of a prompt.
-const USUAL_ROWS: u32 = 512;
 /// Registers of a lane for sums and weights, where a multiprocessor has one CTA and where it has two.
 const MOST_REGISTERS: [u32; 2] = [152, 100];
 /// Sums that a lane has registers for, each of four elements.
@@ -94,8 +92,8 @@ impl Plan {
             let best = plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b)));
             return best.unwrap_or_else(|| Plan::streamed(cx.tile, blocks, panels));
         }
-        let ringed = matches!(rows, Order::Tiles).then(|| gemm::plan(target, blocks, segments)).flatten();
-        ringed.unwrap_or_else(|| staged::plan(target, blocks, matches!(rows, Order::Rows), segments))
+        let ringed = matches!(rows, Order::Tiles).then(|| gemm::plan(cx, blocks, segments)).flatten();
+        ringed.unwrap_or_else(|| staged::plan(cx, blocks, matches!(rows, Order::Rows), segments))
     }
 
     /// For a few rows: warps share out `k`, and read weights and rows straight from memory.
@@ -127,10 +125,10 @@ impl Plan {
         reading.max(memory) + EXPOSED * reading.min(memory)
     }
 
-    /// Seconds for one block of columns of all tiles of a prefill: products and reads overlap, waves of CTAs do not.
-    pub fn block_seconds(&self, target: &Target, segments: &[Segment]) -> f64 {
-        let (cost, columns, rows) = (target.cost, self.columns(), self.rows());
-        let ctas = segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>() * USUAL_ROWS.div_ceil(rows);
+    /// Seconds for one block of columns of all tiles of a prefill of the most rows: products and reads overlap, waves of CTAs do not.
+    pub fn block_seconds(&self, cx: &Context<'_, '_>, segments: &[Segment]) -> f64 {
+        let (cost, columns, rows) = (cx.k.target.cost, self.columns(), self.rows());
+        let ctas = segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>() * cx.most_rows.div_ceil(rows);
         let flops = 2.0 * f64::from(columns) * f64::from(rows) * f64::from(BLOCK);
         let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows);
         // half of the multiprocessors can draw all that the cache gives

@@ -1,11 +1,11 @@
 //! Products in prefill on tile products of warps, which share out panels; rows go through chunks of shared memory, by asynchronous copies where they
 //! are bf16 in memory, else through registers.
 
+use super::super::context::Context;
 use super::super::product::Segment;
 use super::operand::{Activation, Eight};
 use super::product::{BLOCK, Kernel, Plan, ROWS, Sums, Weights};
 use crate::kir::{Bf16, F32, Index, Operand, Ptr, V};
-use crate::targets::Target;
 
 /// Blocks of a chunk of rows.
 const CHUNK: u32 = 2;
@@ -20,7 +20,7 @@ const THREE: u32 = 3;
 const WARPS: u32 = 4;
 
 /// The plan of a product whose input has `blocks` blocks of columns, in bf16 or not.
-pub fn plan(target: &Target, blocks: u32, rounded: bool, segments: &[Segment]) -> Plan {
+pub fn plan(cx: &Context<'_, '_>, blocks: u32, rounded: bool, segments: &[Segment]) -> Plan {
     let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
     let (per_warp, blocks) = (2.max(panels.div_ceil(WARPS)), (blocks, CHUNK));
     let of =
@@ -29,8 +29,8 @@ pub fn plan(target: &Target, blocks: u32, rounded: bool, segments: &[Segment]) -
         return of(8, TWO);
     }
     let plans = [16, 8].map(|groups| of(groups, THREE)).into_iter();
-    let fits = |p: &Plan| p.groups == 8 || (per_warp == 2 && p.shared() <= target.most_shared(p.resident));
-    let seconds = |p: &Plan| p.block_seconds(target, segments);
+    let fits = |p: &Plan| p.groups == 8 || (per_warp == 2 && p.shared() <= cx.k.target.most_shared(p.resident));
+    let seconds = |p: &Plan| p.block_seconds(cx, segments);
     plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or_else(|| of(8, THREE))
 }
 
@@ -61,9 +61,10 @@ impl<'k> Kernel<'_, 'k, '_> {
         (0..plan.rows() * eights / plan.threads()).map(of_turn).collect()
     }
 
-    fn add_chunk(&self, chunk: Ptr<'k, Bf16>, weights: &Weights<'k>, sums: Sums<'k>) -> Sums<'k> {
+    /// The product of `weights` with a chunk from block `first` on.
+    fn add_blocks(&self, chunk: Ptr<'k, Bf16>, first: u32, weights: &Weights<'k>, sums: Sums<'k>) -> Sums<'k> {
         let (row, col) = self.place();
-        let lane = chunk.at(row * STRIDE + col);
+        let lane = chunk.at(row * STRIDE + col).at(first * BLOCK);
         self.multiply(weights, sums, |b, group| Eight::at(lane.at(group * (ROWS * STRIDE) + b * BLOCK)).fours())
     }
 
@@ -84,7 +85,7 @@ impl<'k> Kernel<'_, 'k, '_> {
         };
         let compute = |c: V<'k, Index>, sums: Sums<'k>| {
             let weights = self.load(&panels, c * CHUNK, CHUNK);
-            self.add_chunk(self.chunk(shared, c), &weights, sums)
+            self.add_blocks(self.chunk(shared, c), 0, &weights, sums)
         };
         write(0u32.on(k), &read(0u32.on(k)));
         k.barrier();
@@ -101,9 +102,10 @@ impl<'k> Kernel<'_, 'k, '_> {
         compute((chunks - 1).on(k), sums)
     }
 
-    /// Weights are asked for one chunk ahead, rows two.
+    /// Weights are asked for one block ahead, rows two chunks.
     fn copied(&self, x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) -> Sums<'k> {
-        let (k, panels, chunks) = (self.cx.k, self.panels(), self.plan.blocks.0.div_ceil(CHUNK));
+        let (k, panels, blocks) = (self.cx.k, self.panels(), self.plan.blocks.0);
+        let chunks = blocks.div_ceil(CHUNK);
         // beyond the last chunk there is nothing to bring, but a group nevertheless
         let bring = |c: V<'k, Index>| {
             k.when(c.lt(chunks), || {
@@ -116,14 +118,16 @@ impl<'k> Kernel<'_, 'k, '_> {
         };
         bring(0u32.on(k));
         bring(1u32.on(k));
-        let start = (self.zeros(), self.load(&panels, 0u32.on(k), CHUNK));
+        let start = (self.zeros(), self.load(&panels, 0u32.on(k), 1));
         let (sums, _) = k.range(0u32, chunks, 1, start, |c, (sums, weights)| {
             k.copy_wait(1);
             // the chunk is here for all, and all are done with that before it
             k.barrier();
             bring(c + 2u32);
-            let next = self.load(&panels, (c + 1u32).imin(chunks - 1) * CHUNK, CHUNK);
-            (self.add_chunk(self.chunk(shared, c), &weights, sums), next)
+            (0..CHUNK).fold((sums, weights), |(sums, weights), b| {
+                let next = self.load(&panels, (c * CHUNK + b + 1u32).imin(blocks - 1), 1);
+                (self.add_blocks(self.chunk(shared, c), b, &weights, sums), next)
+            })
         });
         k.copy_wait(0);
         sums
