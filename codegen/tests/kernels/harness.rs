@@ -219,6 +219,14 @@ struct Variant {
     machine: Machine,
 }
 
+impl Compiled {
+    /// Rows that a CTA of the last kernel works on, by target.
+    pub fn rows_of_last(&self) -> Vec<(&'static str, u32)> {
+        let rows = |v: &Variant| v.built.last().and_then(|b| b.kernel.launch).map_or(0, |l| l.rows);
+        self.0.iter().map(|v| (v.target.name, rows(v))).collect()
+    }
+}
+
 impl Variant {
     /// Whether products work on bytes.
     fn quantises(&self) -> bool {

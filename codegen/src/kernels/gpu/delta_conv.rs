@@ -104,8 +104,9 @@ fn value<'k>(
     let lanes = segment.spec.lanes() as u32;
     let (local, lane) = (column / lanes, column % lanes);
     let item = kernel.group * (COLUMNS / lanes) + local;
-    let sums = sums.at(local * segment.spec.item_slots() as u32 + lane);
-    let x = kernel.accumulators(segment, 0, (item, lane), sums);
+    let first = local * segment.spec.item_slots() as u32 + lane;
+    let sums = |slot: u32| kernel.plan.sum(sums, cx.k.index(0), first + slot);
+    let x = kernel.accumulators(segment, 0, (item, lane), &sums);
     let bias = cx.vector(x.domain.vector, args[4]);
     let tap = |w: usize| x.vecs[w] + bias.at(x.domain.first + w as u32 * x.domain.step).load(1);
     let at = Row { cx, row, leaf: &|_| None };

@@ -185,6 +185,21 @@ impl Plan {
         self.columns() + 4
     }
 
+    /// Where column `pos` of a row of sums lies in it: blocks of 32 columns have their eights exchanged by the number of the block, so that lanes
+    /// which read every other eight, or 16 of each 32 or 64 columns (gates, rotations, taps), do not meet in a bank.
+    fn spread<'k>(&self, pos: V<'k, Index>) -> V<'k, Index> {
+        if !self.columns().is_multiple_of(WARP) {
+            return pos;
+        }
+        let block = pos / WARP;
+        pos.xor(block % 2u32 * 24u32).xor(block / 2u32 % 2u32 * 16u32)
+    }
+
+    /// The sum of row `row` of a CTA and column `pos` in memory that holds `[row][column]`.
+    pub fn sum<'k>(&self, shared: Ptr<'k, F32>, row: V<'k, Index>, pos: V<'k, Index>) -> Ptr<'k, F32> {
+        shared.at(row * self.stride()).at(self.spread(pos))
+    }
+
     /// Elements of the sums of one warp group.
     fn sums(&self) -> u32 {
         self.rows() * self.stride()
@@ -420,14 +435,15 @@ impl<'k> Kernel<'_, 'k, '_> {
     pub fn write(&self, sums: &Sums<'k>, shared: Ptr<'k, F32>) {
         let (k, plan) = (self.cx.k, self.plan);
         let (lane, warp) = (k.warp().rank, k.warp_id());
-        let to = shared.at((warp % plan.split) * plan.sums() + (warp / plan.split) * (plan.per_warp * SLOTS));
-        let to = to.at((lane % 4u32) * (2 * plan.stride()) + lane / 4u32);
+        let shared = shared.at((warp % plan.split) * plan.sums());
+        let (first, pos) = (lane % 4u32 * 2u32, (warp / plan.split) * (plan.per_warp * SLOTS) + lane / 4u32);
         let put = || {
             for (panel, groups) in (0..).zip(sums) {
                 for (group, sum) in (0..).zip(groups) {
                     for i in 0..4u16 {
                         let (row, slot) = (u32::from(i) % 2, u32::from(i) / 2 * 8);
-                        to.at((group * ROWS + row) * plan.stride() + panel * SLOTS + slot).store(sum.lane(i));
+                        let to = plan.sum(shared, first, pos + (panel * SLOTS + slot));
+                        to.at((group * ROWS + row) * plan.stride()).store(sum.lane(i));
                     }
                 }
             }
@@ -451,12 +467,12 @@ impl<'k> Kernel<'_, 'k, '_> {
                 let (local, token) = (rest % items, rest / items);
                 let (item, row) = (first + local, self.first + token);
                 let exists = exists(segment, item, lane).and(row.lt(self.cx.rows()));
-                let sums = shared.at(token * plan.stride() + local * spec.item_slots() as u32 + lane);
+                let sums = |slot: u32| plan.sum(shared, token, local * spec.item_slots() as u32 + lane + slot);
                 k.when(exists, || {
                     let factor = x.factor(token);
                     let leaf = |id: Id| {
                         let source = segment.accs.iter().position(|a| *a == id)? as u32;
-                        let mut all = self.accumulators(segment, source, (item, lane), sums);
+                        let mut all = self.accumulators(segment, source, (item, lane), &sums);
                         factor.into_iter().for_each(|f| all.vecs.iter_mut().for_each(|v| *v = *v * f));
                         Some(all)
                     };
@@ -467,11 +483,11 @@ impl<'k> Kernel<'_, 'k, '_> {
                     for (store, value) in values {
                         match self.cx.graph.op(store) {
                             // nobody else reads this sum, and its thread is done with it
-                            Some(Op::StoreSquares(_)) => sums.store(value.vecs[0] * value.vecs[0]),
+                            Some(Op::StoreSquares(_)) => sums(0).store(value.vecs[0] * value.vecs[0]),
                             _ => at.put(store, value),
                         }
                     }
-                    compared.iter().for_each(|value| sums.store(*value));
+                    compared.iter().for_each(|value| sums(0).store(*value));
                     if self.cx.phase == Phase::Decode {
                         // a row is a sequence, and nobody but this thread reads its ring at this column
                         self.push(segment, item, lane, row);
@@ -500,10 +516,10 @@ impl<'k> Kernel<'_, 'k, '_> {
             let (local, token) = (e % plan.panels(), e / plan.panels());
             let (part, row) = (first + local, self.first + token);
             k.when(part.lt(parts).and(row.lt(cx.rows())), || {
-                let squares = shared.at(token * plan.stride() + local * SLOTS);
+                let squares = |c: V<'k, Index>| plan.sum(shared, token, local * SLOTS + c);
                 let left = (part * SLOTS + SLOTS).imin(columns) - part * SLOTS;
                 let zero = k.splat(0.0, 4);
-                let sum = k.range(0u32, left, 4, zero, |c, sum| sum + squares.at(c).load(4));
+                let sum = k.range(0u32, left, 4, zero, |c, sum| sum + squares(c).load(4));
                 to.at(row * parts + part).store(sum.sum_lanes());
             });
         });
@@ -532,17 +548,17 @@ impl<'k> Kernel<'_, 'k, '_> {
         });
     }
 
-    /// What accumulator `source` of a segment holds at lane `lane` of an item; `sums` is where its lane is.
+    /// What accumulator `source` of a segment holds at lane `lane` of an item; `sums` says where those of a slot are.
     pub fn accumulators(
         &self,
         segment: &Segment,
         source: u32,
         (item, lane): (V<'k, Index>, V<'k, Index>),
-        sums: Ptr<'k, F32>,
+        sums: &dyn Fn(u32) -> Ptr<'k, F32>,
     ) -> Fragment<'k> {
         let (spec, lanes) = (&segment.spec, segment.spec.lanes() as u32);
         let all = |slot: u32| {
-            let part = |w: u32| sums.at(w * self.plan.sums() + slot).load(1);
+            let part = |w: u32| sums(slot).at(w * self.plan.sums()).load(1);
             (1..self.plan.split).fold(part(0), |sum, w| sum + part(w))
         };
         let first = item * spec.item_slots() as u32 + lane;
