@@ -7,8 +7,8 @@ use super::program::{LAST_HIDDEN, Parts, assemble};
 use super::states::{SlotPlan, plan_slot};
 use super::weights::WeightTable;
 use super::{Limits, Model};
-use anyhow::{Context, Result, bail};
-use jet_codegen::kir::{Cap, Launch};
+use anyhow::{Context, Result, bail, ensure};
+use jet_codegen::kir::{Cap, Launch, reads_settled};
 use jet_codegen::targets::Target;
 use jet_codegen::{Activations, Built, TILE_ROWS};
 use jet_ir::{Graph, Group, Id, Op, OutputKind};
@@ -92,6 +92,10 @@ pub fn compile_target(
             distinct.push(built);
         }
     }
+    for first in phases.iter().filter_map(|p| p.built.first()).flat_map(Built::chain) {
+        // the step before it may be the last one of another call
+        ensure!(!reads_settled(&first.kernel), "{}: a first step that reads states before it waits", first.name);
+    }
     let kernels: Vec<_> = distinct.iter().map(|b| b.kernel.clone()).collect();
     dump.kernels(name, &kernels)?;
     let blob = jet_codegen::compile(&kernels, target).with_context(|| format!("code for {name}"))?;
@@ -119,15 +123,19 @@ pub fn compile_target(
         assembled: None,
         programs: phases.iter().map(|p| p.summary.clone()).collect(),
     };
-    let desc = TargetDesc {
-        name: name.to_string(),
+    let (desc, slot) = (target_desc(target), slot.clone());
+    Ok(Compiled { desc, slot, kernels: table, launches, code: blob.bytes, cubin: None, programs, few, summary })
+}
+
+/// What an artifact says of a target.
+pub fn target_desc(target: &Target) -> TargetDesc {
+    TargetDesc {
+        name: target.name.to_string(),
         device: if target.is_gpu() { DeviceKind::Cuda } else { DeviceKind::Cpu },
         arch: target.arch.to_string(),
         features: target.requires.iter().map(ToString::to_string).collect(),
         rank: target.rank,
-    };
-    let slot = slot.clone();
-    Ok(Compiled { desc, slot, kernels: table, launches, code: blob.bytes, cubin: None, programs, few, summary })
+    }
 }
 
 /// How a kernel of a GPU is launched.
@@ -194,11 +202,28 @@ impl Selected {
 pub fn select_phase(graph: &Graph, limits: Limits, target: &Target, how: (Phase, Activations)) -> Result<Selected> {
     let graph = &target_graph(graph, target, how.0)?;
     let cost = price::cost_model(target, how.0, limits);
-    let mut fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
-    if how.0 == Phase::Decode && !target.is_gpu() {
-        fused = jet_passes::split_attention(fused, limits.max_context as usize, &cost)?;
-    }
+    let fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
+    let fused = in_parts(fused, target, (how.0, limits), &cost)?;
     select_fused(fused, target, how, &cost, (rows(how.0, limits), None))
+}
+
+/// A plan of kernels with attention over long caches in parts, as the decode programs of CPUs have it.
+///
+/// # Errors
+/// The plan is no sequence of kernels, which would be a defect.
+pub fn in_parts(fused: Fused, target: &Target, (phase, limits): (Phase, Limits), cost: &Prices) -> Result<Fused> {
+    if phase != Phase::Decode || target.is_gpu() {
+        return Ok(fused);
+    }
+    Ok(jet_passes::split_attention(fused, limits.max_context as usize, cost)?)
+}
+
+/// A plan of kernels with the rows that only tile products read rounded in memory, on targets that have them.
+///
+/// # Errors
+/// The plan is no sequence of kernels, which would be a defect.
+pub fn narrowed(fused: Fused, target: &Target, cost: &Prices) -> Result<Fused> {
+    if target.has(Cap::Mma) { Ok(jet_passes::narrow(fused, cost.phase())?) } else { Ok(fused) }
 }
 
 /// The decode program for few sequences, if another plan than that for `many` is faster for them.
@@ -231,8 +256,7 @@ fn select_fused(
     (rows, few): ((u32, u32), Option<u32>),
 ) -> Result<Selected> {
     let priced = (fused.graph.clone(), fused.groups.clone());
-    // tile products round their rows to bf16: what only they read may as well lie in memory so
-    let fused = if target.has(Cap::Mma) { jet_passes::narrow(fused, cost.phase())? } else { fused };
+    let fused = narrowed(fused, target, cost)?;
     jet_ir::verify(&fused.graph).context("fusion made an invalid graph, which is a defect of jetc")?;
     // rows in tiles are padded
     let tokens = if phase == Phase::Prefill { rows.0.next_multiple_of(TILE_ROWS) } else { rows.0 };

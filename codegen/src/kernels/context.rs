@@ -186,12 +186,22 @@ impl<'k> Context<'k, '_> {
     fn predeclare(&self, binding: &Binding) {
         match binding {
             Binding::StateRows(_) | Binding::SlotStride | Binding::Rows => drop(self.count(binding.clone())),
-            other => drop(self.pointer::<F32>(other.clone(), matches!(other, Binding::Weight { .. }))),
+            other => drop(self.pointer::<F32>(other.clone())),
         }
     }
 
-    fn pointer<E: Stored>(&self, binding: Binding, constant: bool) -> Ptr<'k, E> {
-        let k = self.k;
+    /// Whether accesses may count on it that no kernel writes there: weights, and what the host lays out before a step of decode. Of
+    /// that before a prompt nothing is wanted early, and of constants the assembler keeps addresses where the delta rule needs registers.
+    fn is_constant(&self, binding: &Binding) -> bool {
+        match binding {
+            Binding::Weight { .. } => true,
+            Binding::Slots | Binding::Positions => self.phase == Phase::Decode,
+            _ => false,
+        }
+    }
+
+    fn pointer<E: Stored>(&self, binding: Binding) -> Ptr<'k, E> {
+        let (k, constant) = (self.k, self.is_constant(&binding));
         // rows may have any number of columns, so nothing but whole elements is promised
         let make = |name: &str| Param::Ptr(if constant { k.input(name) } else { k.output(name).aligned(4) });
         match self.declare(binding, make) {
@@ -209,13 +219,13 @@ impl<'k> Context<'k, '_> {
 
     /// The buffer of an activation.
     pub fn value<E: Stored>(&self, id: Id) -> Ptr<'k, E> {
-        self.pointer(Binding::Value(id), false)
+        self.pointer(Binding::Value(id))
     }
 
     /// Packed weights.
     pub fn weight<E: Stored>(&self, pack: PackSpec, sources: &[Id]) -> Ptr<'k, E> {
         let sources = sources.iter().map(|s| self.unpacked(*s)).collect();
-        self.pointer(Binding::Weight { pack, sources }, true)
+        self.pointer(Binding::Weight { pack, sources })
     }
 
     /// A vector of f32 that is known at compile time, in the layout `pack`.
@@ -258,7 +268,7 @@ impl<'k> Context<'k, '_> {
     /// A state in the slot of `row`; its elements are `E`.
     pub fn state<E: Stored>(&self, leaf: Id, row: V<'k, Index>) -> Ptr<'k, E> {
         let stride = self.count(Binding::SlotStride);
-        self.pointer::<E>(Binding::State(leaf), false).strided(self.slot(row), stride)
+        self.pointer::<E>(Binding::State(leaf)).strided(self.slot(row), stride)
     }
 
     /// Rows that a state has room for.
@@ -267,7 +277,7 @@ impl<'k> Context<'k, '_> {
     }
 
     fn slot(&self, row: V<'k, Index>) -> V<'k, Index> {
-        let slots = self.pointer::<I32>(Binding::Slots, false);
+        let slots = self.pointer::<I32>(Binding::Slots);
         match self.phase {
             Phase::Prefill => slots.load(1).to_index(),
             Phase::Decode => slots.at(row).load(1).to_index(),
@@ -276,7 +286,7 @@ impl<'k> Context<'k, '_> {
 
     /// Position of `row` in its sequence.
     pub fn position(&self, row: V<'k, Index>) -> V<'k, Index> {
-        self.pointer::<I32>(Binding::Positions, false).at(row).load(1).to_index()
+        self.pointer::<I32>(Binding::Positions).at(row).load(1).to_index()
     }
 
     /// Number of rows.
@@ -286,12 +296,12 @@ impl<'k> Context<'k, '_> {
 
     /// This thread's memory; on a GPU, that of all CTAs.
     pub fn scratch(&self) -> Ptr<'k, F32> {
-        self.pointer(Binding::Scratch, false)
+        self.pointer(Binding::Scratch)
     }
 
     /// Counters of arrivals, which a kernel leaves zero as it has found them.
     pub fn arrivals(&self) -> Ptr<'k, I32> {
-        self.pointer(Binding::Arrivals, false)
+        self.pointer(Binding::Arrivals)
     }
 
     /// Declares the items and gives the range of this call.

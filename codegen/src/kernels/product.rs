@@ -347,10 +347,13 @@ impl<'k> Kernel<'_, 'k, '_> {
         item.weights.byte_offset(p * self.panel_bytes(elem))
     }
 
-    /// The panels after those of an item, which is as many, if many rows take turns on them.
+    /// What several rows ask for: the panels after those of an item, which are as many, if many take turns on them; or else what they read next.
     fn ahead(&self, item: Item<'k>, elem: Elem) -> Option<Ahead<'k>> {
         let bytes = item.panels * self.panel_bytes(elem);
-        (self.cx.phase == Phase::Prefill).then(|| Ahead::new(item.weights.byte_offset(bytes), bytes)).flatten()
+        match self.cx.phase {
+            Phase::Prefill => Ahead::group(item.weights.byte_offset(bytes), bytes),
+            Phase::Decode => Ahead::stream(bytes),
+        }
     }
 
     /// Bytes of a panel of type `elem`.

@@ -166,11 +166,12 @@ pub enum Op {
     Load(Mem),
     /// `(value, ptr)`.
     Store(Mem),
-    /// `(ptr)`: the cache line there will be read some time later, so that it ought to be in the second-level cache. A hint: the
-    /// address may be any.
+    /// `(ptr)`: the cache line there will be read some time later, so that it ought to be in a cache. A hint: the address may be any.
     Prefetch {
         /// Bytes added to the address.
         offset: i32,
+        /// Which cache: 1, the nearest, or 2.
+        level: u8,
     },
     /// `(lo, hi, init...)`, one block with parameters `(i, carried...)`, results `carried...`.
     For {
@@ -242,6 +243,8 @@ pub enum Op {
         to: i32,
         /// Bytes added to the address in global memory.
         from: i32,
+        /// No kernel younger than the one before the kernel before has written what is read, so that it is there when this one starts.
+        settled: bool,
     },
     /// Makes the copies that this thread started since the last one a group.
     CopyCommit,

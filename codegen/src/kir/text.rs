@@ -70,7 +70,7 @@ const NAMES: &[(&str, Op)] = &[
     ("stride", Op::Stride),
     ("thread_id", Op::ThreadId),
     ("cta_id", Op::CtaId),
-    ("prefetch", Op::Prefetch { offset: 0 }),
+    ("prefetch", Op::Prefetch { offset: 0, level: 0 }),
     ("shared", Op::Shared { bytes: 0 }),
     ("barrier", Op::Barrier),
     ("warp_barrier", Op::WarpBarrier),
@@ -87,7 +87,8 @@ const NAMES: &[(&str, Op)] = &[
     ("wgmma_wait", Op::WgmmaWait(0)),
     ("proxy_fence", Op::ProxyFence),
     ("arrive", Op::Arrive { offset: 0 }),
-    ("copy_async", Op::CopyAsync { to: 0, from: 0 }),
+    ("copy_async", Op::CopyAsync { to: 0, from: 0, settled: false }),
+    ("copy_async.settled", Op::CopyAsync { to: 0, from: 0, settled: true }),
     ("copy_commit", Op::CopyCommit),
     ("copy_wait", Op::CopyWait(0)),
     ("mbarrier_init", Op::MbarrierInit { offset: 0, count: 0 }),
@@ -117,7 +118,8 @@ impl Op {
             Op::Offset { scale } => vec![("", i64::from(*scale))],
             Op::Load(m) | Op::Store(m) => vec![("", i64::from(m.offset)), ("align", i64::from(m.align))],
             Op::For { step } => vec![("step", i64::from(*step))],
-            Op::Prefetch { offset } | Op::Arrive { offset } => vec![("", i64::from(*offset))],
+            Op::Prefetch { offset, level } => vec![("", i64::from(*offset)), ("level", i64::from(*level))],
+            Op::Arrive { offset } => vec![("", i64::from(*offset))],
             Op::Shared { bytes } => vec![("", i64::from(*bytes))],
             Op::ShuffleXor(n) | Op::CopyWait(n) | Op::WgmmaWait(n) => vec![("", i64::from(*n))],
             Op::Wgmma { offset, lead, stride } => {
@@ -131,7 +133,7 @@ impl Op {
                 let (to, from) = (("to", i64::from(*to)), ("from", i64::from(*from)));
                 vec![to, from, ("bytes", i64::from(*bytes)), ("barrier", i64::from(*barrier))]
             }
-            Op::CopyAsync { to, from } => vec![("to", i64::from(*to)), ("from", i64::from(*from))],
+            Op::CopyAsync { to, from, .. } => vec![("to", i64::from(*to)), ("from", i64::from(*from))],
             _ => vec![],
         }
     }
@@ -149,13 +151,16 @@ impl Op {
             Op::Extract(_) => Op::Extract(numbers[0].try_into().ok()?),
             Op::Offset { .. } => Op::Offset { scale: numbers[0].try_into().ok()? },
             Op::For { .. } => Op::For { step: numbers[0].try_into().ok()? },
-            Op::Prefetch { .. } => Op::Prefetch { offset: numbers[0].try_into().ok()? },
+            Op::Prefetch { .. } => {
+                Op::Prefetch { offset: numbers[0].try_into().ok()?, level: numbers[1].try_into().ok()? }
+            }
             Op::Arrive { .. } => Op::Arrive { offset: numbers[0].try_into().ok()? },
             Op::Shared { .. } => Op::Shared { bytes: numbers[0].try_into().ok()? },
             Op::ShuffleXor(_) => Op::ShuffleXor(numbers[0].try_into().ok()?),
             Op::CopyWait(_) => Op::CopyWait(numbers[0].try_into().ok()?),
-            Op::CopyAsync { .. } => {
-                Op::CopyAsync { to: numbers[0].try_into().ok()?, from: numbers[1].try_into().ok()? }
+            Op::CopyAsync { settled, .. } => {
+                let (to, from) = (numbers[0].try_into().ok()?, numbers[1].try_into().ok()?);
+                Op::CopyAsync { to, from, settled: *settled }
             }
             Op::MbarrierInit { .. } => {
                 Op::MbarrierInit { offset: numbers[0].try_into().ok()?, count: numbers[1].try_into().ok()? }

@@ -234,7 +234,7 @@ fn expectation(op: &Op) -> &'static str {
         Op::DotBytes | Op::DotSignedBytes | Op::DotHalves => "three operands and a result of 4, 8 or 16 lanes of i32",
         Op::Offset { .. } => "a pointer and an index",
         Op::Stride => "a pointer and two indices",
-        Op::Prefetch { .. } => "a pointer",
+        Op::Prefetch { .. } => "a pointer, level 1 or 2",
         Op::Peer => "scratch memory, an index, and a pointer to memory of the cluster",
         Op::Arrive { .. } => "global memory, an offset that is a multiple of 4, an index and a result like it",
         Op::Shared { .. } => "at least one byte and a pointer to scratch memory",
@@ -288,7 +288,7 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::ToIndex, [Vec(I32, 1)], [Vec(Index, 1)]) | (Op::ToI32, [Vec(Index, 1)], [Vec(I32, 1)]) => true,
         (Op::Offset { scale }, [Ptr(s), Vec(Index, 1)], [Ptr(t)]) => s == t && *scale > 0,
         (Op::Stride, [Ptr(s), Vec(Index, 1), Vec(Index, 1)], [Ptr(t)]) => s == t,
-        (Op::Prefetch { .. }, [Ptr(_)], []) => true,
+        (Op::Prefetch { level, .. }, [Ptr(_)], []) => matches!(level, 1 | 2),
         (Op::Arrive { offset }, [Ptr(Space::Global), Vec(Index, 1)], [Vec(Index, 1)]) => offset.rem_euclid(4) == 0,
         (Op::ThreadId | Op::CtaId, [], [Vec(Index, 1)]) => true,
         (Op::Shared { bytes }, [], [Ptr(Space::Scratch)]) => *bytes > 0,
@@ -321,7 +321,7 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         }
         (Op::LoadMatrix { offset, .. }, [Ptr(Space::Scratch)], [Vec(I32, 4)]) => offset.rem_euclid(16) == 0,
         (
-            Op::CopyAsync { to, from },
+            Op::CopyAsync { to, from, .. },
             [Ptr(Space::Scratch), Ptr(Space::Global)] | [Ptr(Space::Scratch), Ptr(Space::Global), Vec(Index, 1)],
             [],
         ) => to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0,

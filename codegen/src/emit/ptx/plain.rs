@@ -87,7 +87,7 @@ impl Emitter<'_> {
                 let (d, last) = (self.define(inst.results[0]), self.in_register(&a[1][0], Class::Word));
                 self.line(&format!("atom.acq_rel.gpu.global.inc.u32 {}, [{}{offset:+}], {last}", d[0], a[0][0]));
             }
-            (Op::CopyAsync { to, from }, _) => {
+            (Op::CopyAsync { to, from, .. }, _) => {
                 let some = a.get(2).map_or(String::new(), |n| format!(", {}", n[0]));
                 self.line(&format!("cp.async.cg.shared.global [{}{to:+}], [{}{from:+}], 16{some}", a[0][0], a[1][0]));
             }

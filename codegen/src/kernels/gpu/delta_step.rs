@@ -89,9 +89,9 @@ impl<'a, 'k, 'g> Head<'a, 'k, 'g> {
         d.cx.state::<F32>(d.state, self.row).aligned(16).at(self.head * (d.dk * d.dv)).at(self.first)
     }
 
-    /// Asks for the state, and brings key and query.
+    /// Asks for the state, which this kernel alone writes, a step ago; then brings key and query.
     pub fn ask(&self) {
-        let (d, k, from, quads) = (self.d, self.d.cx.k, self.in_memory(), self.cols / COLS);
+        let (d, k, from, quads) = (self.d, self.d.cx.k, self.in_memory().settled(), self.cols / COLS);
         k.cta().each(d.dk * quads, |i| {
             let at = if self.cols == d.dv { i * COLS } else { i / quads * d.dv + i % quads * COLS };
             self.state.at(i * COLS).copy_async(from.at(at));
