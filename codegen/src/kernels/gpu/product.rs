@@ -186,7 +186,7 @@ impl Plan {
     }
 
     /// Where column `pos` of a row of sums lies in it: blocks of 32 columns have their eights exchanged by the number of the block, so that lanes
-    /// which read every other eight, or 16 of each 32 or 64 columns (gates, rotations, taps), do not meet in a bank.
+    /// which read every other eight, or 16 of each 32 or 64 columns (gates, rotations), do not meet in a bank.
     fn spread<'k>(&self, pos: V<'k, Index>) -> V<'k, Index> {
         if !self.columns().is_multiple_of(WARP) {
             return pos;
