@@ -22,6 +22,7 @@ mod product;
 mod rowwise;
 mod softmax;
 mod split;
+mod staged;
 
 use super::context::{Context, Shape, Unsupported};
 use crate::kir::{I32, Index, Items, Launch, V};

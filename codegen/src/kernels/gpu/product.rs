@@ -9,14 +9,15 @@ use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::super::gather::push_ring;
 use super::super::product::{Segment, cost, segments};
-use super::gemm;
+use super::gemm::{self, Ring};
 use super::largest::{self, largest};
-use super::operand::{Activation, Eight, Norm};
+use super::operand::{Activation, Norm};
+use super::staged;
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
 use crate::targets::Target;
 use jet_ir::ops::StoreSquares;
-use jet_ir::{Id, Op};
+use jet_ir::{Elem, Id, Op};
 use jetbin::Phase;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,11 +27,9 @@ pub const BLOCK: u32 = FRAGMENT_BLOCK as u32;
 /// Output columns of a panel.
 const SLOTS: u32 = PANEL as u32;
 /// Bytes of one panel's fragments of one block.
-const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
+pub const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
 /// Rows of one tile product.
 pub const ROWS: u32 = 8;
-/// Blocks of a chunk of activations in shared memory.
-const CHUNK: u32 = 2;
 /// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many. All add in the same
 /// order, so that the bits of a row do not depend on the rows beside it: warpgroups, which add otherwise, are for prefill alone.
 const TILES: [u32; 3] = [8, 32, 64];
@@ -48,9 +47,16 @@ const MOST_IN_FLIGHT: u32 = 6;
 pub const WARPS: u32 = 8;
 /// The same, where a CTA has a multiprocessor to itself and its weights are few.
 const MOST_OF_ROW: u32 = 12;
-/// Elements from one row of a chunk to the next: 64 more bytes than there are, so that no two lanes that load at once
-/// meet in a bank.
-const CHUNK_STRIDE: u32 = CHUNK * BLOCK + 32;
+/// How the rows of a product lie in memory.
+#[derive(Clone, Copy)]
+enum Order {
+    /// In f32.
+    Wide,
+    /// In bf16.
+    Rows,
+    /// In bf16, in tiles.
+    Tiles,
+}
 
 /// How a CTA divides its work.
 #[derive(Clone, Copy)]
@@ -67,28 +73,27 @@ pub struct Plan {
     pub blocks: (u32, u32),
     /// CTAs of a multiprocessor.
     pub resident: u32,
-    /// Whether four warps multiply together.
-    pub warpgroups: bool,
+    /// What a further warp brings operands through, if warpgroups multiply.
+    pub ring: Option<Ring>,
+    /// Chunks of rows in shared memory, if warps multiply those.
+    pub chunks: u32,
 }
 
 impl Plan {
-    /// The plan for rows of `row_bytes` bytes, as a CTA reads them.
-    fn new(cx: &Context<'_, '_>, k_len: u32, row_bytes: u64, segments: &[Segment]) -> Plan {
+    /// The plan for rows of `row_bytes` bytes, as a CTA reads them, that lie in memory so.
+    fn new(cx: &Context<'_, '_>, k_len: u32, (row_bytes, rows): (u64, Order), segments: &[Segment]) -> Plan {
         let (blocks, target) = (k_len.div_ceil(BLOCK), &cx.k.target);
         let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
         if cx.phase == Phase::Decode {
             let most = (MOST_SUMS / (cx.tile / ROWS)).min(MOST_PANELS);
             let plans = (1..=most).map(|per_warp| Plan::streamed(cx.tile, blocks, per_warp));
-            let fits =
-                |p: &Plan| p.panels().is_multiple_of(panels) && p.shared(false) <= target.most_shared(p.resident);
+            let fits = |p: &Plan| p.panels().is_multiple_of(panels) && p.shared() <= target.most_shared(p.resident);
             let seconds = |p: &Plan| p.seconds(target, row_bytes, segments);
             let best = plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b)));
             return best.unwrap_or_else(|| Plan::streamed(cx.tile, blocks, panels));
         }
-        gemm::plan(target, blocks, segments).unwrap_or_else(|| {
-            let (per_warp, blocks) = (2.max(panels.div_ceil(4)), (blocks, CHUNK));
-            Plan { split: 1, across: 4, per_warp, groups: 8, blocks, resident: 2, warpgroups: false }
-        })
+        let ringed = matches!(rows, Order::Tiles).then(|| gemm::plan(cx, blocks, segments)).flatten();
+        ringed.unwrap_or_else(|| staged::plan(cx, blocks, matches!(rows, Order::Rows), segments))
     }
 
     /// For a few rows: warps share out `k`, and read weights and rows straight from memory.
@@ -103,7 +108,7 @@ impl Plan {
         // as many at a time as leave the least to do for nothing; the most of those
         let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
         let batch = if mine > most { batch.max(most.min(4)) } else { batch };
-        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups: false }
+        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, ring: None, chunks: 0 }
     }
 
     /// Seconds by the target's figures: weights come from memory once; what CTAs read comes from the second-level cache, wave after wave,
@@ -120,6 +125,19 @@ impl Plan {
         reading.max(memory) + EXPOSED * reading.min(memory)
     }
 
+    /// Seconds for one block of columns of all tiles of a prefill of the most rows: products and reads overlap, waves of CTAs do not.
+    pub fn block_seconds(&self, cx: &Context<'_, '_>, segments: &[Segment]) -> f64 {
+        let (cost, columns, rows) = (cx.k.target.cost, self.columns(), self.rows());
+        let ctas = segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>() * cx.most_rows.div_ceil(rows);
+        let flops = 2.0 * f64::from(columns) * f64::from(rows) * f64::from(BLOCK);
+        let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows);
+        // half of the multiprocessors can draw all that the cache gives
+        let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
+        let product = flops * f64::from(cost.processors) / (cost.gflops * 1e9);
+        let reading = bytes * drawing / (cost.cache_gbps * 1e9);
+        f64::from(ctas.div_ceil(cost.processors)) * product.max(reading)
+    }
+
     /// Warps that share out so many blocks of `k` in decode. Sums are added in an order that depends on nothing else.
     pub fn split(blocks: u32) -> u32 {
         [8, 4, 2].into_iter().find(|s| blocks >= 4 * s).unwrap_or(1)
@@ -128,15 +146,15 @@ impl Plan {
     /// One row of a product with so many columns of `k` and so many panels for a CTA, all weights asked for at once.
     pub fn of_row(k_len: u32, panels: u32) -> Plan {
         let blocks = k_len.div_ceil(BLOCK);
-        let (split, warpgroups) = (Plan::split(blocks), false);
+        let split = Plan::split(blocks);
         let (across, mine) = (WARPS / split, blocks.div_ceil(split));
         let per_warp = panels.div_ceil(across);
         let batch = (MOST_OF_ROW / per_warp).clamp(1, mine);
-        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, warpgroups }
+        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, ring: None, chunks: 0 }
     }
 
     pub fn threads(&self) -> u32 {
-        self.split * self.across * WARP
+        (self.split * self.across + u32::from(self.ring.is_some())) * WARP
     }
 
     pub fn panels(&self) -> u32 {
@@ -167,14 +185,29 @@ impl Plan {
         self.columns() + 4
     }
 
+    /// Where column `pos` of a row of sums lies in it: blocks of 32 columns have their eights exchanged by the number of the block, so that lanes
+    /// which read every other eight, or 16 of each 32 or 64 columns (gates, rotations), do not meet in a bank.
+    fn spread<'k>(&self, pos: V<'k, Index>) -> V<'k, Index> {
+        if !self.columns().is_multiple_of(WARP) {
+            return pos;
+        }
+        let block = pos / WARP;
+        pos.xor(block % 2u32 * 24u32).xor(block / 2u32 % 2u32 * 16u32)
+    }
+
+    /// The sum of row `row` of a CTA and column `pos` in memory that holds `[row][column]`.
+    pub fn sum<'k>(&self, shared: Ptr<'k, F32>, row: V<'k, Index>, pos: V<'k, Index>) -> Ptr<'k, F32> {
+        shared.at(row * self.stride()).at(self.spread(pos))
+    }
+
     /// Elements of the sums of one warp group.
     fn sums(&self) -> u32 {
         self.rows() * self.stride()
     }
 
-    /// Bytes of shared memory that sums and, if rows are staged, chunks of them take turns in.
-    pub fn shared(&self, staged: bool) -> u32 {
-        let chunks = if staged { 2 * 2 * self.rows() * CHUNK_STRIDE } else { 0 };
+    /// Bytes of shared memory that sums and stages, or chunks of rows, take turns in.
+    pub fn shared(&self) -> u32 {
+        let chunks = self.ring.map_or_else(|| staged::bytes(self), |ring| ring.bytes(self));
         (4 * self.split * self.sums()).max(chunks)
     }
 }
@@ -193,11 +226,16 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let x = cx.graph.node(grid).args[0];
     // a norm in front reads rows twice
     let row_bytes = cx.row_bytes(x) * if matches!(cx.graph.op(grid), Some(Op::SweepNorm(_))) { 2 } else { 1 };
-    let (plan, staged) = (Plan::new(cx, k_len as u32, row_bytes, &segments), cx.phase == Phase::Prefill);
+    let order = match cx.graph.ty(x).elem() {
+        Some(Elem::Bf16) if cx.tiled.contains(&x) => Order::Tiles,
+        Some(Elem::Bf16) => Order::Rows,
+        _ => Order::Wide,
+    };
+    let plan = Plan::new(cx, k_len as u32, (row_bytes, order), &segments);
     if cx.phase == Phase::Decode {
         cx.wider.set(TILES.iter().position(|t| *t == cx.tile).and_then(|i| Some((cx.tile, *TILES.get(i + 1)?))));
     }
-    if plan.shared(staged) + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
+    if plan.shared() + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
     let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
@@ -205,19 +243,18 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
     let (group, first) = (item % ctas, item / ctas * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
-    let shared = cx.k.shared::<F32>(plan.shared(staged) / 4);
+    let shared = cx.k.shared::<F32>(plan.shared() / 4);
     let Some(norm) = kernel.run(grid, shared) else {
         return refuse("expected `sweep`, `sweep_norm` or `sweep_scaled`: norms are not folded".into());
     };
-    let name = match (norm, cx.phase, plan.warpgroups) {
+    let name = match (norm, cx.phase, plan.ring.is_some()) {
         (Norm::None, Phase::Decode, _) => "product_decode",
         (Norm::Elements(..), Phase::Decode, _) => "norm_product_decode",
         (Norm::Sums(..), Phase::Decode, _) => "scaled_product_decode",
         (Norm::None, Phase::Prefill, true) => "product_wgmma",
-        (Norm::Elements(..), Phase::Prefill, true) => "norm_product_wgmma",
         (Norm::Sums(..), Phase::Prefill, true) => "scaled_product_wgmma",
         (Norm::None, Phase::Prefill, false) => "product_prefill",
-        (Norm::Elements(..), Phase::Prefill, false) => "norm_product_prefill",
+        (Norm::Elements(..), Phase::Prefill, _) => "norm_product_prefill",
         (Norm::Sums(..), Phase::Prefill, false) => "scaled_product_prefill",
     };
     let compared = segments.iter().filter(|s| !s.largest.is_empty()).map(|s| plan.ctas(&s.spec)).max();
@@ -244,19 +281,19 @@ pub type Weights<'k> = Vec<V<'k, Bf16>>;
 impl<'k> Kernel<'_, 'k, '_> {
     /// The whole kernel; says how the input was normalised.
     fn run(&self, grid: Id, shared: Ptr<'k, F32>) -> Option<Norm<'k>> {
-        let panels = self.panels();
         let input = || Activation::new(self.cx, grid, self.first, self.plan.rows());
         let (x, sums) = if self.cx.phase == Phase::Decode {
             // asked for before anything waits
+            let panels = self.panels();
             let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
             let x = input()?;
             let sums = self.streamed(&panels, &x, ahead);
             (x, sums)
         } else {
             let x = input()?;
-            let sums = match self.plan.warpgroups {
-                true => self.by_warpgroups(&panels, &x, shared),
-                false => self.staged(&panels, &x, shared),
+            let sums = match self.plan.ring {
+                Some(ring) => self.by_warpgroups(&x, shared, ring),
+                None => self.staged(&x, shared),
             };
             (x, sums)
         };
@@ -288,15 +325,22 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (k, plan) = (self.cx.k, self.plan);
         let (mine, lane) = ((k.warp_id() / plan.split) * plan.per_warp, k.warp().rank);
         self.pick(&|segment, item| {
-            let base = self.cx.weight::<F32>(segment.spec, &segment.weights).once();
-            let (per_item, all) =
-                (segment.spec.item_panels() as u32, segment.spec.items() * segment.spec.item_panels());
-            let panel = |i: u32| {
-                let panel = (item * per_item + mine + i).imin(all as u32 - 1);
-                base.byte_offset(panel * (segment.spec.item_bytes() as u32 / per_item)).at(lane * 4u32)
-            };
+            let panel = |i: u32| self.panel_of(segment, item, mine + i).at(lane * 4u32);
             (0..plan.per_warp).map(panel).collect::<Vec<_>>()
         })
+    }
+
+    /// Where panel `number` of the CTA starts.
+    pub fn panel(&self, number: V<'k, Index>) -> Ptr<'k, F32> {
+        self.pick(&|segment, item| self.panel_of(segment, item, number))
+    }
+
+    /// Where panel `number` behind the start of an item is; beyond the last, that one.
+    fn panel_of(&self, segment: &Segment, item: V<'k, Index>, number: V<'k, Index>) -> Ptr<'k, F32> {
+        let base = self.cx.weight::<F32>(segment.spec, &segment.weights).once();
+        let (per_item, items) = (segment.spec.item_panels() as u32, segment.spec.items() as u32);
+        let panel = (item * per_item + number).imin(items * per_item - 1);
+        base.byte_offset(panel * (segment.spec.item_bytes() as u32 / per_item))
     }
 
     /// The first block of this warp.
@@ -326,7 +370,12 @@ impl<'k> Kernel<'_, 'k, '_> {
     }
 
     /// `sums + weights x`, where `x(block, group)` are fragments of activations, one for each step.
-    fn multiply(&self, weights: &Weights<'k>, sums: Sums<'k>, x: impl Fn(u32, u32) -> [V<'k, Bf16>; 2]) -> Sums<'k> {
+    pub fn multiply(
+        &self,
+        weights: &Weights<'k>,
+        sums: Sums<'k>,
+        x: impl Fn(u32, u32) -> [V<'k, Bf16>; 2],
+    ) -> Sums<'k> {
         let mut sums = sums;
         let per_block = 2 * self.plan.per_warp as usize;
         for (b, of_block) in weights.chunks(per_block).enumerate() {
@@ -342,12 +391,12 @@ impl<'k> Kernel<'_, 'k, '_> {
         sums
     }
 
-    fn zeros(&self) -> Sums<'k> {
+    pub fn zeros(&self) -> Sums<'k> {
         vec![vec![self.cx.k.splat(0.0, 4); self.plan.groups as usize]; self.plan.per_warp as usize]
     }
 
     /// Row of the fragment of activations that this lane holds, and its first column in a block.
-    fn place(&self) -> (V<'k, Index>, V<'k, Index>) {
+    pub fn place(&self) -> (V<'k, Index>, V<'k, Index>) {
         let lane = self.cx.k.warp().rank;
         (lane / 4u32, (lane % 4u32) * 8u32)
     }
@@ -382,71 +431,27 @@ impl<'k> Kernel<'_, 'k, '_> {
         step(first + whole, &last[..rest.min(last.len())].to_vec(), sums)
     }
 
-    /// Sums over all of `k`, activations through two chunks of shared memory in turn.
-    fn staged(&self, panels: &[Ptr<'k, F32>], x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) -> Sums<'k> {
-        let (k, plan) = (self.cx.k, self.plan);
-        let chunks = plan.blocks.0.div_ceil(CHUNK);
-        let chunk = |c: V<'k, Index>| shared.cast::<Bf16>().at((c % 2u32) * (plan.rows() * CHUNK_STRIDE));
-        let eights = CHUNK * BLOCK / 8;
-        // the eights of a chunk that are this thread's: token and column
-        let turns = plan.rows() * eights / plan.threads();
-        let mine = |i: u32| {
-            let e = k.thread() + i * plan.threads();
-            (e / eights, (e % eights) * 8u32)
-        };
-        let read = |c: V<'k, Index>| {
-            let one = |i: u32| {
-                let (token, col) = mine(i);
-                let (col, ragged) = (c * (CHUNK * BLOCK) + col, self.is_ragged());
-                x.eight(token, col, ragged, x.gain(col, ragged)).fours()
-            };
-            (0..turns).map(one).collect::<Vec<_>>()
-        };
-        let write = |c: V<'k, Index>, values: &[[V<'k, Bf16>; 2]]| {
-            for (i, v) in (0..).zip(values) {
-                let (token, col) = mine(i);
-                let to = chunk(c).at(token * CHUNK_STRIDE + col);
-                [0u32, 4].into_iter().zip(v).for_each(|(half, v)| to.at(half).store(*v));
-            }
-        };
-        let (row, col) = self.place();
-        let compute = |c: V<'k, Index>, sums: Sums<'k>| {
-            let weights = self.load(panels, c * CHUNK, CHUNK);
-            let lane = chunk(c).at(row * CHUNK_STRIDE + col);
-            self.multiply(&weights, sums, |b, group| {
-                Eight::at(lane.at(group * (ROWS * CHUNK_STRIDE) + b * BLOCK)).fours()
-            })
-        };
-        write(0u32.on(k), &read(0u32.on(k)));
-        k.barrier();
-        let sums = match chunks {
-            1 => self.zeros(),
-            _ => k.range(0u32, chunks - 1, 1, self.zeros(), |c, sums| {
-                let next = read(c + 1u32);
-                let sums = compute(c, sums);
-                write(c + 1u32, &next);
-                k.barrier();
-                sums
-            }),
-        };
-        let sums = compute((chunks - 1).on(k), sums);
-        k.barrier();
-        sums
-    }
-
     /// Sums to shared memory: `[split][row][panel][slot]`.
     pub fn write(&self, sums: &Sums<'k>, shared: Ptr<'k, F32>) {
         let (k, plan) = (self.cx.k, self.plan);
         let (lane, warp) = (k.warp().rank, k.warp_id());
-        let to = shared.at((warp % plan.split) * plan.sums() + (warp / plan.split) * (plan.per_warp * SLOTS));
-        let to = to.at((lane % 4u32) * (2 * plan.stride()) + lane / 4u32);
-        for (panel, groups) in (0..).zip(sums) {
-            for (group, sum) in (0..).zip(groups) {
-                for i in 0..4u16 {
-                    let (row, slot) = (u32::from(i) % 2, u32::from(i) / 2 * 8);
-                    to.at((group * ROWS + row) * plan.stride() + panel * SLOTS + slot).store(sum.lane(i));
+        let shared = shared.at((warp % plan.split) * plan.sums());
+        let (first, pos) = (lane % 4u32 * 2u32, (warp / plan.split) * (plan.per_warp * SLOTS) + lane / 4u32);
+        let put = || {
+            for (panel, groups) in (0..).zip(sums) {
+                for (group, sum) in (0..).zip(groups) {
+                    for i in 0..4u16 {
+                        let (row, slot) = (u32::from(i) % 2, u32::from(i) / 2 * 8);
+                        let to = plan.sum(shared, first, pos + (panel * SLOTS + slot));
+                        to.at((group * ROWS + row) * plan.stride()).store(sum.lane(i));
+                    }
                 }
             }
+        };
+        if plan.ring.is_some() {
+            k.when(self.multiplies(), put)
+        } else {
+            put()
         }
         k.barrier();
     }
@@ -462,12 +467,12 @@ impl<'k> Kernel<'_, 'k, '_> {
                 let (local, token) = (rest % items, rest / items);
                 let (item, row) = (first + local, self.first + token);
                 let exists = exists(segment, item, lane).and(row.lt(self.cx.rows()));
-                let sums = shared.at(token * plan.stride() + local * spec.item_slots() as u32 + lane);
+                let sums = |slot: u32| plan.sum(shared, token, local * spec.item_slots() as u32 + lane + slot);
                 k.when(exists, || {
                     let factor = x.factor(token);
                     let leaf = |id: Id| {
                         let source = segment.accs.iter().position(|a| *a == id)? as u32;
-                        let mut all = self.accumulators(segment, source, (item, lane), sums);
+                        let mut all = self.accumulators(segment, source, (item, lane), &sums);
                         factor.into_iter().for_each(|f| all.vecs.iter_mut().for_each(|v| *v = *v * f));
                         Some(all)
                     };
@@ -478,11 +483,11 @@ impl<'k> Kernel<'_, 'k, '_> {
                     for (store, value) in values {
                         match self.cx.graph.op(store) {
                             // nobody else reads this sum, and its thread is done with it
-                            Some(Op::StoreSquares(_)) => sums.store(value.vecs[0] * value.vecs[0]),
+                            Some(Op::StoreSquares(_)) => sums(0).store(value.vecs[0] * value.vecs[0]),
                             _ => at.put(store, value),
                         }
                     }
-                    compared.iter().for_each(|value| sums.store(*value));
+                    compared.iter().for_each(|value| sums(0).store(*value));
                     if self.cx.phase == Phase::Decode {
                         // a row is a sequence, and nobody but this thread reads its ring at this column
                         self.push(segment, item, lane, row);
@@ -511,10 +516,10 @@ impl<'k> Kernel<'_, 'k, '_> {
             let (local, token) = (e % plan.panels(), e / plan.panels());
             let (part, row) = (first + local, self.first + token);
             k.when(part.lt(parts).and(row.lt(cx.rows())), || {
-                let squares = shared.at(token * plan.stride() + local * SLOTS);
+                let squares = |c: V<'k, Index>| plan.sum(shared, token, local * SLOTS + c);
                 let left = (part * SLOTS + SLOTS).imin(columns) - part * SLOTS;
                 let zero = k.splat(0.0, 4);
-                let sum = k.range(0u32, left, 4, zero, |c, sum| sum + squares.at(c).load(4));
+                let sum = k.range(0u32, left, 4, zero, |c, sum| sum + squares(c).load(4));
                 to.at(row * parts + part).store(sum.sum_lanes());
             });
         });
@@ -543,17 +548,17 @@ impl<'k> Kernel<'_, 'k, '_> {
         });
     }
 
-    /// What accumulator `source` of a segment holds at lane `lane` of an item; `sums` is where its lane is.
+    /// What accumulator `source` of a segment holds at lane `lane` of an item; `sums` says where those of a slot are.
     pub fn accumulators(
         &self,
         segment: &Segment,
         source: u32,
         (item, lane): (V<'k, Index>, V<'k, Index>),
-        sums: Ptr<'k, F32>,
+        sums: &dyn Fn(u32) -> Ptr<'k, F32>,
     ) -> Fragment<'k> {
         let (spec, lanes) = (&segment.spec, segment.spec.lanes() as u32);
         let all = |slot: u32| {
-            let part = |w: u32| sums.at(w * self.plan.sums() + slot).load(1);
+            let part = |w: u32| sums(slot).at(w * self.plan.sums()).load(1);
             (1..self.plan.split).fold(part(0), |sum, w| sum + part(w))
         };
         let first = item * spec.item_slots() as u32 + lane;
