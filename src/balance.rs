@@ -1,6 +1,6 @@
 //! How evenly a schedule shares its work out among a number of threads: what `jetc inspect --threads` reports.
 
-use crate::caches::read_bytes;
+use crate::caches::seen;
 use jetbin::{Phase, ProgramView, Reader, partition};
 use serde::Serialize;
 
@@ -61,9 +61,10 @@ pub fn balance(
         let rows = if step.domain == jetbin::Domain::Head { 1 } else { rows };
         let items = u64::from(step.items_fixed) + u64::from(step.items_per_row) * u64::from(rows);
         // one sequence: its states are read and written once
-        let cache = read_bytes((reader, target), program, &step, tokens.into());
-        let bytes = (step.cost.weight_bytes + step.cost.state_bytes + cache) as f64;
-        let work = bytes + step.cost.flops as f64 / OPERATIONS_A_BYTE * f64::from(rows);
+        let cache = seen((reader, target), program, &step, tokens.into());
+        let bytes = (step.cost.weight_bytes + step.cost.state_bytes + cache.map_or(0, |c| c.bytes)) as f64;
+        let flops = step.cost.flops * cache.map_or(1, |c| c.keys);
+        let work = bytes + flops as f64 / OPERATIONS_A_BYTE * f64::from(rows);
         let label = kind(step.label);
         match kinds.iter_mut().find(|(k, _)| (&k.label, k.items) == (&label, items)) {
             Some((_, sum)) => *sum += work,

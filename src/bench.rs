@@ -1,6 +1,6 @@
 //! Timing of an artifact: prompts (`pp`), generation (`tg`), loading.
 
-use crate::caches::read_bytes;
+use crate::caches::seen;
 use crate::ceilings::{Arithmetic, MemoryMeter, median};
 use jet_frontend::synth::token_ids;
 use jet_runtime::{Model, Saved, Session};
@@ -80,9 +80,11 @@ pub struct Load {
 
 /// Bytes and operations of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Work {
-    bytes: u64,
-    flops: u64,
+pub struct Work {
+    /// Bytes of weights, states and caches.
+    pub bytes: u64,
+    /// Operations.
+    pub flops: u64,
 }
 
 /// Loads the artifact as a new process would, with its file in the page cache if it was read before.
@@ -256,15 +258,16 @@ fn work(model: &Model, test: Test) -> Work {
 }
 
 /// One call with so many rows, of which the head sees some, on sequences that hold `tokens` tokens.
-fn call(model: &Model, (phase, tokens): (Phase, u64), rows: u32, head_rows: u32) -> Work {
+pub fn call(model: &Model, (phase, tokens): (Phase, u64), rows: u32, head_rows: u32) -> Work {
     let reader = model.reader();
     let Some(program) = reader.serving(model.target(), phase, rows) else { return Work::default() };
     program.steps().iter().fold(Work::default(), |sum, step| {
         let rows = u64::from(if step.domain == Domain::Head { head_rows } else { rows });
         let sequences = if phase == Phase::Prefill { rows.min(1) } else { rows };
-        let states = step.cost.state_bytes + read_bytes((&reader, model.target()), &program, &step, tokens);
+        let cache = seen((&reader, model.target()), &program, &step, tokens);
+        let states = step.cost.state_bytes + cache.map_or(0, |c| c.bytes);
         let bytes = step.cost.weight_bytes * rows.min(1) + states * sequences;
-        Work { bytes: sum.bytes + bytes, flops: sum.flops + step.cost.flops * rows }
+        Work { bytes: sum.bytes + bytes, flops: sum.flops + step.cost.flops * cache.map_or(1, |c| c.keys) * rows }
     })
 }
 

@@ -70,7 +70,7 @@ impl MemoryMeter {
             }
             #[cfg(feature = "ptxsim")]
             DeviceChoice::PtxSim => {
-                anyhow::bail!("--device ptxsim: a simulator tells nothing about time, expected cpu or cuda")
+                anyhow::bail!("the simulator tells nothing about time, expected cpu or cuda")
             }
         })
     }

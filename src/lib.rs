@@ -9,6 +9,8 @@ pub mod ceilings;
 pub mod cmd;
 pub mod compare;
 pub mod compile;
+#[cfg(feature = "ptxsim")]
+pub mod counted;
 pub mod defaults;
 pub mod quality;
 pub mod selftest;

@@ -76,15 +76,20 @@ pub fn against(
 /// If one of them fails.
 pub fn against_itself(session: &mut Session, tolerance: Tolerance, step: &dyn Fn()) -> anyhow::Result<Report> {
     let (mut wanted, whole) = request(session)?;
-    let model = session.model();
-    let decode = model.reader().program(model.target(), Phase::Decode);
-    if !decode.is_some_and(|p| p.probes().iter().any(|probe| probe.kind == ProbeKind::LastHidden)) {
+    if !decode_keeps_last_hidden(session) {
         wanted.remove("seq0.last_hidden");
     }
     let expected = collect(session, &wanted, &whole, false, step)?;
     let mut decoded = OneByOne(session);
     let ours = collect(&mut decoded, &wanted, &whole, false, step)?;
     Ok(judge(&measured(expected), &ours, tolerance))
+}
+
+/// Whether the decode program leaves the normed residual stream in memory.
+pub fn decode_keeps_last_hidden(session: &Session) -> bool {
+    let model = session.model();
+    let decode = model.reader().program(model.target(), Phase::Decode);
+    decode.is_some_and(|p| p.probes().iter().any(|probe| probe.kind == ProbeKind::LastHidden))
 }
 
 /// The calls that [`against`] and [`against_itself`] make, at most.

@@ -290,6 +290,7 @@ pub const TARGETS: &[Target] = &[
             Cap::Mma,
             Cap::AsyncCopy,
             Cap::Wgmma,
+            Cap::BulkCopy,
             Cap::DependentLaunch,
             Cap::Cluster,
         ],

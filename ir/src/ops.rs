@@ -181,6 +181,8 @@ define_ops! {
     exp = Exp(x) {} Map;
     /// `-x`.
     neg = Neg(x) {} Map;
+    /// `x` rounded to bf16, to nearest even, and stored as such.
+    round_bf16 = RoundBf16(x) {} Map;
     /// `x * rsqrt(sum(x^2) + eps)` over each head.
     l2_norm = L2Norm(x) { head_dim: usize, eps: F32 } Memory;
     /// Causal depthwise convolution with a kernel for every token and channel: `y[t, d] = sum_w kernels[t, d taps + w] past[t + w, d]`, where
@@ -218,6 +220,9 @@ define_ops! {
     sweep_fold = SweepFold(x, w) { eps: F32 } Grid;
     /// The same, with the mean of squares delivered by the producer of `x`.
     sweep_fold_ms = SweepFoldMs(x, w, ms) { eps: F32 } Grid;
+    /// Kernel over `x` times `rsqrt(mean + eps)` of each row: `x` is scaled by the norm's weight already, `squares` holds the parts of the sum that
+    /// the mean is made of. The factor is applied to the accumulators.
+    sweep_scaled = SweepScaled(x, squares) { eps: F32 } Grid;
     /// Accumulators of the product of a grid's rows with `w`.
     acc = Acc(grid, w) {} Register;
     /// `x` from memory, in the registers of a kernel whose threads read these elements anyway.
@@ -232,6 +237,8 @@ define_ops! {
     store = Store(r) {} Store;
     /// Mean of squares of the rows of a tile that is stored anyway.
     store_ms = StoreMs(r) {} Store;
+    /// Sums of squares of every `width` neighbouring columns.
+    store_squares = StoreSquares(r) { width: usize } Store;
     /// `ring_push` of a register value.
     store_ring = StoreRing(ring, r) { taps: usize } Store;
     /// `kv_append` of a register value.

@@ -1,7 +1,7 @@
 //! E-graph fusion, layouts and memory plan of jetc.
 //!
 //! ```text
-//! graph -> normalise -> saturate -> e-graph -> extract (target, phase) -> merge updates -> (split attention) -> fused graph and kernels -> plan_memory -> arena
+//! graph -> normalise -> saturate -> e-graph -> extract (target, phase) -> merge updates -> (split attention) -> (narrow) -> fused graph and kernels -> plan_memory -> arena
 //! ```
 
 pub mod cost;
@@ -14,6 +14,7 @@ pub mod layout;
 pub mod listing;
 pub mod memory;
 pub mod merge;
+pub mod narrow;
 pub mod normalise;
 pub mod roofline;
 pub mod rules;
@@ -30,6 +31,7 @@ pub use layout::{LayoutTable, Program, assign_layout};
 pub use listing::listing;
 pub use memory::{Buffer, Domain, MemoryPlan, RowLimits, plan_memory, validate};
 pub use merge::plan_ps;
+pub use narrow::narrow;
 pub use roofline::{H100, LayoutShare, Roofline, TargetParams, ZEN4_2};
 pub use saturate::{Options, Saturated, saturate};
 pub use split::split_attention;

@@ -5,18 +5,26 @@ use crate::bench::{Depth, Load, Row, Test, load, measure};
 use crate::ceilings::{Arithmetic, Ceilings, MemoryMeter};
 use anyhow::ensure;
 use clap::ValueEnum;
+use jet_runtime::Model;
 use serde::Serialize;
 use std::path::PathBuf;
+
+#[cfg(feature = "ptxsim")]
+mod simulated;
 
 const HELP: &str = "\
 Shares are of limits measured in the same run: reading memory (on a GPU, copying), sampled between the calls, and multiply-adds
 of several widths and types (on a CPU). Bytes and operations are those that the artifact states for its steps: weights once a call, states once
-a sequence, operations once a row.
+a sequence, operations once a row, attention with the keys that it sees.
+
+With --device ptxsim nothing is timed. The simulator counts what one call does on a GPU: a prompt, or a single step of generation whatever -n
+says; beside it stands the time that this takes at the speeds that the target states, kernel by kernel.
 
 Examples:
   jetc bench model.jetbin
   jetc bench model.jetbin -p 128,512 -n 64 -d 0,4096 -b 1,4 -o json
-  jetc bench model.jetbin --device cuda -b 1,8,64";
+  jetc bench model.jetbin --device cuda -b 1,8,64
+  jetc bench model.jetbin --device ptxsim -p 64 -b 1,8";
 
 /// Measure tokens per second for prompts and generation, and the share of the machine's measured limits
 #[derive(clap::Args)]
@@ -41,6 +49,10 @@ pub struct Args {
     repetitions: u32,
     #[command(flatten)]
     machine: MachineArgs,
+    /// Let the simulator count what takes it more than two minutes
+    #[cfg(feature = "ptxsim")]
+    #[arg(long)]
+    long: bool,
     /// Form of the report
     #[arg(short, long, value_enum, default_value_t = Form::Md)]
     output: Form,
@@ -77,14 +89,12 @@ struct Report {
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let model = args.machine.open(&args.artifact)?;
     let tests = tests(args);
-    ensure!(!tests.is_empty(), "nothing to measure: -p and -n are both 0");
-    let facts = model.facts();
-    for test in &tests {
-        let tokens = test.n_depth + test.n_prompt + test.n_gen;
-        ensure!(tokens <= facts.max_context, "{}: {tokens} tokens, the artifact's context is {}", test.name(), facts.max_context);
-        let batch = test.n_batch;
-        ensure!((1..=facts.max_batch).contains(&batch), "-b: found {batch}, expected 1 to {}", facts.max_batch);
+    #[cfg(feature = "ptxsim")]
+    if args.machine.device == jet_runtime::DeviceChoice::PtxSim {
+        return simulated::run(args, &model, tests);
     }
+    fit(&tests, &model)?;
+    let facts = model.facts();
     let bar = output::progress(tests.len() as u64 + 2, output::Unit::Items);
     bar.set_message("ceilings");
     let sequences = tests.iter().map(|t| t.n_batch).max().unwrap_or(1);
@@ -105,6 +115,19 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let report = Report { model: facts.name.clone(), target, weight_bytes, ceilings, memory: meter.what(), load, rows };
     print(&report, args.output)?;
     Ok(Outcome::Done)
+}
+
+/// Whether the artifact has room for all tests.
+fn fit(tests: &[Test], model: &Model) -> anyhow::Result<()> {
+    ensure!(!tests.is_empty(), "nothing to measure: -p and -n are both 0");
+    let facts = model.facts();
+    for test in tests {
+        let tokens = test.n_depth + test.n_prompt + test.n_gen;
+        ensure!(tokens <= facts.max_context, "{}: {tokens} tokens, the artifact's context is {}", test.name(), facts.max_context);
+        let batch = test.n_batch;
+        ensure!((1..=facts.max_batch).contains(&batch), "-b: found {batch}, expected 1 to {}", facts.max_batch);
+    }
+    Ok(())
 }
 
 /// Prompts first, then generation, each at every depth; batches concern generation.

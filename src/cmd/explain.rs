@@ -2,14 +2,15 @@
 
 use super::compile::CompileArgs;
 use super::{Outcome, output};
-use crate::compile::price::{cost_model, of_sequences};
-use crate::compile::{CompileRequest, Limits, Model, source_graph, target_graph};
+use crate::compile::price::{Prices, cost_model, of_sequences};
+use crate::compile::{CompileRequest, Limits, Model, in_parts, narrowed, source_graph, target_graph};
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use jet_codegen::targets::{TARGETS, Target};
 use jet_frontend::{ModelConfig, WeightFormat};
 use jet_ir::{Graph, OutputKind};
-use jet_passes::{Explanation, Options, explain, fuse, listing};
+use jet_passes::traffic::{Traffic, traffic};
+use jet_passes::{CostModel, Explanation, Fused, Options, explain, fuse, listing, plan_ps};
 use jetbin::{Phase, SectionKind};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -17,12 +18,14 @@ use std::path::{Path, PathBuf};
 const HELP: &str = "\
 Without RESULT: every kernel of the program, and the results that can be named. With it, for the part of the model that ends
 there (layer_hidden.1 is the MLP of layer 0, mixer_hidden.0 its mixer, logits the head): the kernels, the rules that made
-each stored result from the model's own operations, and what every rejected alternative would cost more.
+each stored result from the model's own operations, and what every rejected alternative would cost more. Prices and bytes are for the
+context that the first line names.
 
 Examples:
   jetc explain model.jetbin
   jetc explain model.jetbin mixer_hidden.0 --phase prefill
-  jetc explain model.toml mixer_hidden.0 --target sm_90a";
+  jetc explain model.toml mixer_hidden.0 --target sm_90a
+  jetc explain model.jetbin --context 65536";
 
 /// Show which rewrites made the kernels, and the costs of the rejected alternatives
 #[derive(clap::Args)]
@@ -36,6 +39,9 @@ pub struct Args {
     /// Which of the programs; decode-one is for one sequence
     #[arg(long, value_enum, default_value_t = Which::Decode)]
     phase: Which,
+    /// Tokens that a sequence holds, the new ones included (default: in decode max_context, in prefill one chunk of a prompt)
+    #[arg(long, value_name = "N")]
+    context: Option<u32>,
     /// For which target: of an artifact, one of its own (default: the first one)
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
@@ -67,32 +73,56 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let name = args.target.as_ref().or(subject.targets.first()).context("there is no target")?;
     ensure!(subject.targets.contains(name), "--target: found {name}, expected one of {}", subject.targets.join(", "));
     let target = Target::named(name).with_context(|| format!("this build does not know the target {name}"))?;
+    let limits = subject.limits;
     let (phase, cost) = match args.phase {
-        Which::Prefill => (Phase::Prefill, cost_model(target, Phase::Prefill, subject.limits)),
-        Which::Decode => (Phase::Decode, cost_model(target, Phase::Decode, subject.limits)),
-        Which::DecodeOne => (Phase::Decode, of_sequences(target, 1, subject.limits)),
+        Which::Prefill => (Phase::Prefill, cost_model(target, Phase::Prefill, limits)),
+        Which::Decode => (Phase::Decode, cost_model(target, Phase::Decode, limits)),
+        Which::DecodeOne => (Phase::Decode, of_sequences(target, 1, limits)),
     };
+    let context = context(args, &cost, limits)?;
     let graph = target_graph(&subject.graph, target, phase)?;
+    let asked = cost.clone().in_context(context as usize);
     match &args.result {
         Some(result) => {
-            let explanation = explain(&graph, result, &cost, &Options::default())?;
-            if args.json { output::json(&as_json(&explanation))? } else { print!("{explanation}") }
+            let mut explanation = explain(&graph, result, &asked, &Options::default())?;
+            explanation.fused = in_parts(explanation.fused, target, (phase, limits), &asked)?;
+            if args.json { output::json(&as_json(&explanation, context))? } else { print!("{explanation}") }
         }
         None => {
+            // the plan that is compiled, at the price of the context that was asked for
             let fused = fuse(&graph, &cost, &Options::default())?;
-            let results: Vec<&str> = nameable(&graph);
-            if args.json {
-                let report = &fused.report;
-                output::json(&json!({ "name": report.name, "kernels": report.after.kernels, "kernels_unfused": report.before.kernels,
-                    "plan_us": report.plan_ps as f64 * 1e-6, "e_nodes": report.e_nodes, "results": results,
-                    "listing": listing(&fused) }))?;
-            } else {
-                print!("{}", listing(&fused));
-                println!("\nresults: {}", results.join(", "));
-            }
+            let ps = plan_ps(&fused.graph, &fused.groups, &asked).context("the plan has a kernel without a price")?;
+            let fused = narrowed(in_parts(fused, target, (phase, limits), &asked)?, target, &asked)?;
+            print_whole(&fused, (&asked, context, ps), &nameable(&graph), args.json)?;
         }
     }
     Ok(Outcome::Done)
+}
+
+/// Tokens of a sequence in the call that is explained.
+fn context(args: &Args, cost: &Prices, limits: Limits) -> anyhow::Result<u32> {
+    let (new, most) = (cost.phase().tokens as u32, limits.max_context);
+    let context = args.context.unwrap_or(if new > 1 { new } else { most });
+    ensure!((new..=most).contains(&context), "--context: found {context}, expected {new} to {most}, the artifact's max_context");
+    Ok(context)
+}
+
+/// The kernels of a program, and what a call of it moves.
+fn print_whole(fused: &Fused, (cost, context, ps): (&Prices, u32, u64), results: &[&str], as_json: bool) -> anyhow::Result<()> {
+    let moved = traffic(&fused.graph, &fused.groups, cost.phase());
+    let Traffic { kernels, weight_bytes, activation_bytes, state_bytes } = moved;
+    let (name, us) = (cost.name(), ps as f64 * 1e-6);
+    if as_json {
+        let report = &fused.report;
+        return output::json(&json!({ "name": name, "context": context, "kernels": kernels, "kernels_unfused": report.before.kernels,
+            "plan_us": us, "weight_bytes": weight_bytes, "activation_bytes": activation_bytes, "state_bytes": state_bytes,
+            "e_nodes": report.e_nodes, "results": results, "listing": listing(fused) }));
+    }
+    let [weights, activations, states] = [weight_bytes, activation_bytes, state_bytes].map(output::bytes);
+    println!("{name}: {us:.2} us, {kernels} kernels; {weights} of weights, {states} of states and caches, {activations} of activations");
+    print!("{}", listing(fused));
+    println!("\nresults: {}", results.join(", "));
+    Ok(())
 }
 
 fn nameable(graph: &Graph) -> Vec<&str> {
@@ -125,7 +155,7 @@ fn of_artifact(path: &Path) -> anyhow::Result<Subject> {
     Ok(Subject { graph: source_graph(&config, weights)?, targets, limits })
 }
 
-fn as_json(explanation: &Explanation) -> Value {
+fn as_json(explanation: &Explanation, context: u32) -> Value {
     let derivations: Vec<_> = explanation
         .derivations
         .iter()
@@ -139,6 +169,6 @@ fn as_json(explanation: &Explanation) -> Value {
         .iter()
         .map(|r| json!({ "chosen": r.chosen, "rejected": r.rejected, "us": r.ps as f64 * 1e-6 }))
         .collect();
-    json!({ "name": explanation.name, "plan_us": explanation.fused.report.plan_ps as f64 * 1e-6,
+    json!({ "name": explanation.name, "context": context, "plan_us": explanation.fused.report.plan_ps as f64 * 1e-6,
         "listing": listing(&explanation.fused), "derivations": derivations, "regrets": regrets })
 }

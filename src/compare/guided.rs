@@ -7,6 +7,7 @@
 use super::evaluated::Evaluated;
 use super::feed::{Rows, Runner, Wanted};
 use super::tensors::{Array, Tensors};
+use crate::selftest;
 use jet_ir::Rounding;
 use jet_runtime::Session;
 
@@ -18,7 +19,8 @@ pub struct Sides {
     pub ours: Tensors,
 }
 
-/// Feeds `prompt` at once and `forced` one by one to slot 0 of both. `step` is told about every call.
+/// Feeds `prompt` at once and `forced` one by one to slot 0 of both. `step` is told about every call. The normed residual stream is
+/// compared where both programs keep it; a decode program of a GPU norms inside the head's kernel.
 ///
 /// # Errors
 /// If one of them fails, or the artifact does not show its residual streams.
@@ -29,7 +31,8 @@ pub fn both(
     (prompt, forced): (&[u32], &[u32]),
     step: &dyn Fn(),
 ) -> anyhow::Result<Sides> {
-    let all = Wanted { logits: true, layer_hidden: true, mixer_hidden: true, last_hidden: true };
+    let last_hidden = selftest::decode_keeps_last_hidden(session);
+    let all = Wanted { logits: true, layer_hidden: true, mixer_hidden: true, last_hidden };
     Runner::reset(session, 0)?;
     reference.reset(0)?;
     let (mut ours, mut theirs) = (Rows::default(), Rows::default());
@@ -69,7 +72,9 @@ fn values(rows: &Rows, given: &Rows, vocab: usize, hidden: usize) -> Tensors {
         let out = &rows.layer_hidden[layer + 1];
         put(format!("layers.{layer:02}.mlp"), hidden, added(out, &given.mixer_hidden[layer]));
     }
-    put("last_hidden".into(), hidden, rows.last_hidden.clone());
+    if !given.last_hidden.is_empty() {
+        put("last_hidden".into(), hidden, rows.last_hidden.clone());
+    }
     put("logits".into(), vocab, rows.logits.clone());
     keys
 }

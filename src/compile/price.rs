@@ -13,6 +13,7 @@ const CONTEXT: usize = 4096;
 const MANY: u32 = 8;
 
 /// Prices of the kernels that a target has.
+#[derive(Clone)]
 pub struct Prices {
     target: Target,
     roofline: Roofline,
@@ -31,6 +32,16 @@ pub fn cost_model(target: &Target, phase: Phase, limits: Limits) -> Prices {
 /// The same in decode for so many sequences.
 pub fn of_sequences(target: &Target, sequences: u32, limits: Limits) -> Prices {
     prices(target, Work::decode(sequences as usize, CONTEXT.min(limits.max_context as usize)))
+}
+
+impl Prices {
+    /// The same for sequences that hold `context` tokens, the new ones included.
+    pub fn in_context(mut self, context: usize) -> Prices {
+        let phase = &mut self.roofline.phase;
+        phase.context = context;
+        phase.name += &format!(", context {context}");
+        self
+    }
 }
 
 fn prices(target: &Target, phase: Work) -> Prices {

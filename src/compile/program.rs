@@ -10,6 +10,9 @@ use jet_passes::{Domain as PlanDomain, MemoryPlan};
 use jetbin::{Arg, Buffer, Domain, Phase, Probe, ProbeKind, ProbeSource, Program, Step};
 use std::collections::HashMap;
 
+/// The final norm as a result of its own.
+pub const LAST_HIDDEN: &str = "last_hidden";
+
 /// A fused graph with its kernels and its place in memory.
 pub struct Parts<'a> {
     /// The fused graph.
@@ -90,7 +93,8 @@ fn domain(plan: PlanDomain) -> Domain {
 }
 
 fn buffer(graph: &Graph, planned: &jet_passes::Buffer) -> Buffer {
-    let row_bytes = 4 * graph.ty(planned.value).cols() as u64;
+    let ty = graph.ty(planned.value);
+    let row_bytes = ty.elem().map_or(0, |e| e.row_bytes(ty.cols())) as u64;
     let name = planned.name.clone();
     Buffer { name, offset: planned.offset, row_bytes, domain: domain(planned.domain) }
 }
@@ -178,14 +182,22 @@ fn probes(parts: &Parts<'_>, buffers: &HashMap<Id, u32>) -> Vec<Probe> {
 
 /// The final norm: its buffer, or the rows that the kernel of the logits stages at the start of its scratch memory.
 fn last_hidden(parts: &Parts<'_>, buffers: &HashMap<Id, u32>) -> Option<Probe> {
-    let logits = parts.graph.outputs.iter().find(|o| o.kind == OutputKind::Return && o.name == "logits")?;
-    let step = parts.groups.iter().position(|g| g.nodes.contains(&logits.value))?;
+    let output = |name: &str| {
+        let found = parts.graph.outputs.iter().find(|o| o.kind == OutputKind::Return && o.name == name);
+        found.map(|o| o.value)
+    };
+    let step_of = |value: Id| parts.groups.iter().position(|g| g.nodes.contains(&value));
+    let step = step_of(output("logits")?)?;
     let grid = parts.groups[step].grid?;
-    let source = match parts.graph.op(grid)? {
+    let (step, source) = match parts.graph.op(grid)? {
         // a GPU has no scratch memory that outlives a kernel
         jet_ir::Op::SweepNorm(_) if parts.built[step].kernel.launch.is_some() => return None,
-        jet_ir::Op::SweepNorm(_) => ProbeSource::Scratch { offset: 0, row_bytes: 4 * parts.hidden as u64 },
-        jet_ir::Op::Sweep(_) => ProbeSource::Buffer(*buffers.get(&parts.graph.node(grid).args[0])?),
+        jet_ir::Op::SweepNorm(_) => (step, ProbeSource::Scratch { offset: 0, row_bytes: 4 * parts.hidden as u64 }),
+        jet_ir::Op::Sweep(_) => (step, ProbeSource::Buffer(*buffers.get(&parts.graph.node(grid).args[0])?)),
+        jet_ir::Op::SweepScaled(_) => {
+            let norm = output(LAST_HIDDEN)?;
+            (step_of(norm)?, ProbeSource::Buffer(*buffers.get(&norm)?))
+        }
         _ => return None,
     };
     Some(Probe { kind: ProbeKind::LastHidden, step: step as u32, source })

@@ -2,18 +2,19 @@
 
 use super::dump::Dump;
 use super::options::{ProgramSummary, TargetSummary};
-use super::price;
-use super::program::{Parts, assemble};
+use super::price::{self, Prices};
+use super::program::{LAST_HIDDEN, Parts, assemble};
 use super::states::{SlotPlan, plan_slot};
 use super::weights::WeightTable;
 use super::{Limits, Model};
-use anyhow::{Context, Result, bail};
-use jet_codegen::kir::{Cap, Launch};
+use anyhow::{Context, Result, bail, ensure};
+use jet_codegen::kir::{Cap, Launch, reads_settled};
 use jet_codegen::targets::Target;
-use jet_codegen::{Activations, Built};
-use jet_ir::{Graph, Group, Op, OutputKind};
-use jet_passes::{Fused, MemoryPlan, RowLimits};
+use jet_codegen::{Activations, Built, TILE_ROWS};
+use jet_ir::{Graph, Group, Id, Op, OutputKind};
+use jet_passes::{CostModel, Fused, MemoryPlan, RowLimits};
 use jetbin::{DeviceKind, KernelDesc, LaunchDesc, Phase, Program, TargetDesc, Wider};
+use std::collections::BTreeSet;
 
 /// Rows of a head window in a prefill program.
 const HEAD_ROWS: u32 = 32;
@@ -49,6 +50,8 @@ pub struct Selected {
     groups: Vec<Group>,
     /// The kernel of each group.
     pub built: Vec<Built>,
+    /// The plan with its rows in f32: prices know of no others.
+    priced: (Graph, Vec<Group>),
     memory: MemoryPlan,
     summary: ProgramSummary,
 }
@@ -89,6 +92,10 @@ pub fn compile_target(
             distinct.push(built);
         }
     }
+    for first in phases.iter().filter_map(|p| p.built.first()).flat_map(Built::chain) {
+        // the step before it may be the last one of another call
+        ensure!(!reads_settled(&first.kernel), "{}: a first step that reads states before it waits", first.name);
+    }
     let kernels: Vec<_> = distinct.iter().map(|b| b.kernel.clone()).collect();
     dump.kernels(name, &kernels)?;
     let blob = jet_codegen::compile(&kernels, target).with_context(|| format!("code for {name}"))?;
@@ -116,15 +123,19 @@ pub fn compile_target(
         assembled: None,
         programs: phases.iter().map(|p| p.summary.clone()).collect(),
     };
-    let desc = TargetDesc {
-        name: name.to_string(),
+    let (desc, slot) = (target_desc(target), slot.clone());
+    Ok(Compiled { desc, slot, kernels: table, launches, code: blob.bytes, cubin: None, programs, few, summary })
+}
+
+/// What an artifact says of a target.
+pub fn target_desc(target: &Target) -> TargetDesc {
+    TargetDesc {
+        name: target.name.to_string(),
         device: if target.is_gpu() { DeviceKind::Cuda } else { DeviceKind::Cpu },
         arch: target.arch.to_string(),
         features: target.requires.iter().map(ToString::to_string).collect(),
         rank: target.rank,
-    };
-    let slot = slot.clone();
-    Ok(Compiled { desc, slot, kernels: table, launches, code: blob.bytes, cubin: None, programs, few, summary })
+    }
 }
 
 /// How a kernel of a GPU is launched.
@@ -156,7 +167,7 @@ fn with_last_hidden(mut graph: Graph) -> Graph {
     let logits = graph.outputs.iter().find(|o| o.kind == OutputKind::Return && o.name == "logits").map(|o| o.value);
     let norm = logits.and_then(|id| graph.node(id).args.first().copied());
     if let Some(norm) = norm.filter(|id| matches!(graph.op(*id), Some(Op::RmsNorm(_)))) {
-        graph.output(OutputKind::Return, "last_hidden", norm);
+        graph.output(OutputKind::Return, LAST_HIDDEN, norm);
     }
     graph
 }
@@ -191,11 +202,28 @@ impl Selected {
 pub fn select_phase(graph: &Graph, limits: Limits, target: &Target, how: (Phase, Activations)) -> Result<Selected> {
     let graph = &target_graph(graph, target, how.0)?;
     let cost = price::cost_model(target, how.0, limits);
-    let mut fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
-    if how.0 == Phase::Decode && !target.is_gpu() {
-        fused = jet_passes::split_attention(fused, limits.max_context as usize, &cost)?;
+    let fused = jet_passes::fuse(graph, &cost, &jet_passes::Options::default())?;
+    let fused = in_parts(fused, target, (how.0, limits), &cost)?;
+    select_fused(fused, target, how, &cost, (rows(how.0, limits), None))
+}
+
+/// A plan of kernels with attention over long caches in parts, as the decode programs of CPUs have it.
+///
+/// # Errors
+/// The plan is no sequence of kernels, which would be a defect.
+pub fn in_parts(fused: Fused, target: &Target, (phase, limits): (Phase, Limits), cost: &Prices) -> Result<Fused> {
+    if phase != Phase::Decode || target.is_gpu() {
+        return Ok(fused);
     }
-    select_fused(fused, target, how, rows(how.0, limits), None)
+    Ok(jet_passes::split_attention(fused, limits.max_context as usize, cost)?)
+}
+
+/// A plan of kernels with the rows that only tile products read rounded in memory, on targets that have them.
+///
+/// # Errors
+/// The plan is no sequence of kernels, which would be a defect.
+pub fn narrowed(fused: Fused, target: &Target, cost: &Prices) -> Result<Fused> {
+    if target.has(Cap::Mma) { Ok(jet_passes::narrow(fused, cost.phase())?) } else { Ok(fused) }
 }
 
 /// The decode program for few sequences, if another plan than that for `many` is faster for them.
@@ -211,12 +239,12 @@ pub fn select_few(graph: &Graph, limits: Limits, target: &Target, many: &Selecte
     let fused = jet_passes::fuse(graph, &of(1), &jet_passes::Options::default())?;
     let faster = |n: &u32| {
         let time = |graph: &Graph, groups: &[Group]| jet_passes::plan_ps(graph, groups, &of(*n));
-        let (few, many) = (time(&fused.graph, &fused.groups), time(&many.graph, &many.groups));
+        let (few, many) = (time(&fused.graph, &fused.groups), time(&many.priced.0, &many.priced.1));
         few.zip(many).is_some_and(|(few, many)| few < many)
     };
     let most = (1..=FEW.min(limits.max_batch - 1)).take_while(faster).last();
     let how = (Phase::Decode, many.activations);
-    most.map(|most| select_fused(fused, target, how, (most, most), Some(most))).transpose()
+    most.map(|most| select_fused(fused, target, how, &of(1), ((most, most), Some(most)))).transpose()
 }
 
 /// Kernels and places for a fused graph that runs on so many rows.
@@ -224,17 +252,25 @@ fn select_fused(
     fused: Fused,
     target: &Target,
     (phase, activations): (Phase, Activations),
-    rows: (u32, u32),
-    few: Option<u32>,
+    cost: &Prices,
+    (rows, few): ((u32, u32), Option<u32>),
 ) -> Result<Selected> {
+    let priced = (fused.graph.clone(), fused.groups.clone());
+    let fused = narrowed(fused, target, cost)?;
     jet_ir::verify(&fused.graph).context("fusion made an invalid graph, which is a defect of jetc")?;
-    let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
+    // rows in tiles are padded
+    let tokens = if phase == Phase::Prefill { rows.0.next_multiple_of(TILE_ROWS) } else { rows.0 };
+    let row_limits = RowLimits { tokens: u64::from(tokens), head: u64::from(rows.1) };
     let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;
     jet_passes::validate(&fused.graph, &fused.groups, &memory).map_err(|faults| {
         anyhow::anyhow!("the memory plan is wrong, which is a defect of jetc:\n{}", faults.join("\n"))
     })?;
     let most_rows = rows.0.max(rows.1);
-    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase, activations, most_rows);
+    // head steps begin at any row
+    let head = fused.groups.iter().filter(|g| memory.domains[g.id] == jet_passes::Domain::Head);
+    let windowed: BTreeSet<Id> = head.flat_map(|g| g.inputs.iter().chain(&g.stores).copied()).collect();
+    let tiled = jet_codegen::tiled_rows(&fused.graph, target, phase, |id| windowed.contains(&id));
+    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase, (activations, &tiled), most_rows);
     let built = fused.groups.iter().map(select).collect::<Result<Vec<_>, _>>()?;
     let report = &fused.report;
     let summary = ProgramSummary {
@@ -244,5 +280,5 @@ fn select_fused(
         bytes_per_call: (report.before.bytes(), report.after.bytes()),
         arena: (memory.arena_bytes, memory.unshared_bytes),
     };
-    Ok(Selected { phase, activations, rows, graph: fused.graph, groups: fused.groups, built, memory, summary })
+    Ok(Selected { phase, activations, rows, graph: fused.graph, groups: fused.groups, built, priced, memory, summary })
 }

@@ -194,6 +194,7 @@ fn explanations_name_rules_and_rejected_alternatives() {
     assert!(whole["results"].as_array().unwrap().iter().any(|r| r == "mixer_hidden.3"));
     let gpu = run(args!["explain", austen(), "mixer_hidden.0", "--target", "sm_90a"]).ok().stdout;
     assert!(gpu.contains("pack_frag("), "{gpu}");
+    prices_are_for_a_context();
     let absent = run(args!["explain", artifact(), "--target", "sm_90a"]);
     assert!(absent.stderr.contains("--target: found sm_90a, expected one of "), "{}", absent.stderr);
     let unknown = run(args!["explain", artifact(), "layer_hidden.99"]);
@@ -205,6 +206,24 @@ fn explanations_name_rules_and_rejected_alternatives() {
     );
 }
 
+/// Twice the context is twice the bytes of the caches, and a long one is read in parts by a CPU.
+fn prices_are_for_a_context() {
+    let of = |context: &str| run(args!["explain", artifact(), "--context", context, "--json"]).ok().json();
+    let [none, some, more] = ["1", "21", "41"].map(|n| of(n)["state_bytes"].as_u64().unwrap());
+    assert!(some > none && more - some == some - none, "{none} {some} {more}");
+    assert!(of("200")["plan_us"].as_f64().unwrap() > of("1")["plan_us"].as_f64().unwrap());
+    let said = run(args!["explain", artifact(), "--context", "1000000"]);
+    assert!(
+        said.code == Some(2) && said.stderr.contains("--context: found 1000000, expected 1 to "),
+        "{}",
+        said.stderr
+    );
+    let folder = folder();
+    let long = compile(folder.path(), &austen(), &["--max-context", "16384", "--max-batch", "1"]);
+    let text = run(args!["explain", long]).ok().stdout;
+    assert!(text.contains(", context 16384: ") && text.contains("attention_merge("), "{text}");
+}
+
 #[test]
 fn machine_and_targets_are_reported() {
     let doctor = run(["doctor", "--json"]).ok().json();
@@ -214,4 +233,11 @@ fn machine_and_targets_are_reported() {
     let host: Vec<_> =
         targets.as_array().unwrap().iter().filter(|t| t["host"] == true).map(|t| t["name"].clone()).collect();
     assert!(host.iter().any(|name| name == target), "{host:?}");
+    for row in targets.as_array().unwrap() {
+        let devices: Vec<_> = row["devices"].as_array().unwrap().iter().map(|d| d.as_str().unwrap()).collect();
+        assert_eq!(devices.contains(&"cpu"), row["host"] == true, "{row}");
+        assert_eq!(devices.contains(&"ptxsim"), row["backend"] == "ptx", "{row}");
+        let everywhere = devices.contains(&"cpu") || devices.contains(&"cuda");
+        assert_eq!(row["missing"].is_null(), everywhere, "{row}");
+    }
 }

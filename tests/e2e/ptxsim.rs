@@ -117,6 +117,33 @@ fn the_example_model() {
     within(jetc(), "ptxsim", (&artifact, &austen().join("reference.safetensors")), AUSTEN, &["--together"]);
 }
 
+/// Counts instead of times: the weights are read by every call, states grow with the context, what takes too long is refused.
+#[test]
+fn a_benchmark_counts() {
+    let folder = folder();
+    let artifact = compiled(folder.path(), "tiny-c-mix", "sm_90a");
+    let bench = |more: &[&str]| {
+        let mut command = jetc();
+        command.args(args!["bench", artifact, "--device", "ptxsim"]).args(more);
+        Said::of(command.output().expect("the binary starts"))
+    };
+    let report = bench(&["-p", "20", "-n", "3", "-d", "0,40", "-b", "1,2", "-o", "json"]).ok().json();
+    let rows = report["rows"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|r| r["test"].as_str().unwrap()).collect();
+    assert_eq!(names, ["pp20", "tg1", "tg1 b2", "pp20 @ d40", "tg1 @ d40", "tg1 b2 @ d40"]);
+    let figure = |row: usize, key: &str| rows[row][key].as_f64().unwrap();
+    for row in rows {
+        let least = [("weight_bytes", 1e4), ("launches", 10.0), ("sectors_per_request", 1.0), ("roofline_us", 10.0)];
+        least.iter().for_each(|(key, least)| assert!(row[key].as_f64().unwrap() >= *least, "{key}: {row}"));
+    }
+    assert!(figure(4, "state_bytes") > figure(1, "state_bytes") && figure(2, "state_bytes") > figure(1, "state_bytes"));
+    let table = bench(&["-p", "0", "-n", "1"]).ok().stdout;
+    assert!(table.starts_with("Counted in the simulator, nothing is timed;"), "{table}");
+    assert_eq!(bench(&["-p", "0", "-n", "1", "-b", "1,2", "-o", "csv"]).ok().stdout.lines().count(), 3);
+    let said = bench(&["-p", "1000"]);
+    assert!(said.code == Some(2) && said.stderr.contains("the artifact's context is 256"), "{}", said.stderr);
+}
+
 /// The code does not run on a CPU, and says so.
 #[test]
 fn a_cpu_refuses_it_by_name() {

@@ -91,11 +91,11 @@ impl<'a, 'k, 'g> Attention<'a, 'k, 'g> {
 }
 
 impl<'k> Attention<'_, 'k, '_> {
-    /// The cache, whose length a kernel does not know, is counted by those who do; of the work on it one block.
+    /// The cache, whose length a kernel does not know, is counted by those who do; of the work on it that of a key.
     pub fn cost(&self) -> Cost {
         let kv_cols = u64::from(self.kv_heads * self.head_dim);
-        let (q_cols, block) = (u64::from(self.group) * kv_cols, u64::from(BLOCK));
-        Cost { weight_bytes: 0, state_bytes: 0, act_bytes: 8 * q_cols, flops: 4 * block * q_cols }
+        let q_cols = u64::from(self.group) * kv_cols;
+        Cost { weight_bytes: 0, state_bytes: 0, act_bytes: 8 * q_cols, flops: 4 * q_cols }
     }
 
     /// Position of the first key that the row at `position` sees.

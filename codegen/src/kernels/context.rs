@@ -6,6 +6,7 @@ use crate::targets::Target;
 use jet_ir::{Graph, Id, Leaf, NodeKind, Op};
 use jetbin::{Cost, Phase};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 
 /// What the rows of products are multiplied as. Buffers and sums are f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,7 +21,7 @@ pub enum Activations {
 /// What a parameter of a kernel means. Each is one 8-byte word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Binding {
-    /// Base of the buffer of an activation or graph input; a row takes `4 cols` bytes.
+    /// Base of the buffer of an activation or graph input; a row takes what its type says.
     Value(Id),
     /// Base of packed weights.
     Weight {
@@ -122,6 +123,10 @@ pub(crate) struct Context<'k, 'g> {
     pub phase: Phase,
     /// What products multiply.
     pub activations: Activations,
+    /// Most rows of a call.
+    pub most_rows: u32,
+    /// Values whose rows are in tiles.
+    pub tiled: &'g BTreeSet<Id>,
     /// Rows that a CTA of a GPU's decode kernel is to work on, where it is made for several numbers.
     pub tile: u32,
     /// In calls of more rows than the first, a kernel with the second as `tile` takes over.
@@ -144,9 +149,9 @@ pub(crate) struct Drafted {
 /// # Errors
 /// The first refusal.
 pub(crate) fn build(
-    graph: &Graph,
+    (graph, tiled): (&Graph, &BTreeSet<Id>),
     target: &Target,
-    (phase, activations): (Phase, Activations),
+    ((phase, activations), most_rows): ((Phase, Activations), u32),
     (tile, declared): (u32, &[Binding]),
     name: &str,
     body: impl for<'k> FnOnce(&Context<'k, '_>) -> Result<Shape, Unsupported>,
@@ -155,7 +160,7 @@ pub(crate) fn build(
     let kernel = Builder::build(name, target, |k| {
         let (params, refused) = (RefCell::default(), RefCell::default());
         let wider = Cell::new(None);
-        let cx = Context { k, graph, phase, activations, tile, wider, params, refused };
+        let cx = Context { k, graph, phase, activations, most_rows, tiled, tile, wider, params, refused };
         declared.iter().for_each(|b| cx.predeclare(b));
         let shape = body(&cx);
         let params = cx.params.into_inner().into_iter().map(|(b, _)| b).collect::<Vec<_>>();
@@ -181,12 +186,22 @@ impl<'k> Context<'k, '_> {
     fn predeclare(&self, binding: &Binding) {
         match binding {
             Binding::StateRows(_) | Binding::SlotStride | Binding::Rows => drop(self.count(binding.clone())),
-            other => drop(self.pointer::<F32>(other.clone(), matches!(other, Binding::Weight { .. }))),
+            other => drop(self.pointer::<F32>(other.clone())),
         }
     }
 
-    fn pointer<E: Stored>(&self, binding: Binding, constant: bool) -> Ptr<'k, E> {
-        let k = self.k;
+    /// Whether accesses may count on it that no kernel writes there: weights, and what the host lays out before a step of decode. Of
+    /// that before a prompt nothing is wanted early, and of constants the assembler keeps addresses where the delta rule needs registers.
+    fn is_constant(&self, binding: &Binding) -> bool {
+        match binding {
+            Binding::Weight { .. } => true,
+            Binding::Slots | Binding::Positions => self.phase == Phase::Decode,
+            _ => false,
+        }
+    }
+
+    fn pointer<E: Stored>(&self, binding: Binding) -> Ptr<'k, E> {
+        let (k, constant) = (self.k, self.is_constant(&binding));
         // rows may have any number of columns, so nothing but whole elements is promised
         let make = |name: &str| Param::Ptr(if constant { k.input(name) } else { k.output(name).aligned(4) });
         match self.declare(binding, make) {
@@ -204,13 +219,13 @@ impl<'k> Context<'k, '_> {
 
     /// The buffer of an activation.
     pub fn value<E: Stored>(&self, id: Id) -> Ptr<'k, E> {
-        self.pointer(Binding::Value(id), false)
+        self.pointer(Binding::Value(id))
     }
 
     /// Packed weights.
     pub fn weight<E: Stored>(&self, pack: PackSpec, sources: &[Id]) -> Ptr<'k, E> {
         let sources = sources.iter().map(|s| self.unpacked(*s)).collect();
-        self.pointer(Binding::Weight { pack, sources }, true)
+        self.pointer(Binding::Weight { pack, sources })
     }
 
     /// A vector of f32 that is known at compile time, in the layout `pack`.
@@ -253,7 +268,7 @@ impl<'k> Context<'k, '_> {
     /// A state in the slot of `row`; its elements are `E`.
     pub fn state<E: Stored>(&self, leaf: Id, row: V<'k, Index>) -> Ptr<'k, E> {
         let stride = self.count(Binding::SlotStride);
-        self.pointer::<E>(Binding::State(leaf), false).strided(self.slot(row), stride)
+        self.pointer::<E>(Binding::State(leaf)).strided(self.slot(row), stride)
     }
 
     /// Rows that a state has room for.
@@ -262,7 +277,7 @@ impl<'k> Context<'k, '_> {
     }
 
     fn slot(&self, row: V<'k, Index>) -> V<'k, Index> {
-        let slots = self.pointer::<I32>(Binding::Slots, false);
+        let slots = self.pointer::<I32>(Binding::Slots);
         match self.phase {
             Phase::Prefill => slots.load(1).to_index(),
             Phase::Decode => slots.at(row).load(1).to_index(),
@@ -271,7 +286,7 @@ impl<'k> Context<'k, '_> {
 
     /// Position of `row` in its sequence.
     pub fn position(&self, row: V<'k, Index>) -> V<'k, Index> {
-        self.pointer::<I32>(Binding::Positions, false).at(row).load(1).to_index()
+        self.pointer::<I32>(Binding::Positions).at(row).load(1).to_index()
     }
 
     /// Number of rows.
@@ -281,12 +296,12 @@ impl<'k> Context<'k, '_> {
 
     /// This thread's memory; on a GPU, that of all CTAs.
     pub fn scratch(&self) -> Ptr<'k, F32> {
-        self.pointer(Binding::Scratch, false)
+        self.pointer(Binding::Scratch)
     }
 
     /// Counters of arrivals, which a kernel leaves zero as it has found them.
     pub fn arrivals(&self) -> Ptr<'k, I32> {
-        self.pointer(Binding::Arrivals, false)
+        self.pointer(Binding::Arrivals)
     }
 
     /// Declares the items and gives the range of this call.
@@ -301,6 +316,12 @@ impl<'k> Context<'k, '_> {
     /// Notes that `id` cannot be built; building goes on, its result is thrown away.
     pub fn refuse(&self, id: Id, reason: impl Into<String>) {
         self.refused.borrow_mut().get_or_insert_with(|| Unsupported::new(self.graph, id, reason));
+    }
+
+    /// Bytes of a row of a tensor in memory.
+    pub fn row_bytes(&self, id: Id) -> u64 {
+        let ty = self.graph.ty(id);
+        ty.elem().map_or(0, |e| e.row_bytes(ty.cols())) as u64
     }
 
     /// Columns of a tensor or grid.

@@ -5,7 +5,7 @@
 //! 24 of 32 registers are sums: more than the 14 that keep both units of Zen 5 busy, and each load of weights serves twelve rows. With
 //! 128 bits it is 4 rows by one panel.
 
-use super::ahead::Ahead;
+use super::ahead::{self, Ahead};
 use super::tile::{Tiling, spread};
 use crate::kir::{Bf16, Builder, F32, Index, Operand, Ptr, Tile, V};
 use crate::pack::PANEL;
@@ -30,7 +30,7 @@ pub struct DotProduct<'k> {
     pub x: Ptr<'k, Bf16>,
     /// Pairs of steps in a sum.
     pub pairs: u32,
-    /// The panels after these, and the number of this tile among those that share them.
+    /// What to ask for, and the number of this tile among those that ask for the same.
     pub ahead: Option<(Ahead<'k>, V<'k, Index>)>,
     /// The sums, those of the second panel right after those of the first.
     pub out: Ptr<'k, F32>,
@@ -47,9 +47,12 @@ impl<'k> DotProduct<'k> {
         // enough loads in a turn that the loop costs nothing
         let unrolled = (8 / (rows * panels) as u32).max(if lanes == 4 { 4 } else { 2 });
         let whole = self.pairs / unrolled * unrolled;
-        let part = self.ahead.map(|(ahead, tile)| ahead.part(tile, (whole / unrolled).on(k), 1));
         let sums = k.range(0u32, whole, unrolled, zeros, |i, sums| {
-            part.iter().for_each(|part| part.ask(i / unrolled));
+            if let Some((ahead, number)) = self.ahead {
+                let (panel, panel_bytes, turn_bytes) = (self.panel.cast(), self.panel_bytes, 2 * PAIR * unrolled);
+                let (turns, panels) = (whole / unrolled, panels as u32);
+                ahead.ask(ahead::Tile { number, turns, panel, panel_bytes, panels, turn_bytes }, i / unrolled, 1);
+            }
             self.steps(k, i, unrolled, sums)
         });
         let sums = self.steps(k, whole.on(k), self.pairs - whole, sums);

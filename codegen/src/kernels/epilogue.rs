@@ -5,6 +5,7 @@ use super::context::Context;
 use super::lanes::{load_lanes, store_lanes};
 use crate::kir::{Bf16, F32, Index, Operand, Ptr, Stored, V};
 use crate::pack::{Form, PackSpec, RowOrder};
+use crate::tiles::tiled_at;
 use jet_ir::{Elem, Id, Op, Place};
 use jetbin::Phase;
 
@@ -77,6 +78,7 @@ impl<'k> Row<'_, 'k, '_> {
             Some(Op::Softplus(_)) => self.map(args[0], V::softplus),
             Some(Op::Exp(_)) => self.map(args[0], V::exp),
             Some(Op::Neg(_)) => self.map(args[0], |x| -x),
+            Some(Op::RoundBf16(_)) => self.map(args[0], |x| x.round_bf16().widen()),
             Some(Op::Rope(op)) => self.rope(id, op.head_dim),
             Some(Op::DynamicConv(op)) => self.dynamic_conv(id, op.taps),
             _ => {
@@ -129,6 +131,12 @@ impl<'k> Row<'_, 'k, '_> {
     fn load(&self, id: Id, like: &Fragment<'k>) -> Vec<V<'k, F32>> {
         if like.domain.is_apart() {
             self.cx.refuse(id, "cannot be combined with the kernels of a convolution before their taps are summed");
+        }
+        if self.cx.graph.ty(id).elem() != Some(Elem::F32) {
+            self.cx.refuse(
+                id,
+                format!("is {} in memory, expected f32: rounded rows are for products", self.cx.graph.ty(id)),
+            );
         }
         let base = self.base(id);
         like.domain.lanes.iter().map(|l| load_lanes(base.at(l.col), like.domain.width, l.left)).collect()
@@ -238,21 +246,32 @@ impl<'k> Row<'_, 'k, '_> {
 
     /// Evaluates what `store` stores and writes it.
     pub fn store(&self, store: Id) {
+        self.put(store, self.stored(store));
+    }
+
+    /// What `store` stores.
+    pub fn stored(&self, store: Id) -> Fragment<'k> {
+        match self.cx.graph.op(store) {
+            Some(Op::Matmul(_)) => self.eval(store),
+            _ => self.eval(*self.cx.graph.node(store).args.last().expect("a store has operands")),
+        }
+    }
+
+    /// Writes what `store` stores.
+    pub fn put(&self, store: Id, f: Fragment<'k>) {
         let (cx, args) = (self.cx, &self.cx.graph.node(store).args);
         match cx.graph.op(store) {
-            Some(Op::Store(_)) => self.write(store, self.eval(args[0])),
-            Some(Op::Matmul(_)) => self.write(store, self.eval(store)),
+            Some(Op::Store(_) | Op::Matmul(_)) => self.write(store, f),
             Some(Op::StoreKv(_) | Op::KvAppend(_)) => match cx.state_leaf(args[0]) {
                 Ok(leaf) => {
                     let at = cx.position(self.row) % cx.state_rows(leaf) * cx.cols(store) as u32;
-                    let rows = self.eval(args[1]);
                     match cx.graph.ty(leaf).elem() {
                         // rows may have any number of columns, so nothing but whole elements is promised
                         Some(Elem::Bf16) => {
                             let base = cx.state::<Bf16>(leaf, self.row).aligned(2).at(at);
-                            self.write_at(store, rows, base, V::round_bf16);
+                            self.write_at(store, f, base, V::round_bf16);
                         }
-                        _ => self.write_at(store, rows, cx.state::<F32>(leaf, self.row).at(at), |v| v),
+                        _ => self.write_at(store, f, cx.state::<F32>(leaf, self.row).at(at), |v| v),
                     }
                 }
                 Err(e) => cx.refuse(store, e.reason),
@@ -263,7 +282,30 @@ impl<'k> Row<'_, 'k, '_> {
 
     /// Writes `f` to the buffer of `id`.
     pub fn write(&self, id: Id, f: Fragment<'k>) {
-        self.write_at(id, f, self.base(id), |v| v);
+        match self.cx.graph.ty(id).elem() {
+            Some(Elem::Bf16) if self.cx.tiled.contains(&id) => self.write_tiled(id, &f),
+            Some(Elem::Bf16) => {
+                let base = self.cx.value::<Bf16>(id).at(self.row * self.cx.cols(id) as u32);
+                self.write_at(id, f, base, V::round_bf16);
+            }
+            _ => self.write_at(id, f, self.base(id), |v| v),
+        }
+    }
+
+    /// Writes `f` to the buffer of `id`, whose rows are in tiles, by pairs of columns where vectors have such.
+    fn write_tiled(&self, id: Id, f: &Fragment<'k>) {
+        let (base, cols) = (self.cx.value::<Bf16>(id), self.cx.cols(id) as u32);
+        for (lanes, v) in f.domain.lanes.iter().zip(&f.vecs) {
+            if lanes.left.is_some() {
+                self.cx.refuse(id, "expected whole vectors of rows in tiles");
+            }
+            let step = if v.lanes().is_multiple_of(2) { 2 } else { 1 };
+            for i in (0..v.lanes()).step_by(step) {
+                let some: Vec<_> = (i..i + step as u16).map(|i| v.lane(i)).collect();
+                let to = tiled_at(base, cols, self.row, lanes.col + u32::from(i));
+                to.store(V::pack(&some).round_bf16());
+            }
+        }
     }
 
     /// Writes `f` as `convert` makes it to a row at `base`.

@@ -16,7 +16,7 @@
 //! for 8 loads. (12 rows by one panel wait for 13, and a processor that starts two dot products in a cycle loads no more than two
 //! registers.) With 256 bits it is three rows by one panel, with 128 bits four.
 
-use super::ahead::{Ahead, Part};
+use super::ahead::{self, Ahead};
 use super::context::Context;
 use super::quantised::{in_tiles, scales};
 use super::tile::{Tiling, spread};
@@ -184,7 +184,7 @@ pub struct Product<'k> {
     pub panel_bytes: u32,
     /// All rows.
     pub x: Rows<'k>,
-    /// The panels after these.
+    /// What several rows ask for ahead.
     pub ahead: Option<Ahead<'k>>,
     /// The sums, those of the next panel right after those of the first.
     pub out: Ptr<'k, F32>,
@@ -210,9 +210,9 @@ impl<'k> Product<'k> {
             let first_panel = self.panel(first);
             in_tiles(k, rows, &[most, 2, 1], &|r, n| {
                 let number = (row + r) / most as u32 * (panels / side as u32) + first / side as u32;
-                let part = self.ahead.map(|a| a.part(number, self.x.groups.on(k), LINES));
+                let ahead = self.ahead.map(|ahead| (ahead, number));
                 let (x, out) = (self.x.from(row + r), first_panel.out.at(r * self.stride));
-                Product { x, out, ..first_panel }.tile(k, (n, together), part);
+                Product { x, out, ..first_panel }.tile(k, (n, together), ahead);
             });
         };
         let odd = panels % side as u32;
@@ -228,13 +228,17 @@ impl<'k> Product<'k> {
         Product { panel, out: self.out.at(p * PANEL as u32), ..self }
     }
 
-    /// The sums of `rows` rows and `panels` panels; `part` is of what comes next.
-    fn tile(&self, k: &'k Builder, (rows, panels): (usize, usize), part: Option<Part<'k>>) {
+    /// The sums of `rows` rows and `panels` panels, and what to ask for, with the number of this tile among those that ask for the same.
+    fn tile(&self, k: &'k Builder, (rows, panels): (usize, usize), ahead: Option<(Ahead<'k>, V<'k, Index>)>) {
         let lanes = k.target.lanes;
         let vectors = panels * PANEL / usize::from(lanes);
         let zeros: Sums<F32> = vec![vec![k.splat(0.0, lanes); vectors]; rows];
         let sums = k.range(0u32, self.x.groups, 1, zeros, |g, mut sums| {
-            part.iter().for_each(|part| part.ask(g));
+            if let Some((ahead, number)) = ahead {
+                let (turns, panel, panel_bytes) = (self.x.groups, self.panel.cast(), self.panel_bytes);
+                let (panels, turn_bytes) = (panels as u32, block_bytes(self.format) as u32);
+                ahead.ask(ahead::Tile { number, turns, panel, panel_bytes, panels, turn_bytes }, g, LINES);
+            }
             let blocks: Vec<_> = (0..vectors as u32).map(|v| self.block(v * u32::from(lanes), g)).collect();
             let dots = self.dots(k, &blocks, g, rows);
             let scales: Vec<_> = blocks.iter().map(|b| scales(self.format, *b, lanes, 1)[0]).collect();

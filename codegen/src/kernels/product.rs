@@ -50,6 +50,11 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
         Some(Op::Matmul(_)) => cx.cols(cx.graph.node(grid).args[0]),
         _ => cx.cols(grid),
     };
+    let x = cx.graph.node(grid).args[0];
+    if cx.graph.ty(x).elem() != Some(Elem::F32) {
+        let reason = format!("its rows are {}, expected f32: bf16 in memory is for tile products", cx.graph.ty(x));
+        return Err(Unsupported::new(cx.graph, grid, reason));
+    }
     let items: usize = segments.iter().map(|s| s.spec.items()).sum();
     let fixed = u32::try_from(items).map_err(|_| Unsupported::new(cx.graph, grid, "more than 2^32 items of work"))?;
     let (begin, end) = cx.item_range(Items { fixed, per_row: false });
@@ -91,7 +96,7 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
         (Phase::Prefill, true, true) => "norm_int8_product_prefill",
         (Phase::Prefill, false, true) => "int8_product_prefill",
     };
-    Ok(Shape { name, scratch, cost: cost(cx, &segments, k_len as usize) })
+    Ok(Shape { name, scratch, cost: cost(cx, grid, &segments, k_len as usize) })
 }
 
 /// Panels that many rows take turns on, so that a tile of rows is read once for all of them: an even number of 2 to 16 that takes
@@ -128,14 +133,15 @@ fn quantised<'k>(
     Some(Quantised::Numbers(at))
 }
 
-pub(super) fn cost(cx: &Context<'_, '_>, segments: &[Segment], k_len: usize) -> Cost {
+/// What a product moves and computes: its weights, a row of its input for each row of its results.
+pub(super) fn cost(cx: &Context<'_, '_>, grid: Id, segments: &[Segment], k_len: usize) -> Cost {
+    let read = cx.graph.node(grid).args.iter().filter(|a| cx.graph.ty(**a).place() == Some(Place::Mem));
+    let rows = read.chain(segments.iter().flat_map(|s| &s.stores)).map(|id| cx.row_bytes(*id));
     let weight_bytes = segments.iter().map(|s| s.spec.bytes() as u64).sum();
     let slots: u64 = segments.iter().map(|s| (s.spec.items() * s.spec.item_slots()) as u64).sum();
-    let out: u64 = segments.iter().flat_map(|s| &s.stores).map(|s| cx.cols(*s) as u64).sum();
     let pushed =
         segments.iter().flat_map(|s| &s.pushes).filter_map(|p| Some(cx.pushed(*p)?.taps as u64 * cx.cols(*p) as u64));
-    let state_bytes = 8 * pushed.sum::<u64>();
-    Cost { weight_bytes, state_bytes, act_bytes: 4 * (k_len as u64 + out), flops: 2 * slots * k_len as u64 }
+    Cost { weight_bytes, state_bytes: 8 * pushed.sum::<u64>(), act_bytes: rows.sum(), flops: 2 * slots * k_len as u64 }
 }
 
 /// What the stores of a grid need, in their order; stores of equal accumulators become one segment. The push of a ring goes with
@@ -341,10 +347,13 @@ impl<'k> Kernel<'_, 'k, '_> {
         item.weights.byte_offset(p * self.panel_bytes(elem))
     }
 
-    /// The panels after those of an item, which is as many, if many rows take turns on them.
+    /// What several rows ask for: the panels after those of an item, which are as many, if many take turns on them; or else what they read next.
     fn ahead(&self, item: Item<'k>, elem: Elem) -> Option<Ahead<'k>> {
         let bytes = item.panels * self.panel_bytes(elem);
-        (self.cx.phase == Phase::Prefill).then(|| Ahead::new(item.weights.byte_offset(bytes), bytes)).flatten()
+        match self.cx.phase {
+            Phase::Prefill => Ahead::group(item.weights.byte_offset(bytes), bytes),
+            Phase::Decode => Ahead::stream(bytes),
+        }
     }
 
     /// Bytes of a panel of type `elem`.

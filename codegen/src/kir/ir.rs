@@ -54,6 +54,9 @@ pub struct Mem {
     pub align: u16,
     /// Nobody writes this memory while the kernel runs.
     pub constant: bool,
+    /// A hint about global memory: a CTA touches these bytes once, and they will not be wanted soon again, so that no cache need
+    /// keep them. Targets without such hints leave it out.
+    pub once: bool,
 }
 
 /// A comparison. Integers compare with sign; with a NaN every comparison is false.
@@ -94,6 +97,8 @@ pub enum Cap {
     Prefetch,
     /// A kernel starts while the one before still runs, and says where it needs what that one wrote.
     DependentLaunch,
+    /// Copies of many bytes that one thread starts, and barriers in shared memory that count what has arrived.
+    BulkCopy,
     /// CTAs in clusters: a barrier for all of them, and each other's shared memory.
     Cluster,
 }
@@ -161,11 +166,12 @@ pub enum Op {
     Load(Mem),
     /// `(value, ptr)`.
     Store(Mem),
-    /// `(ptr)`: the cache line there will be read some time later, so that it ought to be in the second-level cache. A hint: the
-    /// address may be any.
+    /// `(ptr)`: the cache line there will be read some time later, so that it ought to be in a cache. A hint: the address may be any.
     Prefetch {
         /// Bytes added to the address.
         offset: i32,
+        /// Which cache: 1, the nearest, or 2.
+        level: u8,
     },
     /// `(lo, hi, init...)`, one block with parameters `(i, carried...)`, results `carried...`.
     For {
@@ -185,6 +191,8 @@ pub enum Op {
     },
     /// Waits until all threads of the CTA are here; what they wrote to shared memory is seen by all from here on.
     Barrier,
+    /// The same for the lanes of this warp.
+    WarpBarrier,
     /// The same for all CTAs of the cluster, and what their threads wrote to shared memory of any of them.
     ClusterBarrier,
     /// `(shared, rank)`: the same place in the shared memory of a CTA of the cluster.
@@ -235,11 +243,49 @@ pub enum Op {
         to: i32,
         /// Bytes added to the address in global memory.
         from: i32,
+        /// No kernel younger than the one before the kernel before has written what is read, so that it is there when this one starts.
+        settled: bool,
     },
     /// Makes the copies that this thread started since the last one a group.
     CopyCommit,
     /// Waits until at most so many groups of this thread are unfinished.
     CopyWait(u8),
+    /// `(shared)`: the 8 bytes there become an mbarrier: a phase ends when so many threads have arrived and all bytes that they expect
+    /// have been copied. Used behind a fence ([`Op::ProxyFence`]) and a barrier.
+    MbarrierInit {
+        /// Bytes added to the address.
+        offset: i32,
+        /// Arrivals of a phase.
+        count: u32,
+    },
+    /// `(mbarrier)`: arrives; what this thread did before is done for those who wait for the phase.
+    MbarrierArrive {
+        /// Bytes added to the address.
+        offset: i32,
+    },
+    /// `(mbarrier)`: arrives, and expects so many bytes of this phase's copies.
+    MbarrierExpect {
+        /// Bytes added to the address.
+        offset: i32,
+        /// The bytes.
+        bytes: u32,
+    },
+    /// `(mbarrier, parity)`: waits until the phase with this parity has ended; the first phase has parity 0, and that before it 1.
+    MbarrierWait {
+        /// Bytes added to the address.
+        offset: i32,
+    },
+    /// `(shared, global, mbarrier)`: starts to copy so many bytes, which the mbarrier counts when they have arrived.
+    BulkCopy {
+        /// Bytes added to the address in shared memory.
+        to: i32,
+        /// Bytes added to the address in global memory.
+        from: i32,
+        /// The bytes, a multiple of 16.
+        bytes: u32,
+        /// Bytes added to the address of the mbarrier.
+        barrier: i32,
+    },
     /// Waits until the kernel launched before has finished and what it wrote can be seen.
     AwaitPrevious,
     /// The next kernel may start once all CTAs were here.
@@ -364,7 +410,7 @@ impl Op {
             Op::ThreadId | Op::CtaId | Op::Shared { .. } | Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle => {
                 Some(Cap::Threads)
             }
-            Op::Arrive { .. } => Some(Cap::Threads),
+            Op::Arrive { .. } | Op::WarpBarrier => Some(Cap::Threads),
             Op::ClusterBarrier | Op::Peer => Some(Cap::Cluster),
             Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
@@ -372,6 +418,8 @@ impl Op {
             Op::DotSignedBytes => Some(Cap::SignedInt8Dot),
             Op::DotHalves => Some(Cap::Int16Dot),
             Op::WgmmaFence | Op::Wgmma { .. } | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence => Some(Cap::Wgmma),
+            Op::MbarrierInit { .. } | Op::MbarrierArrive { .. } | Op::MbarrierExpect { .. } => Some(Cap::BulkCopy),
+            Op::MbarrierWait { .. } | Op::BulkCopy { .. } => Some(Cap::BulkCopy),
             Op::Prefetch { .. } => Some(Cap::Prefetch),
             Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),
             _ => None,
@@ -382,10 +430,10 @@ impl Op {
     pub fn is_pure(&self) -> bool {
         let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::LoadMatrix { .. } | Op::Shared { .. });
         let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma | Op::Arrive { .. });
-        let clusters = matches!(self, Op::ClusterBarrier);
+        let clusters = matches!(self, Op::ClusterBarrier | Op::WarpBarrier);
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
-        let groups = self.needs() == Some(Cap::Wgmma);
+        let groups = matches!(self.needs(), Some(Cap::Wgmma | Cap::BulkCopy));
         let others = matches!(self, Op::For { .. } | Op::If | Op::Prefetch { .. });
         !(groups || memory || threads || clusters || copies || launches || others)
     }

@@ -5,6 +5,7 @@
 //! and gone before its first instruction exists.
 
 mod builder;
+mod bulk;
 mod carry;
 mod flight;
 mod ir;
@@ -25,7 +26,7 @@ pub use carry::{Carry, Operand};
 pub use ir::*;
 pub use legalise::legalise;
 pub use ops::{Domain, Scalar};
-pub use overlap::overlap;
+pub use overlap::{overlap, reads_settled};
 pub use parse::{ParseError, Place, parse};
 pub use pointer::Ptr;
 pub use team::{Team, WARP};

@@ -1,4 +1,5 @@
-//! Lets a kernel start while the one before still runs: what nobody writes is read at once, everything else after a wait.
+//! Lets a kernel start while the one before still runs: what nobody writes is read at once, and what was written long ago copied;
+//! everything else comes after a wait.
 
 use super::{Block, Inst, Kernel, Mem, Op, Space, Type};
 
@@ -6,7 +7,10 @@ use super::{Block, Inst, Kernel, Mem, Op, Space, Type};
 /// next one right behind. Both stand outside loops and branches, so that every thread comes by.
 ///
 /// The order matters: a CTA that gives leave has seen everything before the kernel before finish, so at most two kernels
-/// run at once, and what is older than the kernel before needs no wait.
+/// run at once, and what is older than the kernel before needs no wait. Only copies may say so of what they read ([`settled`]):
+/// they come from the second-level cache, where finished kernels have left it.
+///
+/// [`settled`]: super::Ptr::settled
 pub fn overlap(kernel: &Kernel) -> Kernel {
     let mut kernel = kernel.clone();
     let insts = &kernel.body.insts;
@@ -16,13 +20,22 @@ pub fn overlap(kernel: &Kernel) -> Kernel {
     kernel
 }
 
-/// Whether an instruction, or one inside it, accesses global memory that a kernel may write.
+/// Whether a kernel copies what was written long ago, and so may do it before the wait.
+pub fn reads_settled(kernel: &Kernel) -> bool {
+    fn any(block: &Block) -> bool {
+        block.insts.iter().any(|i| matches!(i.op, Op::CopyAsync { settled: true, .. }) || i.blocks.iter().any(any))
+    }
+    any(&kernel.body)
+}
+
+/// Whether an instruction, or one inside it, accesses global memory that the kernel before may have written.
 fn touches_mutable(kernel: &Kernel, inst: &Inst) -> bool {
     let global = |at: usize| inst.args.get(at).is_some_and(|p| kernel.ty(*p) == Type::Ptr(Space::Global));
     let here = match inst.op {
         Op::Load(Mem { constant, .. }) => !constant && global(0),
         Op::Arrive { .. } => true,
-        Op::Store(_) | Op::CopyAsync { .. } => global(1),
+        Op::CopyAsync { settled, .. } => !settled && global(1),
+        Op::Store(_) | Op::BulkCopy { .. } => global(1),
         _ => false,
     };
     let inside = |block: &Block| block.insts.iter().any(|i| touches_mutable(kernel, i));

@@ -13,6 +13,8 @@ pub struct Ptr<'k, E> {
     offset: i32,
     align: u16,
     constant: bool,
+    once: bool,
+    settled: bool,
     elem: PhantomData<E>,
 }
 
@@ -24,7 +26,7 @@ impl<E> fmt::Debug for Ptr<'_, E> {
 
 impl<'k, E: Stored> Ptr<'k, E> {
     pub(super) fn new(k: &'k Builder, id: Value, constant: bool) -> Self {
-        Ptr { k, id, offset: 0, align: 16, constant, elem: PhantomData }
+        Ptr { k, id, offset: 0, align: 16, constant, once: false, settled: false, elem: PhantomData }
     }
 
     /// Where it is built.
@@ -50,7 +52,7 @@ impl<'k, E: Stored> Ptr<'k, E> {
 
     /// Starts to copy the 16 bytes at `from` to here, which is shared memory.
     pub fn copy_async(self, from: Ptr<'k, E>) {
-        self.k.push(Op::CopyAsync { to: self.offset, from: from.offset }, &[self.id, from.id], &[]);
+        self.k.push(self.copy_from(from), &[self.id, from.id], &[]);
     }
 
     /// The same place, which is shared memory, in CTA `rank` of the cluster.
@@ -61,12 +63,43 @@ impl<'k, E: Stored> Ptr<'k, E> {
 
     /// The same where only the first `bytes` are read, and the others are zero.
     pub fn copy_async_some(self, from: Ptr<'k, E>, bytes: V<'k, Index>) {
-        self.k.push(Op::CopyAsync { to: self.offset, from: from.offset }, &[self.id, from.id, bytes.id], &[]);
+        self.k.push(self.copy_from(from), &[self.id, from.id, bytes.id], &[]);
     }
 
-    /// Says that the cache line here will be read some time later; targets that take no such hints leave it out.
-    pub fn prefetch(self) {
-        self.k.push(Op::Prefetch { offset: self.offset }, &[self.id], &[]);
+    fn copy_from(self, from: Ptr<'k, E>) -> Op {
+        Op::CopyAsync { to: self.offset, from: from.offset, settled: from.settled }
+    }
+
+    /// Makes these 8 bytes of shared memory an mbarrier whose phases have `count` arrivals.
+    pub fn mbarrier_init(self, count: u32) {
+        self.k.push(Op::MbarrierInit { offset: self.offset, count }, &[self.id], &[]);
+    }
+
+    /// Arrives at the mbarrier here.
+    pub fn mbarrier_arrive(self) {
+        self.k.push(Op::MbarrierArrive { offset: self.offset }, &[self.id], &[]);
+    }
+
+    /// Arrives at the mbarrier here, and expects `bytes` of copies.
+    pub fn mbarrier_expect(self, bytes: u32) {
+        self.k.push(Op::MbarrierExpect { offset: self.offset, bytes }, &[self.id], &[]);
+    }
+
+    /// Waits for the end of the phase with this parity of the mbarrier here.
+    pub fn mbarrier_wait(self, parity: V<'k, Index>) {
+        self.k.push(Op::MbarrierWait { offset: self.offset }, &[self.id, parity.id], &[]);
+    }
+
+    /// Starts to copy `bytes` bytes at `from` to here, which is shared memory; `barrier` counts them.
+    pub fn bulk_copy<B: Stored>(self, from: Ptr<'k, E>, bytes: u32, barrier: Ptr<'k, B>) {
+        let op = Op::BulkCopy { to: self.offset, from: from.offset, bytes, barrier: barrier.offset };
+        self.k.push(op, &[self.id, from.id, barrier.id], &[]);
+    }
+
+    /// Says that the cache line here will be read some time later, and ought to be in the cache of level 1 or 2 then; targets that take no
+    /// such hints leave it out.
+    pub fn prefetch(self, level: u8) {
+        self.k.push(Op::Prefetch { offset: self.offset, level }, &[self.id], &[]);
     }
 
     /// Four matrices of 8 by 8 bf16, see [`Op::LoadMatrix`]; here is the row that this lane addresses, in shared memory.
@@ -120,15 +153,25 @@ impl<'k, E: Stored> Ptr<'k, E> {
         Ptr { align: bytes, ..self }
     }
 
+    /// Says of accesses to global memory here that a CTA makes each once; see [`Mem::once`].
+    pub fn once(self) -> Self {
+        Ptr { once: true, ..self }
+    }
+
+    /// Says that what copies from here read was written long ago, see [`Op::CopyAsync`]; they need not wait for the kernel before.
+    pub fn settled(self) -> Self {
+        Ptr { settled: true, ..self }
+    }
+
     /// The same address, of other elements.
     pub fn cast<F: Stored>(self) -> Ptr<'k, F> {
-        let Ptr { k, id, offset, align, constant, .. } = self;
-        Ptr { k, id, offset, align, constant, elem: PhantomData }
+        let Ptr { k, id, offset, align, constant, once, settled, .. } = self;
+        Ptr { k, id, offset, align, constant, once, settled, elem: PhantomData }
     }
 
     fn mem(self, lanes: u16) -> Mem {
         let bytes = (E::BYTES * u32::from(lanes)).next_power_of_two().min(u32::from(self.align));
-        Mem { offset: self.offset, align: bytes as u16, constant: self.constant }
+        Mem { offset: self.offset, align: bytes as u16, constant: self.constant, once: self.once }
     }
 
     /// The `lanes` elements from here on.

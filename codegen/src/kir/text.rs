@@ -28,6 +28,11 @@ impl Display for Type {
     }
 }
 
+/// An access with offset and alignment zero.
+const fn mem(constant: bool, once: bool) -> Mem {
+    Mem { offset: 0, align: 0, constant, once }
+}
+
 /// Every operation that is no row of the table of scalar operations, with its name; attributes are zero.
 const NAMES: &[(&str, Op)] = &[
     ("const", Op::Const(0)),
@@ -54,17 +59,21 @@ const NAMES: &[(&str, Op)] = &[
     ("to_index", Op::ToIndex),
     ("to_i32", Op::ToI32),
     ("offset", Op::Offset { scale: 0 }),
-    ("load", Op::Load(Mem { offset: 0, align: 0, constant: false })),
-    ("load.const", Op::Load(Mem { offset: 0, align: 0, constant: true })),
-    ("store", Op::Store(Mem { offset: 0, align: 0, constant: false })),
+    ("load", Op::Load(mem(false, false))),
+    ("load.once", Op::Load(mem(false, true))),
+    ("load.const", Op::Load(mem(true, false))),
+    ("load.const.once", Op::Load(mem(true, true))),
+    ("store", Op::Store(mem(false, false))),
+    ("store.once", Op::Store(mem(false, true))),
     ("for", Op::For { step: 0 }),
     ("if", Op::If),
     ("stride", Op::Stride),
     ("thread_id", Op::ThreadId),
     ("cta_id", Op::CtaId),
-    ("prefetch", Op::Prefetch { offset: 0 }),
+    ("prefetch", Op::Prefetch { offset: 0, level: 0 }),
     ("shared", Op::Shared { bytes: 0 }),
     ("barrier", Op::Barrier),
+    ("warp_barrier", Op::WarpBarrier),
     ("cluster_barrier", Op::ClusterBarrier),
     ("peer", Op::Peer),
     ("shuffle_xor", Op::ShuffleXor(0)),
@@ -78,9 +87,15 @@ const NAMES: &[(&str, Op)] = &[
     ("wgmma_wait", Op::WgmmaWait(0)),
     ("proxy_fence", Op::ProxyFence),
     ("arrive", Op::Arrive { offset: 0 }),
-    ("copy_async", Op::CopyAsync { to: 0, from: 0 }),
+    ("copy_async", Op::CopyAsync { to: 0, from: 0, settled: false }),
+    ("copy_async.settled", Op::CopyAsync { to: 0, from: 0, settled: true }),
     ("copy_commit", Op::CopyCommit),
     ("copy_wait", Op::CopyWait(0)),
+    ("mbarrier_init", Op::MbarrierInit { offset: 0, count: 0 }),
+    ("mbarrier_arrive", Op::MbarrierArrive { offset: 0 }),
+    ("mbarrier_expect", Op::MbarrierExpect { offset: 0, bytes: 0 }),
+    ("mbarrier_wait", Op::MbarrierWait { offset: 0 }),
+    ("bulk_copy", Op::BulkCopy { to: 0, from: 0, bytes: 0, barrier: 0 }),
     ("await_previous", Op::AwaitPrevious),
     ("release_next", Op::ReleaseNext),
 ];
@@ -103,14 +118,22 @@ impl Op {
             Op::Offset { scale } => vec![("", i64::from(*scale))],
             Op::Load(m) | Op::Store(m) => vec![("", i64::from(m.offset)), ("align", i64::from(m.align))],
             Op::For { step } => vec![("step", i64::from(*step))],
-            Op::Prefetch { offset } | Op::Arrive { offset } => vec![("", i64::from(*offset))],
+            Op::Prefetch { offset, level } => vec![("", i64::from(*offset)), ("level", i64::from(*level))],
+            Op::Arrive { offset } => vec![("", i64::from(*offset))],
             Op::Shared { bytes } => vec![("", i64::from(*bytes))],
             Op::ShuffleXor(n) | Op::CopyWait(n) | Op::WgmmaWait(n) => vec![("", i64::from(*n))],
             Op::Wgmma { offset, lead, stride } => {
                 vec![("", i64::from(*offset)), ("lead", i64::from(*lead)), ("stride", i64::from(*stride))]
             }
             Op::LoadMatrix { offset, .. } => vec![("", i64::from(*offset))],
-            Op::CopyAsync { to, from } => vec![("to", i64::from(*to)), ("from", i64::from(*from))],
+            Op::MbarrierInit { offset, count } => vec![("", i64::from(*offset)), ("count", i64::from(*count))],
+            Op::MbarrierArrive { offset } | Op::MbarrierWait { offset } => vec![("", i64::from(*offset))],
+            Op::MbarrierExpect { offset, bytes } => vec![("", i64::from(*offset)), ("bytes", i64::from(*bytes))],
+            Op::BulkCopy { to, from, bytes, barrier } => {
+                let (to, from) = (("to", i64::from(*to)), ("from", i64::from(*from)));
+                vec![to, from, ("bytes", i64::from(*bytes)), ("barrier", i64::from(*barrier))]
+            }
+            Op::CopyAsync { to, from, .. } => vec![("to", i64::from(*to)), ("from", i64::from(*from))],
             _ => vec![],
         }
     }
@@ -119,7 +142,7 @@ impl Op {
     pub(super) fn with_attributes(&self, numbers: &[i64]) -> Option<Op> {
         let mem = |m: &Mem| {
             let (offset, align) = (i32::try_from(numbers[0]).ok()?, u16::try_from(numbers[1]).ok()?);
-            Some(Mem { offset, align, constant: m.constant })
+            Some(Mem { offset, align, ..*m })
         };
         Some(match self {
             Op::Const(_) => Op::Const(numbers[0] as u64),
@@ -128,13 +151,29 @@ impl Op {
             Op::Extract(_) => Op::Extract(numbers[0].try_into().ok()?),
             Op::Offset { .. } => Op::Offset { scale: numbers[0].try_into().ok()? },
             Op::For { .. } => Op::For { step: numbers[0].try_into().ok()? },
-            Op::Prefetch { .. } => Op::Prefetch { offset: numbers[0].try_into().ok()? },
+            Op::Prefetch { .. } => {
+                Op::Prefetch { offset: numbers[0].try_into().ok()?, level: numbers[1].try_into().ok()? }
+            }
             Op::Arrive { .. } => Op::Arrive { offset: numbers[0].try_into().ok()? },
             Op::Shared { .. } => Op::Shared { bytes: numbers[0].try_into().ok()? },
             Op::ShuffleXor(_) => Op::ShuffleXor(numbers[0].try_into().ok()?),
             Op::CopyWait(_) => Op::CopyWait(numbers[0].try_into().ok()?),
-            Op::CopyAsync { .. } => {
-                Op::CopyAsync { to: numbers[0].try_into().ok()?, from: numbers[1].try_into().ok()? }
+            Op::CopyAsync { settled, .. } => {
+                let (to, from) = (numbers[0].try_into().ok()?, numbers[1].try_into().ok()?);
+                Op::CopyAsync { to, from, settled: *settled }
+            }
+            Op::MbarrierInit { .. } => {
+                Op::MbarrierInit { offset: numbers[0].try_into().ok()?, count: numbers[1].try_into().ok()? }
+            }
+            Op::MbarrierArrive { .. } => Op::MbarrierArrive { offset: numbers[0].try_into().ok()? },
+            Op::MbarrierExpect { .. } => {
+                Op::MbarrierExpect { offset: numbers[0].try_into().ok()?, bytes: numbers[1].try_into().ok()? }
+            }
+            Op::MbarrierWait { .. } => Op::MbarrierWait { offset: numbers[0].try_into().ok()? },
+            Op::BulkCopy { .. } => {
+                let [to, from, bytes, barrier] = numbers.try_into().ok()?;
+                let (to, from, bytes) = (to.try_into().ok()?, from.try_into().ok()?, u32::try_from(bytes).ok()?);
+                Op::BulkCopy { to, from, bytes, barrier: barrier.try_into().ok()? }
             }
             Op::WgmmaWait(_) => Op::WgmmaWait(numbers[0].try_into().ok()?),
             Op::Wgmma { .. } => {

@@ -1,8 +1,8 @@
 //! Says what is wrong with a kernel: scopes, types, accesses, and (for a target) what it cannot do.
 
-use super::flight;
 use super::text::Names;
 use super::{Block, Cap, Domain, Elem, Inst, Kernel, Mem, Op, Scalar, Space, Type, Value, WARP};
+use super::{bulk, flight};
 use crate::targets::Target;
 use std::collections::HashSet;
 use std::fmt;
@@ -50,7 +50,7 @@ pub fn verify(kernel: &Kernel, target: Option<&Target>) -> Result<(), Vec<Fault>
     }
     v.launch();
     v.block(&kernel.body, &[], None);
-    for (at, message) in flight::faults(kernel) {
+    for (at, message) in flight::faults(kernel).into_iter().chain(bulk::faults(kernel)) {
         let head = flight::instruction(kernel, at).map_or(String::new(), |inst| v.names.head(kernel, inst));
         v.faults.push(Fault { kernel: kernel.name.clone(), inst: Some(at), head, message });
     }
@@ -165,7 +165,10 @@ impl Verifier<'_> {
             return Err(format!("{} cannot do this", t.name));
         }
         if self.k.launch.is_none()
-            && matches!(inst.op.needs(), Some(Cap::Threads | Cap::Mma | Cap::AsyncCopy | Cap::Wgmma | Cap::Cluster))
+            && matches!(
+                inst.op.needs(),
+                Some(Cap::Threads | Cap::Mma | Cap::AsyncCopy | Cap::Wgmma | Cap::BulkCopy | Cap::Cluster)
+            )
         {
             return Err("the kernel does not say how many threads it has".into());
         }
@@ -231,7 +234,7 @@ fn expectation(op: &Op) -> &'static str {
         Op::DotBytes | Op::DotSignedBytes | Op::DotHalves => "three operands and a result of 4, 8 or 16 lanes of i32",
         Op::Offset { .. } => "a pointer and an index",
         Op::Stride => "a pointer and two indices",
-        Op::Prefetch { .. } => "a pointer",
+        Op::Prefetch { .. } => "a pointer, level 1 or 2",
         Op::Peer => "scratch memory, an index, and a pointer to memory of the cluster",
         Op::Arrive { .. } => "global memory, an offset that is a multiple of 4, an index and a result like it",
         Op::Shared { .. } => "at least one byte and a pointer to scratch memory",
@@ -240,6 +243,13 @@ fn expectation(op: &Op) -> &'static str {
         Op::Wgmma { .. } => {
             "f32xN with N a multiple of 4 up to 128, bf16x8, scratch memory, distances that are multiples of 16 below 2^18, and a \
              result like the first"
+        }
+        Op::MbarrierInit { .. } => "scratch memory at a multiple of 8, and arrivals from 1 to 2^20 - 1",
+        Op::MbarrierArrive { .. } => "scratch memory at a multiple of 8",
+        Op::MbarrierExpect { .. } => "scratch memory at a multiple of 8, and less than 2^20 bytes",
+        Op::MbarrierWait { .. } => "scratch memory at a multiple of 8 and an index",
+        Op::BulkCopy { .. } => {
+            "scratch memory, global memory, an mbarrier in scratch memory at a multiple of 8, offsets and bytes that are multiples of 16"
         }
         Op::LoadMatrix { .. } => "scratch memory, an offset that is a multiple of 16 and a result i32x4",
         Op::CopyAsync { .. } => "scratch memory, global memory, perhaps an index, and offsets that are multiples of 16",
@@ -278,11 +288,11 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::ToIndex, [Vec(I32, 1)], [Vec(Index, 1)]) | (Op::ToI32, [Vec(Index, 1)], [Vec(I32, 1)]) => true,
         (Op::Offset { scale }, [Ptr(s), Vec(Index, 1)], [Ptr(t)]) => s == t && *scale > 0,
         (Op::Stride, [Ptr(s), Vec(Index, 1), Vec(Index, 1)], [Ptr(t)]) => s == t,
-        (Op::Prefetch { .. }, [Ptr(_)], []) => true,
+        (Op::Prefetch { level, .. }, [Ptr(_)], []) => matches!(level, 1 | 2),
         (Op::Arrive { offset }, [Ptr(Space::Global), Vec(Index, 1)], [Vec(Index, 1)]) => offset.rem_euclid(4) == 0,
         (Op::ThreadId | Op::CtaId, [], [Vec(Index, 1)]) => true,
         (Op::Shared { bytes }, [], [Ptr(Space::Scratch)]) => *bytes > 0,
-        (Op::ClusterBarrier, [], []) => true,
+        (Op::ClusterBarrier | Op::WarpBarrier, [], []) => true,
         (Op::Peer, [Ptr(Space::Scratch), Vec(Index, 1)], [Ptr(Space::Cluster)]) => true,
         (Op::Barrier | Op::CopyCommit | Op::CopyWait(_) | Op::AwaitPrevious | Op::ReleaseNext, [], []) => true,
         (Op::ShuffleXor(bits), [a @ Vec(F32 | I32 | Index, _)], [r]) => a == r && u32::from(*bits) < WARP,
@@ -293,9 +303,25 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
             c == r && n % 4 == 0 && *n <= 128 && offset.rem_euclid(16) == 0 && fits(*lead) && fits(*stride)
         }
         (Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence, [], []) => true,
+        (Op::MbarrierInit { offset, count }, [Ptr(Space::Scratch)], []) => {
+            offset.rem_euclid(8) == 0 && (1..1 << 20).contains(count)
+        }
+        (Op::MbarrierArrive { offset }, [Ptr(Space::Scratch)], []) => offset.rem_euclid(8) == 0,
+        (Op::MbarrierExpect { offset, bytes }, [Ptr(Space::Scratch)], []) => {
+            offset.rem_euclid(8) == 0 && *bytes < 1 << 20
+        }
+        (Op::MbarrierWait { offset }, [Ptr(Space::Scratch), Vec(Index, 1)], []) => offset.rem_euclid(8) == 0,
+        (
+            Op::BulkCopy { to, from, bytes, barrier },
+            [Ptr(Space::Scratch), Ptr(Space::Global), Ptr(Space::Scratch)],
+            [],
+        ) => {
+            let whole = to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0 && bytes.is_multiple_of(16);
+            whole && *bytes > 0 && *bytes < 1 << 20 && barrier.rem_euclid(8) == 0
+        }
         (Op::LoadMatrix { offset, .. }, [Ptr(Space::Scratch)], [Vec(I32, 4)]) => offset.rem_euclid(16) == 0,
         (
-            Op::CopyAsync { to, from },
+            Op::CopyAsync { to, from, .. },
             [Ptr(Space::Scratch), Ptr(Space::Global)] | [Ptr(Space::Scratch), Ptr(Space::Global), Vec(Index, 1)],
             [],
         ) => to.rem_euclid(16) == 0 && from.rem_euclid(16) == 0,
@@ -321,6 +347,9 @@ fn access(op: &Op, m: Mem, args: &[Type], results: &[Type]) -> Result<(), String
         (Op::Store(_), [_, Type::Ptr(_)], []) => return Err("found a store to constant memory".into()),
         _ => return Err(format!("expected a pointer and a value, found ({}) -> ({})", list(args), list(results))),
     };
+    if m.once && !args.contains(&Type::Ptr(Space::Global)) {
+        return Err("found a hint for caches, expected one of global memory alone".into());
+    }
     let lane = v.elem().and_then(Elem::bytes).ok_or(format!("{v} has no form in memory"))?;
     let align = u32::from(m.align);
     if !align.is_power_of_two() || align > 16 || align % lane != 0 {

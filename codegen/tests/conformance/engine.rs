@@ -1,10 +1,12 @@
-//! The ways to run a kernel: code for each target, in this process or as a program for another processor under an emulator.
+//! The ways to run a kernel: code for each target, in this process, as a program for another processor under an emulator, or as PTX text
+//! in the simulator, where all lanes of one warp do the same.
 
 use crate::emulator::{Emulator, Word};
 use crate::loader::{Buffer, Code};
-use jet_codegen::compile;
-use jet_codegen::kir::{Kernel, parse};
+use jet_codegen::kir::{Kernel, Launch, parse};
 use jet_codegen::targets::{TARGETS, Target};
+use jet_codegen::{CodeBlob, compile};
+use jet_ptxsim::{Device, DeviceConfig, Module};
 
 /// Code for one target, and where it runs: kernels with the parameters `x`, `y` and counts.
 pub struct Engine {
@@ -17,6 +19,8 @@ enum Place {
     Here,
     /// Under the emulator.
     Emulated(Emulator),
+    /// In the simulator of PTX.
+    Simulated,
 }
 
 /// Plain data.
@@ -32,15 +36,24 @@ impl Engine {
         let place = |t: &Target| match t.arch {
             _ if t.runs_here() => Some(Place::Here),
             "aarch64" => emulator.clone().map(Place::Emulated),
+            _ if t.is_gpu() => Some(Place::Simulated),
             _ => None,
         };
         let engine = |target| Some(Engine { target, place: place(target)? });
         TARGETS.iter().map(|t| (t.name, t.backend.is_built().then(|| engine(t)).flatten())).collect()
     }
 
+    /// Whether elementary functions are approximate instructions of a GPU.
+    pub fn approximates(&self) -> bool {
+        self.target.is_gpu()
+    }
+
     /// The `n` elements at `y`, zero before.
-    pub fn run<T: Plain, U: Plain>(&self, x: &[T], n: usize, counts: &[u64], kernel: Kernel) -> Vec<U> {
+    pub fn run<T: Plain, U: Plain>(&self, x: &[T], n: usize, counts: &[u64], mut kernel: Kernel) -> Vec<U> {
         let name = kernel.name.clone();
+        if self.target.is_gpu() {
+            kernel.launch = Some(Launch { threads: 32, ctas: 1, rows: 1 });
+        }
         let kernel = reread(&kernel);
         let blob = compile(&[kernel], self.target).unwrap_or_else(|e| panic!("{e}"));
         match &self.place {
@@ -58,8 +71,24 @@ impl Engine {
                 emulator.call(&blob.bytes, blob.symbols[&name], &words, &mut regions);
                 from_bytes(&regions[1], n)
             }
+            Place::Simulated => from_bytes(&simulate(blob, &name, as_bytes(x), n * size_of::<U>(), counts), n),
         }
     }
+}
+
+/// What a launch of one warp leaves in `bytes` bytes that were zero.
+fn simulate(blob: CodeBlob, name: &str, x: &[u8], bytes: usize, counts: &[u64]) -> Vec<u8> {
+    let text = String::from_utf8(blob.bytes).expect("PTX is text");
+    let module = Module::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let run = || {
+        let mut gpu = Device::new(DeviceConfig { sm: module.sm(), workers: 1, ..DeviceConfig::default() });
+        let (px, py) = (gpu.alloc(x.len() as u64)?, gpu.alloc(bytes as u64)?);
+        gpu.write(px, x)?;
+        gpu.write(py, &vec![0; bytes])?;
+        gpu.launch(&module, name, jet_ptxsim::Launch::new(1, 32), &[&[px, py], counts].concat())?;
+        gpu.read(py, bytes as u64)
+    };
+    run().unwrap_or_else(|e: jet_ptxsim::Error| panic!("{e}\n{text}"))
 }
 
 /// The kernel, printed and read again: what runs has gone through the text form.

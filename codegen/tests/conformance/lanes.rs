@@ -1,12 +1,13 @@
 //! Vectors of all widths, conversions, comparisons and selections.
 
 use crate::{Engine, cases, floats, kernel};
-use jet_codegen::kir::{Bf16, F32, I32, Kernel, V};
+use jet_codegen::kir::{Bf16, F32, I32, Kernel, V, parse};
 
 cases! {
     lanes_keep_their_places,
     widths_that_fill_no_register_work_too,
     bf16_rounds_to_nearest_even_and_is_stored,
+    low_halves_of_words_become_bf16,
     bf16_widens_in_order_and_in_pairs,
     pairs_of_bf16_are_multiplied_and_summed,
     bytes_are_multiplied_and_summed_in_fours,
@@ -61,6 +62,23 @@ fn bf16_rounds_to_nearest_even_and_is_stored(e: &Engine) {
     // parameters are declared in the order of the text: `y` first
     let k = Kernel { params: k.params.into_iter().rev().collect(), ..k };
     assert_eq!(e.run::<f32, u16>(&HARD_TO_ROUND, 8, &[], k), HARD_TO_ROUND.map(bf16_bits));
+}
+
+/// Targets that round in one instruction get this operation from no builder: it is written down.
+fn low_halves_of_words_become_bf16(e: &Engine) {
+    let x = [0x1234_5678u32, 0xffff_0001, 0x8000_ffff, 7, 0x00ff_ff00].map(|x| x as i32);
+    let text = "kernel case(%0 x: ptr.global, %1 y: ptr.global) items 0 {
+  %2: i32x5 = load 0 align 4 %0
+  %3: bf16x5 = bf16_bits %2
+  store 0 align 2 %3, %1
+  %4: i32 = load 0 align 4 %0
+  %5: bf16 = bf16_bits %4
+  store 10 align 2 %5, %1
+}
+";
+    let (k, _) = parse(text).unwrap_or_else(|e| panic!("{e}"));
+    let low = x.map(|x| x as u16);
+    assert_eq!(e.run::<i32, u16>(&x, 6, &[], k), [&low[..], &low[..1]].concat());
 }
 
 fn bf16_widens_in_order_and_in_pairs(e: &Engine) {

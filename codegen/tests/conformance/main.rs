@@ -6,6 +6,7 @@ mod emulator;
 #[path = "../loader/mod.rs"]
 mod loader;
 
+mod bounds;
 mod control;
 mod engine;
 mod lanes;

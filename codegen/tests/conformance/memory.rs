@@ -14,8 +14,8 @@ cases! {
 fn hints_touch_nothing_wherever_they_point(e: &Engine) {
     let y = floats(e, &[2.0], 1, |k, x, y| {
         for at in [0u32.on(k), 1000u32.on(k), k.index(0) - 0x4000_0000u32] {
-            x.at(at).prefetch();
-            y.at(at).prefetch();
+            x.at(at).prefetch(1);
+            y.at(at).prefetch(2);
         }
         y.store(x.load(1));
     });

@@ -1,5 +1,6 @@
 //! Each row of the table of scalar operations against its meaning in plain Rust.
 
+use crate::bounds::assert_close;
 use crate::{Engine, cases, floats, indices, kernel};
 use jet_codegen::kir::{F32, I32, Scalar, V};
 
@@ -7,6 +8,7 @@ cases! {
     subscripts_divide_and_compare,
     every_float_operation_means_what_the_table_says,
     every_integer_operation_means_what_the_table_says,
+    shifts_fill_with_zeros,
 }
 
 fn subscripts_divide_and_compare(e: &Engine) {
@@ -62,9 +64,20 @@ fn every_float_operation_means_what_the_table_says(e: &Engine) {
             y.store(of(8));
             y.at(8).store(of(1));
         });
-        let want: Vec<f32> = (0..8).map(|i| rust(x[i], x[8 + i], x[16 + i])).collect();
-        assert_eq!(y[..8], want, "{op:?}");
-        assert_eq!(y[8], want[0], "{op:?}");
+        // the scalar is the first lane once more
+        let of = |i: usize| [x[i % 8], x[8 + i % 8], x[16 + i % 8]];
+        let rounded: Vec<f32> = (0..9).map(of).map(|[a, b, c]| rust(a, b, c)).collect();
+        let exact = (0..9).map(|i| (of(i).map(f64::from), f64::from(rounded[i])));
+        let exact: Vec<f64> = exact
+            .map(|([a, b, _], rounded)| match op {
+                Scalar::Div => a / b,
+                Scalar::Sqrt => a.abs().sqrt(),
+                Scalar::Rcp => 1.0 / a,
+                Scalar::Rsqrt => 1.0 / a.abs().sqrt(),
+                _ => rounded,
+            })
+            .collect();
+        assert_close(e, *op, &y, &rounded, &exact);
     }
 }
 
@@ -92,4 +105,16 @@ fn every_integer_operation_means_what_the_table_says(e: &Engine) {
         assert_eq!(y[..8], want, "{op:?}");
         assert_eq!(y[8], want[0], "{op:?}");
     }
+}
+
+fn shifts_fill_with_zeros(e: &Engine) {
+    let x = [-1, i32::MIN, -77, 0x1234_5678];
+    let k = kernel(|k| {
+        let (x, y) = (k.input::<I32>("x"), k.output::<I32>("y"));
+        y.store(x.load(4).shift_right(5));
+        y.at(4).store(x.load(4).shift_left(5));
+        y.at(8).store(x.load(1).shift_right(31));
+    });
+    let want: Vec<i32> = x.iter().map(|x| (*x as u32 >> 5) as i32).chain(x.iter().map(|x| x << 5)).chain([1]).collect();
+    assert_eq!(e.run::<i32, i32>(&x, 9, &[], k), want);
 }

@@ -15,7 +15,8 @@ fn operands(g: &mut Graph, heads: usize, dk: usize, dv: usize) -> [jet_ir::Id; 6
     [q, k, v, decay, beta, state(g, "delta", Rows::Fixed(heads * dk), dv)]
 }
 
-fn normed(heads: usize, dk: usize, dv: usize) -> Graph {
+/// One or more heads with the norms inside.
+pub fn normed(heads: usize, dk: usize, dv: usize) -> Graph {
     let mut g = Graph::new("delta");
     let args = operands(&mut g, heads, dk, dv);
     let scale = (dk as f32).powf(-0.5).into();

@@ -1,11 +1,15 @@
-//! Products use the dot products of their processor: instructions are found in the code by their encodings.
+//! Products use the dot products of their processor: instructions are found in the code by their encodings. On GPUs, accesses have the
+//! hints that they ought to.
 
+use crate::delta::normed;
+use crate::harness::packed_for;
 use crate::product::{acc, give, input};
 use jet_codegen::targets::Target;
 use jet_codegen::{Activations, compile, select};
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, group_kernels};
 use jetbin::Phase;
+use std::collections::BTreeSet;
 
 /// How often an instruction occurs in code.
 type Count = fn(&[u8]) -> usize;
@@ -68,8 +72,14 @@ fn code(target: &Target, elem: Elem, activations: Activations) -> Vec<u8> {
     let grid = g.add(Sweep {}, &[x]).unwrap();
     let y = acc(&mut g, grid, "w", 32, elem);
     give(&mut g, "y", y);
-    let groups = group_kernels(&g).unwrap();
-    let built = select(&g, &groups[0], target, Phase::Prefill, activations, 64).unwrap();
+    first(&g, target, Phase::Prefill, activations)
+}
+
+/// The code of the first kernel of a graph.
+fn first(g: &Graph, target: &Target, phase: Phase, activations: Activations) -> Vec<u8> {
+    let g = &packed_for(target, g);
+    let groups = group_kernels(g).unwrap();
+    let built = select(g, &groups[0], target, phase, (activations, &BTreeSet::new()), 64).unwrap();
     compile(&[built.kernel], target).unwrap().bytes
 }
 
@@ -104,5 +114,24 @@ fn products_use_the_dot_products_of_their_processor() {
                 }
             }
         }
+    }
+}
+
+/// Lines of PTX that start like this.
+fn lines<'t>(text: &'t str, start: &str) -> Vec<&'t str> {
+    text.lines().map(str::trim_start).filter(|l| l.starts_with(start)).collect()
+}
+
+#[test]
+fn weights_and_new_states_go_past_the_caches() {
+    for target in ["sm_80", "sm_90a"].map(|name| Target::named(name).unwrap()) {
+        let text = String::from_utf8(code(target, Elem::Bf16, Activations::F32)).unwrap();
+        let loads = lines(&text, "ld.global.nc");
+        assert!(loads.len() >= 2 && loads.iter().all(|l| l.contains(".L1::no_allocate.v4")), "{loads:?}");
+        let step = first(&normed(2, 96, 256), target, Phase::Decode, Activations::F32);
+        let text = String::from_utf8(step).unwrap();
+        let (all, hinted) = (lines(&text, "st.global"), lines(&text, "st.global.cs.v4.f32"));
+        // a column of the output for a thread, and its rows of the state
+        assert_eq!((all.len(), hinted.len()), (hinted.len() + 1, 96 / 4), "{all:?}");
     }
 }

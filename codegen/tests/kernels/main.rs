@@ -14,6 +14,7 @@ mod loader;
 mod machine;
 mod product;
 mod quantised;
+mod rounded;
 mod rowwise;
 mod selection;
 

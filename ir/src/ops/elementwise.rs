@@ -40,6 +40,24 @@ unary! {
     Neg |x| -x;
 }
 
+/// The nearest bf16, of two equally near ones the even.
+fn round_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let up = 0x7fff + (bits >> 16 & 1);
+    if x.is_nan() { x } else { f32::from_bits(bits.wrapping_add(up) & 0xffff_0000) }
+}
+
+impl Semantics for RoundBf16 {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        let t = tensor(args, 0)?;
+        ensure(t.place != Place::Packed, || "operand 0 is packed".into())?;
+        Ok(Type::tensor(t.place, t.rows, t.cols, Elem::Bf16))
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        Value::Mat(args[0].mat().map(|x| R::of(f64::from(round_bf16(x.to_f64() as f32)))))
+    }
+}
+
 impl Semantics for Scale {
     fn infer(&self, args: &[Type]) -> Result<Type, String> {
         Neg {}.infer(args)

@@ -72,6 +72,22 @@ macro_rules! norm_sweep {
 }
 norm_sweep!(SweepNorm SweepFold SweepFoldMs);
 
+impl Semantics for SweepScaled {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        let (x, squares) = (in_memory(args, 0)?, in_memory(args, 1)?);
+        ensure(x.rows == squares.rows, || format!("operands 0 and 1 differ in rows: {} and {}", args[0], args[1]))?;
+        sweep(&args[..1])
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        let (x, squares) = (args[0].mat(), args[1].mat());
+        let (n, eps) = (R::of(x.cols as f64), R::of(f64::from(self.eps.get())));
+        let factor = |r: usize| R::ONE / (squares.row(r).iter().copied().sum::<R>() / n + eps).sqrt();
+        let factors: Vec<R> = (0..x.rows).map(factor).collect();
+        let scaled = Mat::new(x.rows, x.cols, |r, c| x.at(r, c) * factors[r]);
+        Value::Grid { first: scaled, second: None }
+    }
+}
+
 impl Semantics for Acc {
     fn infer(&self, args: &[Type]) -> Result<Type, String> {
         let (cols, _) = grid(args, 0, &[GridKind::Product])?;

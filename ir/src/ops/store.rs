@@ -60,6 +60,22 @@ impl Semantics for StoreMs {
     }
 }
 
+impl Semantics for StoreSquares {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        let r = in_registers(args, 0)?;
+        ensure(self.width > 0, || "sums of 0 columns".into())?;
+        Ok(Type::mem(r.rows, r.cols.div_ceil(self.width)))
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        let x = args[0].mat();
+        let sum = |r: usize, part: usize| {
+            let some = x.row(r).iter().skip(part * self.width).take(self.width);
+            some.map(|v| *v * *v).sum()
+        };
+        Value::Mat(Mat::new(x.rows, x.cols.div_ceil(self.width), sum))
+    }
+}
+
 impl Semantics for StoreRing {
     fn infer(&self, args: &[Type]) -> Result<Type, String> {
         let r = in_registers(args, 1)?;

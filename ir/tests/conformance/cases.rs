@@ -64,6 +64,7 @@ pub fn cases() -> Vec<Case> {
         stores(&mut cases, rows, cols);
     }
     softplus_threshold(&mut cases);
+    roundings(&mut cases);
     embeddings(&mut cases);
     ties(&mut cases);
     for (tokens, heads, head_dim) in [(1, 1, 1), (1, 3, 2), (4, 2, 5), (3, 1, 8)] {
@@ -115,6 +116,25 @@ fn maps(cases: &mut Cases, rows: usize, cols: usize) {
     cases.add(Neg {}, &[&a], map(&a, |x| 0.0 - x));
 }
 
+/// Neighbours in bf16 are 2^-7 apart at 1: what lies between, ties to either side, and what carries into the exponent.
+fn roundings(cases: &mut Cases) {
+    const STEP: f64 = 1.0 / 128.0;
+    for sign in [1.0, -1.0] {
+        let pairs = [
+            (1.0, 1.0),
+            (1.0 + 0.25 * STEP, 1.0),
+            (1.0 + 0.5 * STEP, 1.0),
+            (1.0 + 0.75 * STEP, 1.0 + STEP),
+            (1.0 + 1.5 * STEP, 1.0 + 2.0 * STEP),
+            (2.0 - 0.5 * STEP, 2.0),
+            (0.0, 0.0),
+        ];
+        let row = |data: Vec<f64>| Mat { rows: 1, cols: data.len(), data };
+        let (x, y) = pairs.iter().map(|(x, y)| (sign * x, sign * y)).unzip();
+        cases.add(RoundBf16 {}, &[&row(x)], row(y));
+    }
+}
+
 /// One element a case, so that each has its own scale. Above 90 the exponential of f32 overflows; at 20 both branches differ by 2e-9.
 fn softplus_threshold(cases: &mut Cases) {
     let below = (1.0 + 19.5f64.exp()).ln();
@@ -140,6 +160,16 @@ fn rows_of(cases: &mut Cases, rows: usize, cols: usize) {
         cases.add_grid(SweepNorm { eps }, &[&x, &w], normed.clone(), None);
         cases.add_grid(SweepFold { eps }, &[&x, &w], normed.clone(), None);
         cases.add_grid(SweepFoldMs { eps }, &[&x, &w, &squares], normed, None);
+    }
+    for width in [1, 2, cols + 1] {
+        let parts = |row: &[f64]| row.chunks(width).map(|part| part.iter().map(|v| v * v).sum()).collect::<Vec<f64>>();
+        let data: Vec<f64> = x.data.chunks(cols).flat_map(parts).collect();
+        let sums = Mat { rows, cols: cols.div_ceil(width), data };
+        cases.add(StoreSquares { width }, &[&x], sums.clone());
+        let scaled = zip(&x, &spread(&w, rows), |x, w| x * w);
+        let eps = 0.25f32;
+        let normed = rms_norm(&x, &w, f64::from(eps));
+        cases.add_grid(SweepScaled { eps: F32::from(eps) }, &[&scaled, &sums], normed, None);
     }
     cases.add_grid(Sweep {}, &[&x], x.clone(), None);
     cases.add_grid(Sweep {}, &[&w], w.clone(), None);

@@ -56,6 +56,8 @@ pub struct Counters {
     pub loads_in_flight: u64,
     /// The most bytes of asynchronous copies (`cp.async`) that one warp had in flight.
     pub copy_bytes_in_flight: u64,
+    /// Bytes that asynchronous copies (`cp.async`) read before their lanes executed `griddepcontrol.wait`.
+    pub copy_bytes_before_wait: u64,
     /// Accesses to global memory by the label of the range; atomics and bulk copies are not among them.
     pub traffic: [Traffic; LABELS],
 }
@@ -75,6 +77,7 @@ impl Counters {
         self.tile_flops += other.tile_flops;
         self.loads_in_flight = self.loads_in_flight.max(other.loads_in_flight);
         self.copy_bytes_in_flight = self.copy_bytes_in_flight.max(other.copy_bytes_in_flight);
+        self.copy_bytes_before_wait += other.copy_bytes_before_wait;
         self.traffic.iter_mut().zip(&other.traffic).for_each(|(a, b)| a.add(b));
     }
 

@@ -6,8 +6,8 @@
 //! - `// inout ..`: as `in`, and printed afterwards; `// out 8`: the address of 8 words that nobody has written, printed
 //! - `// word 5`: a parameter, the value itself
 //!
-//! The kernel is called `k`; `// then NAME` launches another one after it with the same parameters (`then programmatic NAME`: without waiting
-//! for its end). What comes out: a line for each buffer with its words in hexadecimal (`-` for a word that nobody wrote); or the kind of the
+//! The kernel is called `k`; `// then NAME` launches another one behind it with the same parameters (`then programmatic NAME`: without waiting
+//! for its end), any number of times. What comes out: a line for each buffer with its words in hexadecimal (`-` for a word that nobody wrote); or the kind of the
 //! trap and the instruction; or the error of the parser. Expected values were derived without the simulator.
 //!
 //! `JETC_PTXAS` (or `ptxas` on the path): every file without a parse error must also assemble; without it that is reported as ignored.
@@ -75,7 +75,7 @@ struct Plan {
     config: DeviceConfig,
     launch: Option<Launch>,
     params: Vec<Param>,
-    then: Option<(String, bool)>,
+    then: Vec<(String, bool)>,
 }
 
 enum Param {
@@ -130,7 +130,7 @@ fn plan(text: &str) -> Result<Plan, String> {
             "word" => plan.params.push(Param::Word(rest.parse().map_err(|e| format!("{rest}: {e}"))?)),
             "then" => {
                 let programmatic = rest.strip_prefix("programmatic ");
-                plan.then = Some((programmatic.unwrap_or(rest).to_string(), programmatic.is_some()));
+                plan.then.push((programmatic.unwrap_or(rest).to_string(), programmatic.is_some()));
             }
             _ => {}
         }
@@ -178,8 +178,10 @@ fn output(text: &str) -> Result<(String, String), Failed> {
     }
     let launch = plan.launch.unwrap_or_else(|| Launch::new(1, 32));
     let mut result = gpu.launch(&module, "k", launch.clone(), &params);
-    if let (Ok(_), Some((name, programmatic))) = (&result, &plan.then) {
-        result = gpu.launch(&module, name, Launch { programmatic: *programmatic, ..launch }, &params);
+    for (name, programmatic) in &plan.then {
+        if result.is_ok() {
+            result = gpu.launch(&module, name, Launch { programmatic: *programmatic, ..launch.clone() }, &params);
+        }
     }
     match result {
         Err(Error::Trap(trap)) => Ok((format!("{:?}: {}\n", trap.kind, trap.text), trap.to_string())),

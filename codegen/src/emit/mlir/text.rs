@@ -105,10 +105,10 @@ impl Emitter<'_> {
                 let (p, t) = (self.address(&a[1], m.offset), ty(self.k.ty(inst.args[0])));
                 self.line(&format!("llvm.store {}, {p} {{alignment = {} : i64}} : {t}, !llvm.ptr", a[0], m.align));
             }
-            Op::Prefetch { offset } => {
+            Op::Prefetch { offset, level } => {
                 let p = self.address(&a[0], *offset);
-                // a read, to be kept in the second-level cache, of data
-                let hint = "rw = 0 : i32, hint = 2 : i32, cache = 1 : i32";
+                // a read of data, near (3) or less so
+                let hint = format!("rw = 0 : i32, hint = {} : i32, cache = 1 : i32", 4 - level);
                 self.line(&format!("\"llvm.intr.prefetch\"({p}) <{{{hint}}}> : (!llvm.ptr) -> ()"));
             }
             Op::Splat | Op::Pack | Op::Extract(_) | Op::SumLanes if self.is_scalar(inst) => {

@@ -24,6 +24,21 @@ impl Access<'_> {
         }
     }
 
+    /// What follows the space in a load: PTX 7.4 has the hint, which keeps the first-level cache for what is read again.
+    fn load_modifiers(&self) -> &'static str {
+        match (self.m.constant && self.space() == ".global", self.m.once) {
+            (true, true) => ".nc.L1::no_allocate",
+            (true, false) => ".nc",
+            (false, true) => ".L1::no_allocate",
+            (false, false) => "",
+        }
+    }
+
+    /// The same of a store: first to leave the second-level cache.
+    fn store_modifiers(&self) -> &'static str {
+        if self.m.once { ".cs" } else { "" }
+    }
+
     fn at(&self, bytes: usize) -> String {
         match i64::from(self.m.offset) + bytes as i64 {
             0 => format!("[{}]", self.address),
@@ -49,14 +64,13 @@ impl Emitter<'_> {
     }
 
     pub fn load(&mut self, a: &Access<'_>, regs: &Regs) {
-        let constant = if a.m.constant && a.space() == ".global" { ".nc" } else { "" };
-        let (space, n) = (a.space(), usize::from(a.value.lanes()));
+        let (space, how, n) = (a.space(), a.load_modifiers(), usize::from(a.value.lanes()));
         if Self::in_halves(a) {
             for (i, pair) in regs.iter().enumerate() {
                 let halves: Vec<_> = (0..2).map(|_| self.fresh(Class::Half)).collect();
                 for (h, half) in halves.iter().enumerate() {
                     match 2 * i + h < n {
-                        true => self.line(&format!("ld{space}{constant}.b16 {half}, {}", a.at(2 * (2 * i + h)))),
+                        true => self.line(&format!("ld{space}{how}.b16 {half}, {}", a.at(2 * (2 * i + h)))),
                         false => self.line(&format!("mov.b16 {half}, 0")),
                     }
                 }
@@ -65,26 +79,26 @@ impl Emitter<'_> {
             return;
         }
         self.walk(a, regs, |e, group, vector, unit, at| {
-            e.line(&format!("ld{space}{constant}{vector}.{unit} {}, {at}", braces(group)));
+            e.line(&format!("ld{space}{how}{vector}.{unit} {}, {at}", braces(group)));
         });
     }
 
     pub fn store(&mut self, a: &Access<'_>, regs: &Regs) {
         let (class, _) = registers(a.value);
         let regs: Regs = regs.iter().map(|r| self.in_register(r, class)).collect();
-        let (space, n) = (a.space(), usize::from(a.value.lanes()));
+        let (space, how, n) = (a.space(), a.store_modifiers(), usize::from(a.value.lanes()));
         if Self::in_halves(a) {
             for (i, pair) in regs.iter().enumerate() {
                 let halves: Vec<_> = (0..2).map(|_| self.fresh(Class::Half)).collect();
                 self.line(&format!("mov.b32 {{{}, {}}}, {pair}", halves[0], halves[1]));
                 for (h, half) in halves.iter().enumerate().filter(|(h, _)| 2 * i + h < n) {
-                    self.line(&format!("st{space}.b16 {}, {half}", a.at(2 * (2 * i + h))));
+                    self.line(&format!("st{space}{how}.b16 {}, {half}", a.at(2 * (2 * i + h))));
                 }
             }
             return;
         }
         self.walk(a, &regs, |e, group, vector, unit, at| {
-            e.line(&format!("st{space}{vector}.{unit} {at}, {}", braces(group)));
+            e.line(&format!("st{space}{how}{vector}.{unit} {at}, {}", braces(group)));
         });
     }
 

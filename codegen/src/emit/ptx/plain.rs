@@ -62,6 +62,7 @@ impl Emitter<'_> {
                 ));
             }
             (Op::Barrier, _) => self.line("bar.sync 0"),
+            (Op::WarpBarrier, _) => self.line(&format!("bar.warp.sync {FULL}")),
             (Op::ClusterBarrier, _) => {
                 self.line("barrier.cluster.arrive.release.aligned");
                 self.line("barrier.cluster.wait.acquire.aligned");
@@ -86,12 +87,27 @@ impl Emitter<'_> {
                 let (d, last) = (self.define(inst.results[0]), self.in_register(&a[1][0], Class::Word));
                 self.line(&format!("atom.acq_rel.gpu.global.inc.u32 {}, [{}{offset:+}], {last}", d[0], a[0][0]));
             }
-            (Op::CopyAsync { to, from }, _) => {
+            (Op::CopyAsync { to, from, .. }, _) => {
                 let some = a.get(2).map_or(String::new(), |n| format!(", {}", n[0]));
                 self.line(&format!("cp.async.cg.shared.global [{}{to:+}], [{}{from:+}], 16{some}", a[0][0], a[1][0]));
             }
             (Op::CopyCommit, _) => self.line("cp.async.commit_group"),
             (Op::CopyWait(groups), _) => self.line(&format!("cp.async.wait_group {groups}")),
+            (Op::MbarrierInit { offset, count }, _) => {
+                self.line(&format!("mbarrier.init.shared::cta.b64 [{}{offset:+}], {count}", a[0][0]));
+            }
+            (Op::MbarrierArrive { offset }, _) => {
+                self.line(&format!("mbarrier.arrive.shared::cta.b64 _, [{}{offset:+}]", a[0][0]));
+            }
+            (Op::MbarrierExpect { offset, bytes }, _) => {
+                self.line(&format!("mbarrier.arrive.expect_tx.shared::cta.b64 _, [{}{offset:+}], {bytes}", a[0][0]));
+            }
+            (Op::MbarrierWait { offset }, _) => self.await_phase(&a[0][0], *offset, &a[1][0]),
+            (Op::BulkCopy { to, from, bytes, barrier }, _) => {
+                let (to, from) = (format!("[{}{to:+}]", a[0][0]), format!("[{}{from:+}]", a[1][0]));
+                let copy = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes";
+                self.line(&format!("{copy} {to}, {from}, {bytes}, [{}{barrier:+}]", a[2][0]));
+            }
             (Op::WidenPairs, _) => {
                 let d = [self.define(inst.results[0]), self.define(inst.results[1])];
                 (0..2 * a[0].len()).for_each(|i| self.half(&d[i % 2][i / 2], &a[0][i / 2], i % 2 == 1));
@@ -167,6 +183,14 @@ impl Emitter<'_> {
         self.line(&format!("or.b32 {low}, {start}, {}", (lead >> 4) << 16));
         self.line(&format!("mov.b64 {all}, {{{low}, {}}}", stride >> 4));
         all
+    }
+
+    /// The hardware lets a thread that waits go on after a while, whether the phase has ended or not.
+    fn await_phase(&mut self, barrier: &str, offset: i32, parity: &str) {
+        let (again, ended) = (self.label(), self.fresh(Class::Pred));
+        self.place(&again);
+        self.line(&format!("mbarrier.try_wait.parity.shared::cta.b64 {ended}, [{barrier}{offset:+}], {parity}"));
+        self.line(&format!("@!{ended} bra {again}"));
     }
 
     fn mma(&mut self, d: &Regs, a: &[Regs]) {

@@ -75,8 +75,9 @@ impl<'a, 'k, 'g> Blocks<'a, 'k, 'g> {
         self.buffers.cast()
     }
 
-    /// Starts to copy the block from position `p` on to a buffer, zeros for positions from `end` on.
-    pub fn copy(&self, p: V<'k, Index>, end: V<'k, Index>, buffer: V<'k, Index>) {
+    /// Starts to copy the block from position `p` on to a buffer, zeros for positions from `end` on. `settled` says that all of it was
+    /// there before this step.
+    pub fn copy(&self, (p, end): (V<'k, Index>, V<'k, Index>), buffer: V<'k, Index>, settled: bool) {
         let (k, a) = (self.a.cx.k, self.a);
         let (lane, mine) = (k.warp().rank, self.keys / k.warps());
         let (key, piece) = (lane / 2u32 % ROWS, lane % 2u32 + lane / PIECES * 2u32);
@@ -89,6 +90,7 @@ impl<'a, 'k, 'g> Blocks<'a, 'k, 'g> {
             let bytes = key.le(last).select(2 * COPIED, 0u32);
             let row = self.capacity.le(row).select(row - self.capacity, row) * (a.kv_heads * a.head_dim);
             for (cache, matrix) in self.caches.iter().zip(matrices) {
+                let cache = if settled { cache.settled() } else { *cache };
                 for pieces in (0..a.head_dim / COPIED).step_by(PIECES as usize) {
                     let piece = piece + pieces;
                     let copy = || matrix.row(key, piece).copy_async_some(cache.at(row).at(piece * COPIED), bytes);

@@ -89,9 +89,9 @@ impl<'a, 'k, 'g> Head<'a, 'k, 'g> {
         d.cx.state::<F32>(d.state, self.row).aligned(16).at(self.head * (d.dk * d.dv)).at(self.first)
     }
 
-    /// Asks for the state, and brings key and query.
+    /// Asks for the state, which this kernel alone writes, a step ago; then brings key and query.
     pub fn ask(&self) {
-        let (d, k, from, quads) = (self.d, self.d.cx.k, self.in_memory(), self.cols / COLS);
+        let (d, k, from, quads) = (self.d, self.d.cx.k, self.in_memory().settled(), self.cols / COLS);
         k.cta().each(d.dk * quads, |i| {
             let at = if self.cols == d.dv { i * COLS } else { i / quads * d.dv + i % quads * COLS };
             self.state.at(i * COLS).copy_async(from.at(at));
@@ -102,7 +102,7 @@ impl<'a, 'k, 'g> Head<'a, 'k, 'g> {
 
     /// The step, given what [`Self::ask`] has asked for and the values of this thread's columns.
     pub fn step(&self, value: V<'k, F32>) {
-        let (d, k, to) = (self.d, self.d.cx.k, self.in_memory());
+        let (d, k, to) = (self.d, self.d.cx.k, self.in_memory().once());
         let (decay, beta) = (d.operand(3, self.row, self.head).load(1), d.operand(4, self.row, self.head).load(1));
         k.copy_wait(0);
         k.barrier();

@@ -73,14 +73,14 @@ impl<'k> Cta<'_, 'k, '_> {
         let place = |q: Query<'k>| (q.row.imin(self.last), self.kv_head * a.group + q.head);
         let queries = Queries::load(a, two.map(place), blocks.padded);
         blocks.clear();
-        blocks.copy(begin, end, 0u32.on(k));
+        blocks.copy((begin, end), 0u32.on(k), false);
         k.copy_commit();
         let (sums, _) = k.range(begin, end, KEYS, (nothing(a, blocks.padded), 0u32.on(k)), |p, (sums, buffer)| {
             let ([keys, values], other) = (blocks.matrices(buffer), 1u32.on(k) - buffer);
             k.copy_wait(0);
             // the block is there, and everybody is done with the other
             k.barrier();
-            k.when((p + KEYS).lt(end), || blocks.copy(p + KEYS, end, other));
+            k.when((p + KEYS).lt(end), || blocks.copy((p + KEYS, end), other, false));
             k.copy_commit();
             let scores = self.hide(p, &two, &queries.scores(keys, 0u32.on(k), KEYS));
             (queries.weigh(&scores, (values, 0u32.on(k)), sums), other)

@@ -22,6 +22,7 @@ mod product;
 mod rowwise;
 mod softmax;
 mod split;
+mod staged;
 
 use super::context::{Context, Shape, Unsupported};
 use crate::kir::{I32, Index, Items, Launch, V};
@@ -34,7 +35,7 @@ use jetbin::Phase;
 pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape, Unsupported> {
     let refuse = |reason: &str| Err(Unsupported::new(cx.graph, head, reason));
     match cx.graph.op(head) {
-        Some(Op::Sweep(_) | Op::SweepNorm(_) | Op::SweepFold(_) | Op::SweepFoldMs(_)) => {
+        Some(Op::Sweep(_) | Op::SweepNorm(_) | Op::SweepFold(_) | Op::SweepFoldMs(_) | Op::SweepScaled(_)) => {
             product::product(cx, head, stores)
         }
         Some(Op::Matmul(_)) => product::product(cx, head, &[head]),

@@ -9,12 +9,15 @@ use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::super::gather::push_ring;
 use super::super::product::{Segment, cost, segments};
-use super::gemm;
+use super::gemm::{self, Ring};
 use super::largest::{self, largest};
-use super::operand::Activation;
+use super::operand::{Activation, Norm};
+use super::staged;
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
-use jet_ir::{Id, Op};
+use crate::targets::Target;
+use jet_ir::ops::StoreSquares;
+use jet_ir::{Elem, Id, Op};
 use jetbin::Phase;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,22 +27,36 @@ pub const BLOCK: u32 = FRAGMENT_BLOCK as u32;
 /// Output columns of a panel.
 const SLOTS: u32 = PANEL as u32;
 /// Bytes of one panel's fragments of one block.
-const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
+pub const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
 /// Rows of one tile product.
 pub const ROWS: u32 = 8;
-/// Blocks of a chunk of activations in shared memory.
-const CHUNK: u32 = 2;
-/// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many.
+/// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many. All add in the same
+/// order, so that the bits of a row do not depend on the rows beside it: warpgroups, which add otherwise, are for prefill alone.
 const TILES: [u32; 3] = [8, 32, 64];
+/// Registers of a lane for sums and weights, where a multiprocessor has one CTA and where it has two.
+const MOST_REGISTERS: [u32; 2] = [152, 100];
+/// Sums that a lane has registers for, each of four elements.
+const MOST_SUMS: u32 = 24;
+/// Panels whose weights a warp has registers for, those of the next blocks included.
+const MOST_PANELS: u32 = 4;
+/// Share of the shorter time that does not hide behind the longer.
+const EXPOSED: f64 = 0.1;
 /// Blocks of one panel that a warp of decode asks for at once.
 const MOST_IN_FLIGHT: u32 = 6;
 /// Warps of a CTA of decode.
 pub const WARPS: u32 = 8;
 /// The same, where a CTA has a multiprocessor to itself and its weights are few.
 const MOST_OF_ROW: u32 = 12;
-/// Elements from one row of a chunk to the next: 64 more bytes than there are, so that no two lanes that load at once
-/// meet in a bank.
-const CHUNK_STRIDE: u32 = CHUNK * BLOCK + 32;
+/// How the rows of a product lie in memory.
+#[derive(Clone, Copy)]
+enum Order {
+    /// In f32.
+    Wide,
+    /// In bf16.
+    Rows,
+    /// In bf16, in tiles.
+    Tiles,
+}
 
 /// How a CTA divides its work.
 #[derive(Clone, Copy)]
@@ -56,37 +73,69 @@ pub struct Plan {
     pub blocks: (u32, u32),
     /// CTAs of a multiprocessor.
     pub resident: u32,
-    /// Whether four warps multiply together.
-    pub warpgroups: bool,
+    /// What a further warp brings operands through, if warpgroups multiply.
+    pub ring: Option<Ring>,
+    /// Chunks of rows in shared memory, if warps multiply those.
+    pub chunks: u32,
 }
 
 impl Plan {
-    fn new(cx: &Context<'_, '_>, k_len: u32, segments: &[Segment]) -> Plan {
-        let blocks = k_len.div_ceil(BLOCK);
+    /// The plan for rows of `row_bytes` bytes, as a CTA reads them, that lie in memory so.
+    fn new(cx: &Context<'_, '_>, k_len: u32, (row_bytes, rows): (u64, Order), segments: &[Segment]) -> Plan {
+        let (blocks, target) = (k_len.div_ceil(BLOCK), &cx.k.target);
         let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
-        let warpgroups = false;
-        match cx.phase {
-            Phase::Decode => {
-                let groups = cx.tile / ROWS;
-                let split = Plan::split(blocks);
-                let (across, mine) = (WARPS / split, blocks.div_ceil(split));
-                let once = panels.div_ceil(across);
-                let all: u32 = segments.iter().map(|s| (s.spec.items() * s.spec.item_panels()) as u32).sum();
-                // rows are read half as often if a CTA has two panels; but no multiprocessor should be idle
-                let twice = once == 1 && all >= 2 * across * cx.k.target.cost.processors;
-                let per_warp = if twice { 2 } else { once };
-                let most = (MOST_IN_FLIGHT / per_warp).max(1);
-                // as many at a time as leave the least to do for nothing; the most of those
-                let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
-                let batch = if mine > most { batch.max(most.min(4)) } else { batch };
-                let resident = if groups > 1 { 1 } else { 2 };
-                Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, warpgroups }
-            }
-            Phase::Prefill => gemm::plan(&cx.k.target, blocks, segments).unwrap_or_else(|| {
-                let per_warp = 2.max(panels.div_ceil(4));
-                Plan { split: 1, across: 4, per_warp, groups: 8, blocks: (blocks, CHUNK), resident: 2, warpgroups }
-            }),
+        if cx.phase == Phase::Decode {
+            let most = (MOST_SUMS / (cx.tile / ROWS)).min(MOST_PANELS);
+            let plans = (1..=most).map(|per_warp| Plan::streamed(cx.tile, blocks, per_warp));
+            let fits = |p: &Plan| p.panels().is_multiple_of(panels) && p.shared() <= target.most_shared(p.resident);
+            let seconds = |p: &Plan| p.seconds(target, row_bytes, segments);
+            let best = plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b)));
+            return best.unwrap_or_else(|| Plan::streamed(cx.tile, blocks, panels));
         }
+        let ringed = matches!(rows, Order::Tiles).then(|| gemm::plan(cx, blocks, segments)).flatten();
+        ringed.unwrap_or_else(|| staged::plan(cx, blocks, matches!(rows, Order::Rows), segments))
+    }
+
+    /// For a few rows: warps share out `k`, and read weights and rows straight from memory.
+    fn streamed(rows: u32, blocks: u32, per_warp: u32) -> Plan {
+        let (groups, split) = (rows / ROWS, Plan::split(blocks));
+        // a warp's share is the same in all kernels, whatever the tile and the batch, and so is the order of sums
+        let (across, mine) = (WARPS / split, blocks.div_ceil(split));
+        let resident = if groups > 1 || per_warp > 2 { 1 } else { 2 };
+        // sums, and for each block in a batch two steps of four registers, here and on their way
+        let most = (MOST_REGISTERS[resident as usize - 1] - 4 * groups * per_warp) / (16 * per_warp);
+        let most = most.clamp(1, (MOST_IN_FLIGHT / per_warp).max(1));
+        // as many at a time as leave the least to do for nothing; the most of those
+        let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
+        let batch = if mine > most { batch.max(most.min(4)) } else { batch };
+        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, ring: None, chunks: 0 }
+    }
+
+    /// Seconds by the target's figures: weights come from memory once; what CTAs read comes from the second-level cache, wave after wave,
+    /// and half of the multiprocessors can draw all that it gives.
+    fn seconds(&self, target: &Target, row_bytes: u64, segments: &[Segment]) -> f64 {
+        let (cost, ctas) = (target.cost, segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>());
+        let weights: u64 = segments.iter().map(|s| s.spec.bytes() as u64).sum();
+        let of_cta = f64::from(self.columns() * self.split * self.blocks.0 * BLOCK * 2);
+        let of_rows = f64::from(self.rows() * self.across) * row_bytes as f64;
+        let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
+        let waves = f64::from(ctas.div_ceil(cost.processors));
+        let reading = waves * (of_cta + of_rows) * drawing / (cost.cache_gbps * 1e9);
+        let memory = weights as f64 / (cost.dram_gbps * 1e9);
+        reading.max(memory) + EXPOSED * reading.min(memory)
+    }
+
+    /// Seconds for one block of columns of all tiles of a prefill of the most rows: products and reads overlap, waves of CTAs do not.
+    pub fn block_seconds(&self, cx: &Context<'_, '_>, segments: &[Segment]) -> f64 {
+        let (cost, columns, rows) = (cx.k.target.cost, self.columns(), self.rows());
+        let ctas = segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>() * cx.most_rows.div_ceil(rows);
+        let flops = 2.0 * f64::from(columns) * f64::from(rows) * f64::from(BLOCK);
+        let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows);
+        // half of the multiprocessors can draw all that the cache gives
+        let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
+        let product = flops * f64::from(cost.processors) / (cost.gflops * 1e9);
+        let reading = bytes * drawing / (cost.cache_gbps * 1e9);
+        f64::from(ctas.div_ceil(cost.processors)) * product.max(reading)
     }
 
     /// Warps that share out so many blocks of `k` in decode. Sums are added in an order that depends on nothing else.
@@ -97,15 +146,15 @@ impl Plan {
     /// One row of a product with so many columns of `k` and so many panels for a CTA, all weights asked for at once.
     pub fn of_row(k_len: u32, panels: u32) -> Plan {
         let blocks = k_len.div_ceil(BLOCK);
-        let (split, warpgroups) = (Plan::split(blocks), false);
+        let split = Plan::split(blocks);
         let (across, mine) = (WARPS / split, blocks.div_ceil(split));
         let per_warp = panels.div_ceil(across);
         let batch = (MOST_OF_ROW / per_warp).clamp(1, mine);
-        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, warpgroups }
+        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, ring: None, chunks: 0 }
     }
 
     pub fn threads(&self) -> u32 {
-        self.split * self.across * WARP
+        (self.split * self.across + u32::from(self.ring.is_some())) * WARP
     }
 
     pub fn panels(&self) -> u32 {
@@ -136,14 +185,29 @@ impl Plan {
         self.columns() + 4
     }
 
+    /// Where column `pos` of a row of sums lies in it: blocks of 32 columns have their eights exchanged by the number of the block, so that lanes
+    /// which read every other eight, or 16 of each 32 or 64 columns (gates, rotations), do not meet in a bank.
+    fn spread<'k>(&self, pos: V<'k, Index>) -> V<'k, Index> {
+        if !self.columns().is_multiple_of(WARP) {
+            return pos;
+        }
+        let block = pos / WARP;
+        pos.xor(block % 2u32 * 24u32).xor(block / 2u32 % 2u32 * 16u32)
+    }
+
+    /// The sum of row `row` of a CTA and column `pos` in memory that holds `[row][column]`.
+    pub fn sum<'k>(&self, shared: Ptr<'k, F32>, row: V<'k, Index>, pos: V<'k, Index>) -> Ptr<'k, F32> {
+        shared.at(row * self.stride()).at(self.spread(pos))
+    }
+
     /// Elements of the sums of one warp group.
     fn sums(&self) -> u32 {
         self.rows() * self.stride()
     }
 
-    /// Bytes of shared memory that sums and chunks take turns in.
-    pub fn shared(&self, phase: Phase) -> u32 {
-        let chunks = if phase == Phase::Prefill { 2 * 2 * self.rows() * CHUNK_STRIDE } else { 0 };
+    /// Bytes of shared memory that sums and stages, or chunks of rows, take turns in.
+    pub fn shared(&self) -> u32 {
+        let chunks = self.ring.map_or_else(|| staged::bytes(self), |ring| ring.bytes(self));
         (4 * self.split * self.sums()).max(chunks)
     }
 }
@@ -159,11 +223,19 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     if let Some(s) = segments.iter().find(|s| s.spec.bytes() >= 1 << 31) {
         return refuse(format!("a weight takes {} bytes, expected less than 2^31", s.spec.bytes()));
     }
-    let plan = Plan::new(cx, k_len as u32, &segments);
+    let x = cx.graph.node(grid).args[0];
+    // a norm in front reads rows twice
+    let row_bytes = cx.row_bytes(x) * if matches!(cx.graph.op(grid), Some(Op::SweepNorm(_))) { 2 } else { 1 };
+    let order = match cx.graph.ty(x).elem() {
+        Some(Elem::Bf16) if cx.tiled.contains(&x) => Order::Tiles,
+        Some(Elem::Bf16) => Order::Rows,
+        _ => Order::Wide,
+    };
+    let plan = Plan::new(cx, k_len as u32, (row_bytes, order), &segments);
     if cx.phase == Phase::Decode {
         cx.wider.set(TILES.iter().position(|t| *t == cx.tile).and_then(|i| Some((cx.tile, *TILES.get(i + 1)?))));
     }
-    if plan.shared(cx.phase) + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
+    if plan.shared() + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
     let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
@@ -171,21 +243,23 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
     let (group, first) = (item % ctas, item / ctas * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
-    let shared = cx.k.shared::<F32>(plan.shared(cx.phase) / 4);
+    let shared = cx.k.shared::<F32>(plan.shared() / 4);
     let Some(norm) = kernel.run(grid, shared) else {
-        return refuse("expected `sweep` or `sweep_norm`: norms are not folded".into());
+        return refuse("expected `sweep`, `sweep_norm` or `sweep_scaled`: norms are not folded".into());
     };
-    let name = match (cx.phase, norm) {
-        (Phase::Decode, true) => "norm_product_decode",
-        (Phase::Decode, false) => "product_decode",
-        (Phase::Prefill, true) if plan.warpgroups => "norm_product_wgmma",
-        (Phase::Prefill, false) if plan.warpgroups => "product_wgmma",
-        (Phase::Prefill, true) => "norm_product_prefill",
-        (Phase::Prefill, false) => "product_prefill",
+    let name = match (norm, cx.phase, plan.ring.is_some()) {
+        (Norm::None, Phase::Decode, _) => "product_decode",
+        (Norm::Elements(..), Phase::Decode, _) => "norm_product_decode",
+        (Norm::Sums(..), Phase::Decode, _) => "scaled_product_decode",
+        (Norm::None, Phase::Prefill, true) => "product_wgmma",
+        (Norm::Sums(..), Phase::Prefill, true) => "scaled_product_wgmma",
+        (Norm::None, Phase::Prefill, false) => "product_prefill",
+        (Norm::Elements(..), Phase::Prefill, _) => "norm_product_prefill",
+        (Norm::Sums(..), Phase::Prefill, false) => "scaled_product_prefill",
     };
     let compared = segments.iter().filter(|s| !s.largest.is_empty()).map(|s| plan.ctas(&s.spec)).max();
     let scratch = compared.map_or(Scratch::default(), largest::scratch);
-    Ok(Shape { name, scratch, cost: cost(cx, &segments, k_len) })
+    Ok(Shape { name, scratch, cost: cost(cx, grid, &segments, k_len) })
 }
 
 pub struct Kernel<'a, 'k, 'g> {
@@ -205,30 +279,27 @@ pub type Sums<'k> = Vec<Vec<V<'k, F32>>>;
 pub type Weights<'k> = Vec<V<'k, Bf16>>;
 
 impl<'k> Kernel<'_, 'k, '_> {
-    /// The whole kernel; says whether the input was normalised.
-    fn run(&self, grid: Id, shared: Ptr<'k, F32>) -> Option<bool> {
-        let panels = self.panels();
-        let normed;
-        let sums = match self.cx.phase {
-            Phase::Decode => {
-                // asked for before anything waits
-                let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
-                let x = Activation::new(self.cx, grid, self.first, self.plan.rows())?;
-                normed = x.norm.is_some();
-                self.streamed(&panels, &x, ahead)
-            }
-            Phase::Prefill => {
-                let x = Activation::new(self.cx, grid, self.first, self.plan.rows())?;
-                normed = x.norm.is_some();
-                match self.plan.warpgroups {
-                    true => self.by_warpgroups(&panels, &x, shared),
-                    false => self.staged(&panels, &x, shared),
-                }
-            }
+    /// The whole kernel; says how the input was normalised.
+    fn run(&self, grid: Id, shared: Ptr<'k, F32>) -> Option<Norm<'k>> {
+        let input = || Activation::new(self.cx, grid, self.first, self.plan.rows());
+        let (x, sums) = if self.cx.phase == Phase::Decode {
+            // asked for before anything waits
+            let panels = self.panels();
+            let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
+            let x = input()?;
+            let sums = self.streamed(&panels, &x, ahead);
+            (x, sums)
+        } else {
+            let x = input()?;
+            let sums = match self.plan.ring {
+                Some(ring) => self.by_warpgroups(&x, shared, ring),
+                None => self.staged(&x, shared),
+            };
+            (x, sums)
         };
         self.write(&sums, shared);
-        self.finish(shared);
-        Some(normed)
+        self.finish(&x, shared);
+        Some(x.norm)
     }
 
     /// The value of `f` for the segment of this CTA; `f` also gets the first of its items.
@@ -254,15 +325,22 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (k, plan) = (self.cx.k, self.plan);
         let (mine, lane) = ((k.warp_id() / plan.split) * plan.per_warp, k.warp().rank);
         self.pick(&|segment, item| {
-            let base = self.cx.weight::<F32>(segment.spec, &segment.weights);
-            let (per_item, all) =
-                (segment.spec.item_panels() as u32, segment.spec.items() * segment.spec.item_panels());
-            let panel = |i: u32| {
-                let panel = (item * per_item + mine + i).imin(all as u32 - 1);
-                base.byte_offset(panel * (segment.spec.item_bytes() as u32 / per_item)).at(lane * 4u32)
-            };
+            let panel = |i: u32| self.panel_of(segment, item, mine + i).at(lane * 4u32);
             (0..plan.per_warp).map(panel).collect::<Vec<_>>()
         })
+    }
+
+    /// Where panel `number` of the CTA starts.
+    pub fn panel(&self, number: V<'k, Index>) -> Ptr<'k, F32> {
+        self.pick(&|segment, item| self.panel_of(segment, item, number))
+    }
+
+    /// Where panel `number` behind the start of an item is; beyond the last, that one.
+    fn panel_of(&self, segment: &Segment, item: V<'k, Index>, number: V<'k, Index>) -> Ptr<'k, F32> {
+        let base = self.cx.weight::<F32>(segment.spec, &segment.weights).once();
+        let (per_item, items) = (segment.spec.item_panels() as u32, segment.spec.items() as u32);
+        let panel = (item * per_item + number).imin(items * per_item - 1);
+        base.byte_offset(panel * (segment.spec.item_bytes() as u32 / per_item))
     }
 
     /// The first block of this warp.
@@ -291,17 +369,21 @@ impl<'k> Kernel<'_, 'k, '_> {
         all
     }
 
-    /// `sums + weights x`, where `x(block, step, group)` are fragments of activations.
-    fn multiply(&self, weights: &Weights<'k>, sums: Sums<'k>, x: impl Fn(u32, u32, u32) -> V<'k, Bf16>) -> Sums<'k> {
+    /// `sums + weights x`, where `x(block, group)` are fragments of activations, one for each step.
+    pub fn multiply(
+        &self,
+        weights: &Weights<'k>,
+        sums: Sums<'k>,
+        x: impl Fn(u32, u32) -> [V<'k, Bf16>; 2],
+    ) -> Sums<'k> {
         let mut sums = sums;
         let per_block = 2 * self.plan.per_warp as usize;
         for (b, of_block) in weights.chunks(per_block).enumerate() {
             for group in 0..self.plan.groups {
-                for step in 0..2 {
-                    let x = x(b as u32, step, group);
+                for (step, x) in x(b as u32, group).into_iter().enumerate() {
                     for (p, of_panel) in of_block.chunks(2).enumerate() {
                         let sum = &mut sums[p][group as usize];
-                        *sum = of_panel[step as usize].mma(x, *sum);
+                        *sum = of_panel[step].mma(x, *sum);
                     }
                 }
             }
@@ -309,12 +391,12 @@ impl<'k> Kernel<'_, 'k, '_> {
         sums
     }
 
-    fn zeros(&self) -> Sums<'k> {
+    pub fn zeros(&self) -> Sums<'k> {
         vec![vec![self.cx.k.splat(0.0, 4); self.plan.groups as usize]; self.plan.per_warp as usize]
     }
 
     /// Row of the fragment of activations that this lane holds, and its first column in a block.
-    fn place(&self) -> (V<'k, Index>, V<'k, Index>) {
+    pub fn place(&self) -> (V<'k, Index>, V<'k, Index>) {
         let lane = self.cx.k.warp().rank;
         (lane / 4u32, (lane % 4u32) * 8u32)
     }
@@ -326,10 +408,10 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (first, ragged) = (self.first_block(), self.is_ragged());
         let step = |from: V<'k, Index>, weights: &Weights<'k>, sums: Sums<'k>| {
             let gains = RefCell::new(BTreeMap::new());
-            self.multiply(weights, sums, |b, step, group| {
-                let col = (from + b) * BLOCK + col + 4 * step;
-                let gain = *gains.borrow_mut().entry((b, step)).or_insert_with(|| x.gain(col, ragged));
-                x.four(token + group * ROWS, col, ragged, gain).round_bf16()
+            self.multiply(weights, sums, |b, group| {
+                let col = (from + b) * BLOCK + col;
+                let gain = *gains.borrow_mut().entry(b).or_insert_with(|| x.gain(col, ragged));
+                x.eight(token + group * ROWS, col, ragged, gain).fours()
             })
         };
         let whole = (mine.div_ceil(batch) - 1) * batch;
@@ -349,75 +431,33 @@ impl<'k> Kernel<'_, 'k, '_> {
         step(first + whole, &last[..rest.min(last.len())].to_vec(), sums)
     }
 
-    /// Sums over all of `k`, activations through two chunks of shared memory in turn.
-    fn staged(&self, panels: &[Ptr<'k, F32>], x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) -> Sums<'k> {
-        let (k, plan) = (self.cx.k, self.plan);
-        let chunks = plan.blocks.0.div_ceil(CHUNK);
-        let chunk = |c: V<'k, Index>| shared.cast::<Bf16>().at((c % 2u32) * (plan.rows() * CHUNK_STRIDE));
-        let fours = CHUNK * BLOCK / 4;
-        // the fours of a chunk that are this thread's: token and column
-        let turns = plan.rows() * fours / plan.threads();
-        let mine = |i: u32| {
-            let e = k.thread() + i * plan.threads();
-            (e / fours, (e % fours) * 4u32)
-        };
-        let read = |c: V<'k, Index>| {
-            let one = |i: u32| {
-                let (token, col) = mine(i);
-                let (col, ragged) = (c * (CHUNK * BLOCK) + col, self.is_ragged());
-                x.four(token, col, ragged, x.gain(col, ragged))
-            };
-            (0..turns).map(one).collect::<Vec<_>>()
-        };
-        let write = |c: V<'k, Index>, values: &[V<'k, F32>]| {
-            for (i, v) in (0..).zip(values) {
-                let (token, col) = mine(i);
-                chunk(c).at(token * CHUNK_STRIDE + col).store(v.round_bf16());
-            }
-        };
-        let (row, col) = self.place();
-        let compute = |c: V<'k, Index>, sums: Sums<'k>| {
-            let weights = self.load(panels, c * CHUNK, CHUNK);
-            let lane = chunk(c).at(row * CHUNK_STRIDE + col);
-            let at = |b: u32, step: u32, group: u32| lane.at(group * (ROWS * CHUNK_STRIDE) + b * BLOCK + 4 * step);
-            self.multiply(&weights, sums, |b, step, group| at(b, step, group).load(4))
-        };
-        write(0u32.on(k), &read(0u32.on(k)));
-        k.barrier();
-        let sums = match chunks {
-            1 => self.zeros(),
-            _ => k.range(0u32, chunks - 1, 1, self.zeros(), |c, sums| {
-                let next = read(c + 1u32);
-                let sums = compute(c, sums);
-                write(c + 1u32, &next);
-                k.barrier();
-                sums
-            }),
-        };
-        let sums = compute((chunks - 1).on(k), sums);
-        k.barrier();
-        sums
-    }
-
     /// Sums to shared memory: `[split][row][panel][slot]`.
     pub fn write(&self, sums: &Sums<'k>, shared: Ptr<'k, F32>) {
         let (k, plan) = (self.cx.k, self.plan);
         let (lane, warp) = (k.warp().rank, k.warp_id());
-        let to = shared.at((warp % plan.split) * plan.sums() + (warp / plan.split) * (plan.per_warp * SLOTS));
-        let to = to.at((lane % 4u32) * (2 * plan.stride()) + lane / 4u32);
-        for (panel, groups) in (0..).zip(sums) {
-            for (group, sum) in (0..).zip(groups) {
-                for i in 0..4u16 {
-                    let (row, slot) = (u32::from(i) % 2, u32::from(i) / 2 * 8);
-                    to.at((group * ROWS + row) * plan.stride() + panel * SLOTS + slot).store(sum.lane(i));
+        let shared = shared.at((warp % plan.split) * plan.sums());
+        let (first, pos) = (lane % 4u32 * 2u32, (warp / plan.split) * (plan.per_warp * SLOTS) + lane / 4u32);
+        let put = || {
+            for (panel, groups) in (0..).zip(sums) {
+                for (group, sum) in (0..).zip(groups) {
+                    for i in 0..4u16 {
+                        let (row, slot) = (u32::from(i) % 2, u32::from(i) / 2 * 8);
+                        let to = plan.sum(shared, first, pos + (panel * SLOTS + slot));
+                        to.at((group * ROWS + row) * plan.stride()).store(sum.lane(i));
+                    }
                 }
             }
+        };
+        if plan.ring.is_some() {
+            k.when(self.multiplies(), put)
+        } else {
+            put()
         }
         k.barrier();
     }
 
     /// The epilogue: one column (two of a rotation) of one row for each thread and turn.
-    fn finish(&self, shared: Ptr<'k, F32>) {
+    fn finish(&self, x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) {
         let (k, plan) = (self.cx.k, self.plan);
         self.pick(&|segment, first| {
             let (spec, items) = (&segment.spec, plan.items(&segment.spec));
@@ -427,26 +467,61 @@ impl<'k> Kernel<'_, 'k, '_> {
                 let (local, token) = (rest % items, rest / items);
                 let (item, row) = (first + local, self.first + token);
                 let exists = exists(segment, item, lane).and(row.lt(self.cx.rows()));
-                let sums = shared.at(token * plan.stride() + local * spec.item_slots() as u32 + lane);
+                let sums = |slot: u32| plan.sum(shared, token, local * spec.item_slots() as u32 + lane + slot);
                 k.when(exists, || {
+                    let factor = x.factor(token);
                     let leaf = |id: Id| {
                         let source = segment.accs.iter().position(|a| *a == id)? as u32;
-                        Some(self.accumulators(segment, source, (item, lane), sums))
+                        let mut all = self.accumulators(segment, source, (item, lane), &sums);
+                        factor.into_iter().for_each(|f| all.vecs.iter_mut().for_each(|v| *v = *v * f));
+                        Some(all)
                     };
                     let at = Row { cx: self.cx, row, leaf: &leaf };
-                    segment.stores.iter().for_each(|s| at.store(*s));
-                    for store in &segment.largest {
-                        // nobody else reads this sum, and this thread has
-                        sums.store(at.eval(self.cx.graph.node(*store).args[0]).vecs[0]);
+                    let values: Vec<_> = segment.stores.iter().map(|s| (*s, at.stored(*s))).collect();
+                    let compared = segment.largest.iter().map(|s| at.eval(self.cx.graph.node(*s).args[0]).vecs[0]);
+                    let compared: Vec<_> = compared.collect();
+                    for (store, value) in values {
+                        match self.cx.graph.op(store) {
+                            // nobody else reads this sum, and its thread is done with it
+                            Some(Op::StoreSquares(_)) => sums(0).store(value.vecs[0] * value.vecs[0]),
+                            _ => at.put(store, value),
+                        }
                     }
+                    compared.iter().for_each(|value| sums(0).store(*value));
                     if self.cx.phase == Phase::Decode {
                         // a row is a sequence, and nobody but this thread reads its ring at this column
                         self.push(segment, item, lane, row);
                     }
                 });
             });
+            self.squares(segment, first, shared);
             self.push_sequence(segment, first);
             segment.largest.iter().for_each(|store| largest(self, (segment, first), shared, *store));
+        });
+    }
+
+    /// Sums of squares of each panel of a segment that has a store for them, one for each thread and turn; the squares lie where sums did.
+    fn squares(&self, segment: &Segment, first: V<'k, Index>, shared: Ptr<'k, F32>) {
+        let (k, plan, cx) = (self.cx.k, self.plan, self.cx);
+        let is_one = |id: &&Id| matches!(cx.graph.op(**id), Some(Op::StoreSquares(_)));
+        let Some(&store) = segment.stores.iter().find(is_one) else { return };
+        let whole = cx.graph.op(store) == Some(&Op::StoreSquares(StoreSquares { width: PANEL }));
+        let columns = segment.spec.rows as u32;
+        if !whole || segment.spec.order != RowOrder::Linear || self.segments.len() > 1 || !columns.is_multiple_of(4) {
+            return cx.refuse(store, "sums of squares are those of the panels of one product");
+        }
+        let (parts, to) = (cx.cols(store) as u32, cx.value::<F32>(store));
+        k.barrier();
+        k.cta().each(plan.rows() * plan.panels(), |e| {
+            let (local, token) = (e % plan.panels(), e / plan.panels());
+            let (part, row) = (first + local, self.first + token);
+            k.when(part.lt(parts).and(row.lt(cx.rows())), || {
+                let squares = |c: V<'k, Index>| plan.sum(shared, token, local * SLOTS + c);
+                let left = (part * SLOTS + SLOTS).imin(columns) - part * SLOTS;
+                let zero = k.splat(0.0, 4);
+                let sum = k.range(0u32, left, 4, zero, |c, sum| sum + squares(c).load(4));
+                to.at(row * parts + part).store(sum.sum_lanes());
+            });
         });
     }
 
@@ -473,17 +548,17 @@ impl<'k> Kernel<'_, 'k, '_> {
         });
     }
 
-    /// What accumulator `source` of a segment holds at lane `lane` of an item; `sums` is where its lane is.
+    /// What accumulator `source` of a segment holds at lane `lane` of an item; `sums` says where those of a slot are.
     pub fn accumulators(
         &self,
         segment: &Segment,
         source: u32,
         (item, lane): (V<'k, Index>, V<'k, Index>),
-        sums: Ptr<'k, F32>,
+        sums: &dyn Fn(u32) -> Ptr<'k, F32>,
     ) -> Fragment<'k> {
         let (spec, lanes) = (&segment.spec, segment.spec.lanes() as u32);
         let all = |slot: u32| {
-            let part = |w: u32| sums.at(w * self.plan.sums() + slot).load(1);
+            let part = |w: u32| sums(slot).at(w * self.plan.sums()).load(1);
             (1..self.plan.split).fold(part(0), |sum, w| sum + part(w))
         };
         let first = item * spec.item_slots() as u32 + lane;

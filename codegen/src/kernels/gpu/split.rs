@@ -95,7 +95,8 @@ pub fn split(a: &Attention<'_, '_, '_>, stores: &[Id]) -> Shape {
     });
     let softmax = k.shared(small);
     let cta = Cta { a, heads, plan, row, kv_head, first_head, blocks, span, length, count, softmax, found };
-    k.range(rank, count, plan.ctas, (), |split, ()| cta.split(split));
+    cta.ask(rank);
+    k.range(rank, count, plan.ctas, (), |split, ()| cta.split(split, rank));
     if found.is_some() {
         k.when(rank.lt(count).and(1u32.on(k).lt(count)), || cta.arrive(number));
     }
@@ -125,11 +126,25 @@ struct Cta<'a, 'k, 'g> {
 }
 
 impl<'k> Cta<'_, 'k, '_> {
-    /// One split from its keys to what is found.
-    fn split(&self, split: V<'k, Index>) {
-        let (k, a, blocks) = (self.a.cx.k, self.a, &self.blocks);
+    /// Positions of a split's first key and of that behind the last.
+    fn keys(&self, split: V<'k, Index>) -> (V<'k, Index>, V<'k, Index>) {
         let begin = self.span.0 + split * self.length;
-        let end = (begin + self.length).imin(self.span.1);
+        (begin, (begin + self.length).imin(self.span.1))
+    }
+
+    /// Asks for the first blocks of the first split, but for one with the key of this step, which the kernel before may still write.
+    fn ask(&self, first: V<'k, Index>) {
+        let (k, blocks, (begin, end)) = (self.a.cx.k, &self.blocks, self.keys(first));
+        for block in 0..blocks.depth - 1 {
+            let p = begin + block * KEYS;
+            let settled = (p + KEYS).imin(end).lt(self.span.1);
+            k.when(p.lt(end).and(settled), || blocks.copy((p, end), block.on(k), true));
+        }
+    }
+
+    /// One split from its keys to what is found; some of those of the first split have been asked for.
+    fn split(&self, split: V<'k, Index>, first: V<'k, Index>) {
+        let (k, a, blocks, (begin, end)) = (self.a.cx.k, self.a, &self.blocks, self.keys(split));
         let head = |below: u32| {
             let query = self.first_head + k.warp().rank / 4u32 + below;
             (self.row, self.kv_head * a.group + query.imin(a.group - 1))
@@ -141,7 +156,8 @@ impl<'k> Cta<'_, 'k, '_> {
         let ahead = blocks.depth - 1;
         for block in 0..ahead {
             let p = begin + block * KEYS;
-            k.when(p.lt(end), || blocks.copy(p, end, block.on(k)));
+            let new = first.lt(split).or(self.span.1.le((p + KEYS).imin(end)));
+            k.when(p.lt(end).and(new), || blocks.copy((p, end), block.on(k), false));
             k.copy_commit();
         }
         let start = (nothing(a, blocks.padded), 0u32.on(k));
@@ -151,7 +167,7 @@ impl<'k> Cta<'_, 'k, '_> {
             // the block is there, and everybody is done with the one before
             k.barrier();
             let (next, before) = ((buffer + 1u32) % blocks.depth, (buffer + ahead) % blocks.depth);
-            k.when((p + ahead * KEYS).lt(end), || blocks.copy(p + ahead * KEYS, end, before));
+            k.when((p + ahead * KEYS).lt(end), || blocks.copy((p + ahead * KEYS, end), before, false));
             k.copy_commit();
             let first = k.warp_id() * (TILE / 8);
             let scores = self.hide(p, end, &queries.scores(keys, first, TILE));

@@ -96,6 +96,9 @@ impl Warp {
                 data,
             });
             self.counters.global_bytes_read += u64::from(source_bytes);
+            if self.dependencies_met >> lane & 1 == 0 {
+                self.counters.copy_bytes_before_wait += u64::from(source_bytes);
+            }
             read.bytes_read += u64::from(source_bytes);
         }
         let label = lanes(on).next().map_or(Ok(0), |l| m.context.global.locate(l, from[l], 1).map(Place::label))?;

@@ -31,27 +31,42 @@ fn space(x: &mut Decoder) -> Parsed<Space> {
     Ok(space)
 }
 
-/// `.relaxed.gpu` and its like; `.volatile` counts as relaxed.
-fn order(x: &mut Decoder, table: &[(&str, Order)]) -> Parsed<Order> {
+/// `.relaxed.gpu` and its like; `.volatile`, which the second value says, counts as relaxed.
+fn order(x: &mut Decoder, table: &[(&str, Order)]) -> Parsed<(Order, bool)> {
     if x.accept("volatile") {
-        return Ok(RELAXED);
+        return Ok((RELAXED, true));
     }
     let order = x.optional(table).unwrap_or(WEAK);
     if order.strong {
         x.one_of(SCOPES)?;
     }
-    Ok(order)
+    Ok((order, false))
 }
 
-/// Cache operators and eviction hints, which have no meaning here; returns whether a policy operand follows.
-fn cache_hints(x: &mut Decoder, operators: &[&str]) -> bool {
-    let operators: Vec<(&str, ())> = operators.iter().map(|name| (*name, ())).collect();
-    x.optional(&operators);
-    let level1 = ["L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"];
-    x.optional(&level1.map(|name| (name, ())));
-    let policy = x.accept("L2::cache_hint");
-    x.optional(&["L2::64B", "L2::128B", "L2::256B"].map(|name| (name, ())));
-    policy
+/// Cache operators of each kind of access.
+const OF_LOADS: [&str; 5] = ["ca", "cg", "cs", "lu", "cv"];
+const OF_CONSTANTS: [&str; 3] = ["ca", "cg", "cs"];
+const OF_STORES: [&str; 4] = ["wb", "cg", "cs", "wt"];
+/// Priorities in the first-level cache, and sizes to fetch into the second.
+const LEVEL1: [&str; 5] =
+    ["L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"];
+const FETCHES: [&str; 3] = ["L2::64B", "L2::128B", "L2::256B"];
+
+/// Takes the next modifier if it is one of `names`, and says which.
+fn any_of(x: &mut Decoder, names: &[&'static str]) -> Option<&'static str> {
+    names.iter().copied().find(|name| x.accept(name))
+}
+
+/// `{.L1::priority}{.L2::cache_hint}`, of accesses to global memory that are not volatile; they change no value. Returns whether a policy
+/// operand follows. A priority and a cache operator, which `operator` says there was, exclude each other.
+fn cache_hints(x: &mut Decoder, operator: bool, global: bool, volatile: bool) -> Parsed<bool> {
+    if !global || volatile {
+        return Ok(false);
+    }
+    if let Some(found) = any_of(x, &LEVEL1).filter(|_| operator) {
+        return Err(x.error(format!("found `.{found}` beside a cache operator, expected one of them")));
+    }
+    Ok(x.accept("L2::cache_hint"))
 }
 
 /// `.v2`, `.v4`, or one.
@@ -71,11 +86,20 @@ pub fn load(x: &mut Decoder) -> Parsed<Op> {
     if x.opcode == "ldu" {
         return Err(x.error("found `ldu`, expected `ld.global.nc`"));
     }
-    let order = order(x, &[("weak", WEAK), ("relaxed", RELAXED), ("acquire", ACQUIRE)])?;
+    let plain = x.next_modifier() != Some("weak");
+    let (order, volatile) = order(x, &[("weak", WEAK), ("relaxed", RELAXED), ("acquire", ACQUIRE)])?;
     let space = space(x)?;
-    let plain = matches!(space, Space::Global | Space::Generic) && !order.strong;
-    let constant = plain && space == Space::Global && x.accept("nc");
-    let policy = if space == Space::Param { false } else { cache_hints(x, &["ca", "cg", "cs", "lu", "cv"]) };
+    let global = matches!(space, Space::Global | Space::Generic);
+    let operators: &[_] = if order.strong || space == Space::Param { &[] } else { &OF_LOADS };
+    let operator = any_of(x, operators);
+    let constant = plain && !order.strong && space == Space::Global && x.accept("nc");
+    if let Some(found) = operator.filter(|name| constant && !OF_CONSTANTS.contains(name)) {
+        return Err(x.error(format!("found `.{found}` of `.nc`, expected `.{}`", OF_CONSTANTS.join("`, `."))));
+    }
+    let policy = cache_hints(x, operator.is_some(), global, volatile)?;
+    if global {
+        any_of(x, &FETCHES);
+    }
     let count = vector(x);
     let ty = x.ty(DATA)?;
     fits_vector(x, count, ty)?;
@@ -103,12 +127,15 @@ fn within_param(x: &Decoder, offset: i64, bytes: i64) -> Parsed<()> {
 }
 
 pub fn store(x: &mut Decoder) -> Parsed<Op> {
-    let order = order(x, &[("weak", WEAK), ("relaxed", RELAXED), ("release", RELEASE)])?;
+    let (order, volatile) = order(x, &[("weak", WEAK), ("relaxed", RELAXED), ("release", RELEASE)])?;
     let space = space(x)?;
     if space == Space::Param {
         return Err(x.error("found a store to `.param`"));
     }
-    let policy = cache_hints(x, &["wb", "cg", "cs", "wt"]);
+    let global = matches!(space, Space::Global | Space::Generic);
+    let operators: &[_] = if order.strong { &[] } else { &OF_STORES };
+    let operator = any_of(x, operators);
+    let policy = cache_hints(x, operator.is_some(), global, volatile)?;
     let count = vector(x);
     let ty = x.ty(DATA)?;
     fits_vector(x, count, ty)?;
