@@ -47,6 +47,7 @@ const MOST_IN_FLIGHT: u32 = 6;
 pub const WARPS: u32 = 8;
 /// The same, where a CTA has a multiprocessor to itself and its weights are few.
 const MOST_OF_ROW: u32 = 12;
+
 /// How the rows of a product lie in memory.
 #[derive(Clone, Copy)]
 enum Order {

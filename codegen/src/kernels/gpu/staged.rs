@@ -13,9 +13,9 @@ const CHUNK: u32 = 2;
 /// meet in a bank.
 const STRIDE: u32 = CHUNK * BLOCK + 32;
 /// Chunks where rows go through registers: one is written while the other is multiplied.
-const TWO: u32 = 2;
+const IN_REGISTERS: u32 = 2;
 /// Chunks where they are copied: two on their way.
-const THREE: u32 = 3;
+const COPIED: u32 = 3;
 /// Warps of a CTA.
 const WARPS: u32 = 4;
 
@@ -26,12 +26,12 @@ pub fn plan(cx: &Context<'_, '_>, blocks: u32, rounded: bool, segments: &[Segmen
     let of =
         |groups, chunks| Plan { split: 1, across: WARPS, per_warp, groups, blocks, resident: 2, ring: None, chunks };
     if !rounded {
-        return of(8, TWO);
+        return of(8, IN_REGISTERS);
     }
-    let plans = [16, 8].map(|groups| of(groups, THREE)).into_iter();
+    let plans = [16, 8].map(|groups| of(groups, COPIED)).into_iter();
     let fits = |p: &Plan| p.groups == 8 || (per_warp == 2 && p.shared() <= cx.k.target.most_shared(p.resident));
     let seconds = |p: &Plan| p.block_seconds(cx, segments);
-    plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or_else(|| of(8, THREE))
+    plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or_else(|| of(8, COPIED))
 }
 
 /// Bytes of the chunks of a plan.
@@ -42,7 +42,8 @@ pub fn bytes(plan: &Plan) -> u32 {
 impl<'k> Kernel<'_, 'k, '_> {
     /// Sums over all of `k`.
     pub fn staged(&self, x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) -> Sums<'k> {
-        let sums = if self.plan.chunks == TWO { self.through_registers(x, shared) } else { self.copied(x, shared) };
+        let sums =
+            if self.plan.chunks == IN_REGISTERS { self.through_registers(x, shared) } else { self.copied(x, shared) };
         self.cx.k.barrier();
         sums
     }
