@@ -15,7 +15,7 @@ use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Id, Leaf, Rows, Type, group_kernels};
 use jetbin::Phase;
 use loader::{Buffer, Code};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Barrier;
 
 const THREADS: usize = 2;
@@ -256,7 +256,7 @@ fn run(target: &'static Target, only: &str, peak: f64, bandwidth: f64) {
     for (name, g) in graphs().iter().filter(|(name, _)| name.contains(only)) {
         for (phase, counts) in [(Phase::Decode, &[1usize, 2, 3, 4, 8][..]), (Phase::Prefill, &[32, 128, 512])] {
             for group in group_kernels(g).unwrap().iter().filter(|k| k.grid.is_some()) {
-                let built = select(g, group, target, phase, activations(), 64).unwrap();
+                let built = select(g, group, target, phase, (activations(), &BTreeSet::new()), 64).unwrap();
                 let blob = compile(std::slice::from_ref(&built.kernel), target).unwrap();
                 if let Ok(folder) = std::env::var("JETC_DUMP") {
                     std::fs::write(format!("{folder}/{}.bin", built.name), &blob.bytes).unwrap();

@@ -9,6 +9,7 @@ pub mod link;
 pub mod pack;
 mod select;
 pub mod targets;
+mod tiles;
 
 pub use caches::with_cache_elem;
 pub use compile::{Error, compile, legal};
@@ -16,3 +17,4 @@ pub use kernels::{Activations, Binding, Built, Scratch, Unsupported, multiplies_
 pub use link::CodeBlob;
 pub use pack::{Form, PackSpec, RowOrder};
 pub use select::{select, supports};
+pub use tiles::{TILE_ROWS, tiled_rows};

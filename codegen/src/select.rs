@@ -9,12 +9,14 @@ use crate::targets::Target;
 use jet_ir::ops::Sort;
 use jet_ir::{Graph, Group, Id, Op, Place, Type};
 use jetbin::Phase;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// Rows that the first kernel of a chain works on at a time.
 const FEW: u32 = 8;
 
-/// The kernel of `group`, with those that take over in calls of many rows, up to `most_rows`.
+/// The kernel of `group`, with those that take over in calls of many rows, up to `most_rows`; rows of `tiled` are in tiles
+/// ([`crate::tiled_rows`]).
 ///
 /// # Errors
 /// No kernel does what the group asks for; the message names the op and the limit.
@@ -23,11 +25,11 @@ pub fn select(
     group: &Group,
     target: &Target,
     phase: Phase,
-    activations: Activations,
+    (activations, tiled): (Activations, &BTreeSet<Id>),
     most_rows: u32,
 ) -> Result<Built, Unsupported> {
     let how = (phase, activations);
-    select_tile(graph, group, target, (how, most_rows), (FEW, &[]))
+    select_tile((graph, tiled), group, target, (how, most_rows), (FEW, &[]))
 }
 
 /// Whether kernels of `target` can have `op` in decode: what depends on the machine and on shapes, beyond what [`select`] refuses.
@@ -41,25 +43,29 @@ pub fn supports(target: &Target, op: &Op, args: &[Type], result: Type) -> bool {
 
 /// The kernel for `tile` rows at a time with the parameters `declared` in front, and those for more.
 fn select_tile(
-    graph: &Graph,
+    (graph, tiled): (&Graph, &BTreeSet<Id>),
     group: &Group,
     target: &Target,
     (how, most_rows): ((Phase, Activations), u32),
     (tile, declared): (u32, &[Binding]),
 ) -> Result<Built, Unsupported> {
-    let mut key = key(graph, group, target, how);
+    let mut key = key((graph, tiled), group, target, how);
+    if how.0 == Phase::Prefill && target.has(Cap::Threads) {
+        // tiles are chosen by it
+        let _ = write!(key, "\ncalls of {most_rows} rows");
+    }
     if tile != FEW {
         let _ = write!(key, "\n{tile} rows at a time");
     }
     let digest = digest(&key);
     let Drafted { mut kernel, params, shape, wider } =
-        kernels::build(graph, target, how, (tile, declared), "kernel", |cx| one(cx, group))?;
+        kernels::build((graph, tiled), target, (how, most_rows), (tile, declared), "kernel", |cx| one(cx, group))?;
     let name = format!("{}_{digest:016x}", shape.name);
     kernel.name.clone_from(&name);
     kernel.doc = doc(graph, group);
     let wider = match wider.filter(|(beyond, _)| most_rows > *beyond) {
         Some((beyond, tile)) => {
-            let next = select_tile(graph, group, target, (how, most_rows), (tile, &params))?;
+            let next = select_tile((graph, tiled), group, target, (how, most_rows), (tile, &params))?;
             assert_eq!(next.params, params, "{name}: two kernels for the same work differ in their parameters");
             Some((beyond, Box::new(next)))
         }
@@ -104,9 +110,10 @@ fn ends_work(graph: &Graph, id: Id) -> bool {
 }
 
 /// The group with values named by their order of appearance: what shapes the code, and nothing else.
-fn key(graph: &Graph, group: &Group, target: &Target, how: (Phase, Activations)) -> String {
+fn key((graph, tiled): (&Graph, &BTreeSet<Id>), group: &Group, target: &Target, how: (Phase, Activations)) -> String {
     let mut known: Vec<Id> = vec![];
     let mut text = format!("{} {how:?}", target.name);
+    let order = |id: Id| if tiled.contains(&id) { " in tiles" } else { "" };
     let mut number = |id: Id| {
         known.iter().position(|k| *k == id).unwrap_or_else(|| {
             known.push(id);
@@ -118,12 +125,12 @@ fn key(graph: &Graph, group: &Group, target: &Target, how: (Phase, Activations))
         let _ = write!(text, "\n%{} = {op}", number(node));
         for &arg in &graph.node(node).args {
             // a constant under its layout is the same operand as the layout itself
-            let _ = write!(text, " %{}: {}", number(arg), graph.ty(arg));
+            let _ = write!(text, " %{}: {}{}", number(arg), graph.ty(arg), order(arg));
             if graph.ty(arg).place() == Some(Place::Packed) {
                 let _ = write!(text, " = {}", graph.op(arg).map_or("", |op| op.info().name));
             }
         }
-        let _ = write!(text, " -> {}", graph.ty(node));
+        let _ = write!(text, " -> {}{}", graph.ty(node), order(node));
     }
     text
 }

@@ -6,7 +6,7 @@ use jet_ptxsim::{Counters, DeviceConfig, Module, Traffic};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-/// Memory of the simulated GPU. The simulator takes several times as much.
+/// Memory of the simulated GPU where nobody says otherwise. The simulator takes several times as much of what is used.
 const BYTES: u64 = 1 << 30;
 
 /// Pages of states: as small as they can be, so that what reads beyond a sequence's tokens is found.
@@ -57,6 +57,8 @@ pub type SharedCounts = Arc<Mutex<Counts>>;
 /// A simulated GPU.
 pub struct PtxSim {
     gpu: jet_ptxsim::Device,
+    /// Its memory.
+    bytes: u64,
     module: Option<Module>,
     /// Names in the order of the artifact's table.
     kernels: Vec<String>,
@@ -68,8 +70,13 @@ pub struct PtxSim {
 impl PtxSim {
     /// A GPU with empty memory.
     pub fn new() -> Self {
-        let gpu = jet_ptxsim::Device::new(DeviceConfig { global_bytes: BYTES, ..DeviceConfig::default() });
-        Self { gpu, module: None, kernels: vec![], counts: SharedCounts::default(), states: (0, vec![]) }
+        Self::with_memory(BYTES)
+    }
+
+    /// A GPU with so many bytes of empty memory.
+    pub fn with_memory(bytes: u64) -> Self {
+        let gpu = jet_ptxsim::Device::new(DeviceConfig { global_bytes: bytes, ..DeviceConfig::default() });
+        Self { gpu, bytes, module: None, kernels: vec![], counts: SharedCounts::default(), states: (0, vec![]) }
     }
 
     /// What its launches have done since somebody last cleared it.
@@ -97,8 +104,8 @@ impl Device for PtxSim {
     }
 
     fn alloc(&mut self, bytes: u64) -> Result<u64, DeviceError> {
-        if bytes > BYTES {
-            return Err(DeviceError::new("alloc", format!("{bytes} bytes, the simulated GPU has {BYTES}")));
+        if bytes > self.bytes {
+            return Err(DeviceError::new("alloc", format!("{bytes} bytes, the simulated GPU has {}", self.bytes)));
         }
         self.copy("alloc", bytes, &vec![0; bytes as usize])
     }

@@ -122,8 +122,8 @@ fn fit(tests: &[Test], model: &Model) -> anyhow::Result<()> {
     ensure!(!tests.is_empty(), "nothing to measure: -p and -n are both 0");
     let facts = model.facts();
     for test in tests {
-        let tokens = test.n_depth + test.n_prompt + test.n_gen;
-        ensure!(tokens <= facts.max_context, "{}: {tokens} tokens, the artifact's context is {}", test.name(), facts.max_context);
+        let tokens = [test.n_depth, test.n_prompt, test.n_gen].map(u64::from).iter().sum::<u64>();
+        ensure!(tokens <= facts.max_context.into(), "{}: {tokens} tokens, the artifact's context is {}", test.name(), facts.max_context);
         let batch = test.n_batch;
         ensure!((1..=facts.max_batch).contains(&batch), "-b: found {batch}, expected 1 to {}", facts.max_batch);
     }
@@ -149,11 +149,7 @@ fn tests(args: &Args) -> Vec<Test> {
 fn print(report: &Report, form: Form) -> anyhow::Result<()> {
     match form {
         Form::Json => output::json(report)?,
-        Form::Jsonl => {
-            for row in &report.rows {
-                println!("{}", serde_json::to_string(row)?);
-            }
-        }
+        Form::Jsonl => output::json_lines(&report.rows)?,
         Form::Csv => {
             print!("test,n_prompt,n_gen,n_depth,n_batch,n_threads,avg_ts,stddev_ts,gbps,read_gbps,read_share,gflops");
             println!(",f32_128_share,f32_wide_share,bf16_dot_share,int8_dot_share");

@@ -34,6 +34,17 @@ pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints values as JSON, each on a line.
+///
+/// # Errors
+/// If one of them cannot be written as JSON.
+pub fn json_lines<T: Serialize>(values: &[T]) -> anyhow::Result<()> {
+    for value in values {
+        println!("{}", serde_json::to_string(value)?);
+    }
+    Ok(())
+}
+
 /// A progress bar on stderr, invisible unless stderr is a terminal. `unit` is one of `bytes` and `items`.
 pub fn progress(total: u64, unit: Unit) -> ProgressBar {
     let target =

@@ -10,10 +10,11 @@ use super::{Limits, Model};
 use anyhow::{Context, Result, bail, ensure};
 use jet_codegen::kir::{Cap, Launch, reads_settled};
 use jet_codegen::targets::Target;
-use jet_codegen::{Activations, Built};
-use jet_ir::{Graph, Group, Op, OutputKind};
+use jet_codegen::{Activations, Built, TILE_ROWS};
+use jet_ir::{Graph, Group, Id, Op, OutputKind};
 use jet_passes::{CostModel, Fused, MemoryPlan, RowLimits};
 use jetbin::{DeviceKind, KernelDesc, LaunchDesc, Phase, Program, TargetDesc, Wider};
+use std::collections::BTreeSet;
 
 /// Rows of a head window in a prefill program.
 const HEAD_ROWS: u32 = 32;
@@ -257,13 +258,19 @@ fn select_fused(
     let priced = (fused.graph.clone(), fused.groups.clone());
     let fused = narrowed(fused, target, cost)?;
     jet_ir::verify(&fused.graph).context("fusion made an invalid graph, which is a defect of jetc")?;
-    let row_limits = RowLimits { tokens: u64::from(rows.0), head: u64::from(rows.1) };
+    // rows in tiles are padded
+    let tokens = if phase == Phase::Prefill { rows.0.next_multiple_of(TILE_ROWS) } else { rows.0 };
+    let row_limits = RowLimits { tokens: u64::from(tokens), head: u64::from(rows.1) };
     let memory = jet_passes::plan_memory(&fused.graph, &fused.groups, row_limits)?;
     jet_passes::validate(&fused.graph, &fused.groups, &memory).map_err(|faults| {
         anyhow::anyhow!("the memory plan is wrong, which is a defect of jetc:\n{}", faults.join("\n"))
     })?;
     let most_rows = rows.0.max(rows.1);
-    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase, activations, most_rows);
+    // head steps begin at any row
+    let head = fused.groups.iter().filter(|g| memory.domains[g.id] == jet_passes::Domain::Head);
+    let windowed: BTreeSet<Id> = head.flat_map(|g| g.inputs.iter().chain(&g.stores).copied()).collect();
+    let tiled = jet_codegen::tiled_rows(&fused.graph, target, phase, |id| windowed.contains(&id));
+    let select = |g: &Group| jet_codegen::select(&fused.graph, g, target, phase, (activations, &tiled), most_rows);
     let built = fused.groups.iter().map(select).collect::<Result<Vec<_>, _>>()?;
     let report = &fused.report;
     let summary = ProgramSummary {

@@ -102,6 +102,10 @@ fn requests_that_an_artifact_cannot_serve() {
     refused(&["bench", artifact, "-p", "0", "-n", "0"], "error: nothing to measure: -p and -n are both 0");
     refused(&["bench", artifact, "-p", "65"], "error: pp65: 65 tokens, the artifact's context is 64");
     refused(
+        &["bench", artifact, "-p", "4294967295", "-d", "1"],
+        "error: pp4294967295 @ d1: 4294967296 tokens, the artifact's context is 64",
+    );
+    refused(
         &["bench", artifact, "-p", "0", "-n", "8", "-d", "60"],
         "error: tg8 @ d60: 68 tokens, the artifact's context is 64",
     );

@@ -147,11 +147,16 @@ impl<'k> Chunk<'_, 'k, '_> {
         });
     }
 
-    /// The columns of a block that exist, four at a time: column in the block, and how many of the four if not all.
-    fn fours(&self, c: V<'k, Index>) -> Vec<(u32, Option<V<'k, Index>>)> {
+    /// Columns of a block that are worked on at once: a register, or four where some columns of a block may not exist.
+    fn width(&self) -> u16 {
+        if self.d.dv.is_multiple_of(WIDE) { self.d.cx.k.target.lanes } else { 4 }
+    }
+
+    /// The columns of a block that exist, as many at a time: column in the block, and how many of them if not all.
+    fn parts(&self, c: V<'k, Index>) -> Vec<(u32, Option<V<'k, Index>>)> {
         let dv = self.d.dv;
         let left = |v: u32| (!dv.is_multiple_of(WIDE)).then(|| dv.on(c.k) - c - v);
-        (0..WIDE).step_by(4).map(|v| (v, left(v))).collect()
+        (0..WIDE).step_by(self.width().into()).map(|v| (v, left(v))).collect()
     }
 
     /// `[x][WIDE]` sums for `rows` rows of `x`.
@@ -163,10 +168,10 @@ impl<'k> Chunk<'_, 'k, '_> {
     fn columns(&self, c: V<'k, Index>) {
         let (d, w, k) = (self.d, self.work, self.d.cx.k);
         let state = d.cx.state::<F32>(d.state, self.row).at(self.head * (d.dk * d.dv) + c);
-        let fours = self.fours(c);
+        let (width, parts) = (self.width(), self.parts(c));
         k.range(0u32, d.dk, 1, (), |i, ()| {
-            fours.iter().for_each(|(v, left)| {
-                w.state.at(i * WIDE + *v).store(load_lanes(state.at(i * d.dv + *v), 4, *left));
+            parts.iter().for_each(|(v, left)| {
+                w.state.at(i * WIDE + *v).store(load_lanes(state.at(i * d.dv + *v), width, *left));
             });
         });
         k.range(0u32, 2u32, 1, (), |which, ()| {
@@ -176,19 +181,23 @@ impl<'k> Chunk<'_, 'k, '_> {
         self.learn(c);
         self.product(w.learned, w.to_queries, CHUNK, w.sums, self.n);
         k.range(0u32, self.n, 1, (), |t, ()| {
-            let decay = w.decays.at(t).load_splat(4);
-            fours.iter().for_each(|(v, left)| {
+            let decay = w.decays.at(t).load_splat(width);
+            parts.iter().for_each(|(v, left)| {
                 let at = t * WIDE + *v;
-                let o = w.told.at(at).load(4).fma(decay, w.sums.at(at).load(4));
+                let o = w.told.at(at).load(width).fma(decay, w.sums.at(at).load(width));
                 store_lanes(w.out.at(t * d.dv + c + *v), o, *left);
             });
         });
         self.product(w.learned, w.keys_at_end, CHUNK, w.sums, d.dk.on(k));
-        let decay = w.decays.at(self.n - 1u32).load_splat(4);
+        let decay = w.decays.at(self.n - 1u32).load_splat(width);
         k.range(0u32, d.dk, 1, (), |i, ()| {
-            fours.iter().for_each(|(v, left)| {
+            parts.iter().for_each(|(v, left)| {
                 let at = i * WIDE + *v;
-                store_lanes(state.at(i * d.dv + *v), w.state.at(at).load(4).fma(decay, w.sums.at(at).load(4)), *left);
+                store_lanes(
+                    state.at(i * d.dv + *v),
+                    w.state.at(at).load(width).fma(decay, w.sums.at(at).load(width)),
+                    *left,
+                );
             });
         });
     }
@@ -196,22 +205,22 @@ impl<'k> Chunk<'_, 'k, '_> {
     /// `u`, token by token: each depends on those before it.
     fn learn(&self, c: V<'k, Index>) {
         let (d, w, k) = (self.d, self.work, self.d.cx.k);
-        let fours = self.fours(c);
+        let (width, parts) = (self.width(), self.parts(c));
         k.range(0u32, self.n, 1, (), |t, ()| {
-            let decay = w.decays.at(t).load_splat(4);
-            let start = fours.iter().map(|(v, _)| w.seen.at(t * WIDE + *v).load(4) * decay).collect::<Vec<_>>();
+            let decay = w.decays.at(t).load_splat(width);
+            let start = parts.iter().map(|(v, _)| w.seen.at(t * WIDE + *v).load(width) * decay).collect::<Vec<_>>();
             let among = w.among_keys.at(t * CHUNK);
             let seen = k.range(0u32, t, 1, start, |j, seen| {
-                let factor = among.at(j).load_splat(4);
-                let u = |v: u32| w.learned.at(j * WIDE + v).load(4);
-                fours.iter().zip(seen).map(|((v, _), seen)| u(*v).fma(factor, seen)).collect()
+                let factor = among.at(j).load_splat(width);
+                let u = |v: u32| w.learned.at(j * WIDE + v).load(width);
+                parts.iter().zip(seen).map(|((v, _), seen)| u(*v).fma(factor, seen)).collect()
             });
-            let beta = d.operand(4, self.row + t, self.head).load_splat(4);
+            let beta = d.operand(4, self.row + t, self.head).load_splat(width);
             let value = d.operand(2, self.row + t, self.head * d.dv).at(c);
-            for ((v, left), seen) in fours.iter().zip(seen) {
-                w.learned.at(t * WIDE + *v).store((load_lanes(value.at(*v), 4, *left) - seen) * beta);
+            for ((v, left), seen) in parts.iter().zip(seen) {
+                w.learned.at(t * WIDE + *v).store((load_lanes(value.at(*v), width, *left) - seen) * beta);
             }
         });
-        k.range(self.n * WIDE, CHUNK * WIDE, 4, (), |i, ()| w.learned.at(i).store(k.splat(0.0, 4)));
+        k.range(self.n * WIDE, CHUNK * WIDE, width.into(), (), |i, ()| w.learned.at(i).store(k.splat(0.0, width)));
     }
 }

@@ -6,6 +6,7 @@ use crate::targets::Target;
 use jet_ir::{Graph, Id, Leaf, NodeKind, Op};
 use jetbin::{Cost, Phase};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 
 /// What the rows of products are multiplied as. Buffers and sums are f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +123,10 @@ pub(crate) struct Context<'k, 'g> {
     pub phase: Phase,
     /// What products multiply.
     pub activations: Activations,
+    /// Most rows of a call.
+    pub most_rows: u32,
+    /// Values whose rows are in tiles.
+    pub tiled: &'g BTreeSet<Id>,
     /// Rows that a CTA of a GPU's decode kernel is to work on, where it is made for several numbers.
     pub tile: u32,
     /// In calls of more rows than the first, a kernel with the second as `tile` takes over.
@@ -144,9 +149,9 @@ pub(crate) struct Drafted {
 /// # Errors
 /// The first refusal.
 pub(crate) fn build(
-    graph: &Graph,
+    (graph, tiled): (&Graph, &BTreeSet<Id>),
     target: &Target,
-    (phase, activations): (Phase, Activations),
+    ((phase, activations), most_rows): ((Phase, Activations), u32),
     (tile, declared): (u32, &[Binding]),
     name: &str,
     body: impl for<'k> FnOnce(&Context<'k, '_>) -> Result<Shape, Unsupported>,
@@ -155,7 +160,7 @@ pub(crate) fn build(
     let kernel = Builder::build(name, target, |k| {
         let (params, refused) = (RefCell::default(), RefCell::default());
         let wider = Cell::new(None);
-        let cx = Context { k, graph, phase, activations, tile, wider, params, refused };
+        let cx = Context { k, graph, phase, activations, most_rows, tiled, tile, wider, params, refused };
         declared.iter().for_each(|b| cx.predeclare(b));
         let shape = body(&cx);
         let params = cx.params.into_inner().into_iter().map(|(b, _)| b).collect::<Vec<_>>();

@@ -4,7 +4,7 @@
 use super::chunk::chunked;
 use super::context::{Context, Scratch, Shape, Unsupported};
 use super::heads::Heads;
-use super::lanes::{spans, sum_of_squares};
+use super::lanes::{spans, sum_of_squares, widths};
 use crate::kir::{F32, Index, Items, Ptr, V};
 use jet_ir::{GridKind, Id, Op, Type};
 use jetbin::{Cost, Phase};
@@ -89,7 +89,7 @@ impl<'a, 'k, 'g> Delta<'a, 'k, 'g> {
     pub fn stage(&self, from: Ptr<'k, F32>, to: Ptr<'k, F32>, scaled: bool) {
         let (cx, k) = (self.cx, self.cx.k);
         let factor = self.norm.map(|n| n.factor(sum_of_squares(cx, from, self.dk), scaled));
-        spans(k, self.dk, &[4, 1], |i, lanes| {
+        spans(k, self.dk, widths(k), |i, lanes| {
             let x = from.at(i).load(lanes);
             to.at(i).store(factor.map_or(x, |f| x * f.splat(lanes)));
         });

@@ -5,6 +5,7 @@ use super::context::Context;
 use super::lanes::{load_lanes, store_lanes};
 use crate::kir::{Bf16, F32, Index, Operand, Ptr, Stored, V};
 use crate::pack::{Form, PackSpec, RowOrder};
+use crate::tiles::tiled_at;
 use jet_ir::{Elem, Id, Op, Place};
 use jetbin::Phase;
 
@@ -282,11 +283,28 @@ impl<'k> Row<'_, 'k, '_> {
     /// Writes `f` to the buffer of `id`.
     pub fn write(&self, id: Id, f: Fragment<'k>) {
         match self.cx.graph.ty(id).elem() {
+            Some(Elem::Bf16) if self.cx.tiled.contains(&id) => self.write_tiled(id, &f),
             Some(Elem::Bf16) => {
                 let base = self.cx.value::<Bf16>(id).at(self.row * self.cx.cols(id) as u32);
                 self.write_at(id, f, base, V::round_bf16);
             }
             _ => self.write_at(id, f, self.base(id), |v| v),
+        }
+    }
+
+    /// Writes `f` to the buffer of `id`, whose rows are in tiles, by pairs of columns where vectors have such.
+    fn write_tiled(&self, id: Id, f: &Fragment<'k>) {
+        let (base, cols) = (self.cx.value::<Bf16>(id), self.cx.cols(id) as u32);
+        for (lanes, v) in f.domain.lanes.iter().zip(&f.vecs) {
+            if lanes.left.is_some() {
+                self.cx.refuse(id, "expected whole vectors of rows in tiles");
+            }
+            let step = if v.lanes().is_multiple_of(2) { 2 } else { 1 };
+            for i in (0..v.lanes()).step_by(step) {
+                let some: Vec<_> = (i..i + step as u16).map(|i| v.lane(i)).collect();
+                let to = tiled_at(base, cols, self.row, lanes.col + u32::from(i));
+                to.store(V::pack(&some).round_bf16());
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::epilogue::{Domain, Fragment, Lanes, Row};
-use super::lanes::spans;
+use super::lanes::{spans, widths};
 use crate::kir::{F32, Index, V};
 use crate::pack::PackSpec;
 use jet_ir::{Id, Op, Place};
@@ -25,7 +25,7 @@ impl<'k> Heads<'_, 'k, '_> {
     pub fn finish(&self, row: V<'k, Index>, head: V<'k, Index>, out: &dyn Fn(V<'k, Index>, u16) -> V<'k, F32>) {
         for store in self.stored() {
             let factor = self.gated_norm(store).map(|eps| self.norm_factor(eps, out));
-            spans(self.cx.k, self.head_dim, &[8, 1], |c, lanes| {
+            spans(self.cx.k, self.head_dim, widths(self.cx.k), |c, lanes| {
                 self.store_columns(store, (row, head, c), factor, out(c, lanes));
             });
         }

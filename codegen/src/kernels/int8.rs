@@ -36,7 +36,8 @@ const STEPS: u32 = 4;
 const LINES: u32 = 2;
 /// Words of a group as one vector, which may be several registers.
 const LANES: u16 = WORDS as u16;
-/// Groups whose numbers are all smaller than this count as zero, so that `127 / max |x|` is finite.
+/// The least that counts as the largest number of a group, so that `127 / max |x|` is finite. (A comparison instead would go through a
+/// general register, whose lowest byte it sets: one group would wait for the one before.)
 const TINY: f32 = 1e-30;
 /// Added to a small number, this leaves the nearest integer in the low bits.
 const MAGIC: f32 = 12_582_912.0;
@@ -134,8 +135,8 @@ impl<'k> Rows<'k> {
         let part = |j: u32| load(k, x.at(j * WORDS), columns.saturating_sub(j * WORDS).min(WORDS));
         let parts = [0, 1, 2, 3].map(part);
         let top = parts[1..].iter().fold(parts[0].abs(), |top, p| top.max(p.abs())).max_lanes();
-        let none = top.lt(TINY);
-        let (scale, inverse) = (none.select(0.0, top * (1.0 / 127.0)), none.select(0.0, 127.0f32.on(k).div(top)));
+        let top = TINY.on(k).max(top);
+        let (scale, inverse) = (top * (1.0 / 127.0), 127.0f32.on(k).div(top));
         let (mut integers, mut sum) = (vec![], k.splat::<F32>(0.0, LANES));
         for part in parts {
             let shifted = part.fma(inverse.splat(LANES), MAGIC);

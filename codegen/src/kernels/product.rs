@@ -452,12 +452,14 @@ impl<'k> Kernel<'_, 'k, '_> {
     fn finish(&self, (item, items): (V<'k, Index>, V<'k, Index>), row: V<'k, Index>, here: V<'k, Index>) {
         let k = self.cx.k;
         self.pick(item, &|segment, local| {
-            k.range(0u32, items, 1, (), |i, ()| {
-                let tile = self.tile.at(i * segment.spec.item_slots() as u32);
-                k.range(0u32, here, 1, (), |r, ()| {
+            // rows outside: neighbouring items store to neighbouring cache lines
+            k.range(0u32, here, 1, (), |r, ()| {
+                let tile = self.tile.at(r * self.stride);
+                k.range(0u32, items, 1, (), |i, ()| {
+                    let tile = tile.at(i * segment.spec.item_slots() as u32);
                     let leaf = |id: Id| {
                         let source = segment.accs.iter().position(|a| *a == id)?;
-                        Some(self.accumulators(segment, source, local + i, tile.at(r * self.stride)))
+                        Some(self.accumulators(segment, source, local + i, tile))
                     };
                     let at = Row { cx: self.cx, row: row + r, leaf: &leaf };
                     segment.stores.iter().for_each(|s| at.store(*s));

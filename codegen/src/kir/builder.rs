@@ -111,6 +111,11 @@ impl Builder {
         self.push(Op::Barrier, &[], &[]);
     }
 
+    /// Waits for all lanes of this warp.
+    pub fn warp_barrier(&self) {
+        self.push(Op::WarpBarrier, &[], &[]);
+    }
+
     /// Waits for all threads of the cluster.
     pub fn cluster_barrier(&self) {
         self.push(Op::ClusterBarrier, &[], &[]);

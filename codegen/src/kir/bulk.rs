@@ -19,6 +19,8 @@ struct Filled {
 struct Copies<'k> {
     kernel: &'k Kernel,
     defined: HashMap<Value, &'k Inst>,
+    /// The region or parameter that an address was computed from, if it was.
+    roots: HashMap<Value, Value>,
     filled: HashMap<Value, Filled>,
     /// Parameters that copies read.
     sources: HashSet<Value>,
@@ -47,6 +49,7 @@ pub fn faults(kernel: &Kernel) -> Vec<(usize, String)> {
     let mut copies = Copies {
         kernel,
         defined: HashMap::new(),
+        roots: HashMap::new(),
         filled: HashMap::new(),
         sources: HashSet::new(),
         expected: HashSet::new(),
@@ -68,16 +71,19 @@ impl<'k> Copies<'k> {
     fn define(&mut self, block: &'k Block) {
         for inst in &block.insts {
             self.defined.extend(inst.results.iter().map(|r| (*r, inst)));
+            // in the order of the text: a kernel where a value depends on itself is refused elsewhere
+            if let (Op::Offset { .. } | Op::Stride | Op::Peer, [from, ..], [to]) =
+                (&inst.op, &inst.args[..], &inst.results[..])
+            {
+                self.roots.insert(*to, self.root(*from));
+            }
             inst.blocks.iter().for_each(|b| self.define(b));
         }
     }
 
     /// The region or parameter that an address was computed from.
     fn root(&self, address: Value) -> Value {
-        match self.defined.get(&address) {
-            Some(Inst { op: Op::Offset { .. } | Op::Stride | Op::Peer, args, .. }) => self.root(args[0]),
-            _ => address,
-        }
+        self.roots.get(&address).copied().unwrap_or(address)
     }
 
     /// All copies, wherever they stand; `at` is the position in the body.

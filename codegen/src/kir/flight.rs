@@ -103,10 +103,12 @@ impl Flight {
         match (&inst.op, args) {
             (Op::Const(bits), []) => self.constants.extend([(*result, *bits)]),
             (Op::ThreadId, []) => self.threads.extend([*result]),
-            (Op::ShiftRight(by), [t]) if 1 << by == WARP && self.threads.contains(t) => self.warps.extend([*result]),
+            (Op::ShiftRight(by), [t]) if u32::from(*by) == WARP.ilog2() && self.threads.contains(t) => {
+                self.warps.extend([*result])
+            }
             (Op::Cmp(Cmp::Lt), [n, bound]) => {
                 let bound = self.constants.get(bound).copied().unwrap_or(1);
-                let of_warps = self.warps.contains(n) && (bound * u64::from(WARP)).is_multiple_of(GROUP.into());
+                let of_warps = self.warps.contains(n) && bound.is_multiple_of((GROUP / WARP).into());
                 if of_warps || (self.threads.contains(n) && bound.is_multiple_of(GROUP.into())) {
                     self.groupwise.insert(*result);
                 }

@@ -191,6 +191,8 @@ pub enum Op {
     },
     /// Waits until all threads of the CTA are here; what they wrote to shared memory is seen by all from here on.
     Barrier,
+    /// The same for the lanes of this warp.
+    WarpBarrier,
     /// The same for all CTAs of the cluster, and what their threads wrote to shared memory of any of them.
     ClusterBarrier,
     /// `(shared, rank)`: the same place in the shared memory of a CTA of the cluster.
@@ -408,7 +410,7 @@ impl Op {
             Op::ThreadId | Op::CtaId | Op::Shared { .. } | Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle => {
                 Some(Cap::Threads)
             }
-            Op::Arrive { .. } => Some(Cap::Threads),
+            Op::Arrive { .. } | Op::WarpBarrier => Some(Cap::Threads),
             Op::ClusterBarrier | Op::Peer => Some(Cap::Cluster),
             Op::Mma | Op::LoadMatrix { .. } => Some(Cap::Mma),
             Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_) => Some(Cap::AsyncCopy),
@@ -428,7 +430,7 @@ impl Op {
     pub fn is_pure(&self) -> bool {
         let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::LoadMatrix { .. } | Op::Shared { .. });
         let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma | Op::Arrive { .. });
-        let clusters = matches!(self, Op::ClusterBarrier);
+        let clusters = matches!(self, Op::ClusterBarrier | Op::WarpBarrier);
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
         let groups = matches!(self.needs(), Some(Cap::Wgmma | Cap::BulkCopy));

@@ -73,6 +73,7 @@ const NAMES: &[(&str, Op)] = &[
     ("prefetch", Op::Prefetch { offset: 0, level: 0 }),
     ("shared", Op::Shared { bytes: 0 }),
     ("barrier", Op::Barrier),
+    ("warp_barrier", Op::WarpBarrier),
     ("cluster_barrier", Op::ClusterBarrier),
     ("peer", Op::Peer),
     ("shuffle_xor", Op::ShuffleXor(0)),

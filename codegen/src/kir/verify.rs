@@ -292,7 +292,7 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::Arrive { offset }, [Ptr(Space::Global), Vec(Index, 1)], [Vec(Index, 1)]) => offset.rem_euclid(4) == 0,
         (Op::ThreadId | Op::CtaId, [], [Vec(Index, 1)]) => true,
         (Op::Shared { bytes }, [], [Ptr(Space::Scratch)]) => *bytes > 0,
-        (Op::ClusterBarrier, [], []) => true,
+        (Op::ClusterBarrier | Op::WarpBarrier, [], []) => true,
         (Op::Peer, [Ptr(Space::Scratch), Vec(Index, 1)], [Ptr(Space::Cluster)]) => true,
         (Op::Barrier | Op::CopyCommit | Op::CopyWait(_) | Op::AwaitPrevious | Op::ReleaseNext, [], []) => true,
         (Op::ShuffleXor(bits), [a @ Vec(F32 | I32 | Index, _)], [r]) => a == r && u32::from(*bits) < WARP,

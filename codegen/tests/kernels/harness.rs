@@ -7,12 +7,12 @@
 use crate::machine::{Machine, Word};
 use crate::tolerance;
 use jet_codegen::targets::{Backend, TARGETS, Target, runnable};
-use jet_codegen::{Activations, Binding, Built, PackSpec, select, with_cache_elem};
+use jet_codegen::{Activations, Binding, Built, PackSpec, TILE_ROWS, select, tiled_rows, with_cache_elem};
 use jet_ir::eval::{Bindings, Named, eval};
 use jet_ir::quant::{Format, quantise, round_trip};
 use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, OutputKind, Rows, Type, Value, group_kernels};
 use jetbin::Phase;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Elements after every buffer that nobody may touch.
 const GUARD: usize = 64;
@@ -149,6 +149,13 @@ fn put_element(words: &mut [u32], elem: Elem, i: usize, x: f32) {
     }
 }
 
+/// Where an element of rows in tiles lies: tiles of 8 rows, blocks of 32 columns, pieces of 8 by 8, of which piece `p` has columns `8 t + 2 p`
+/// and the next of each eight.
+fn tiled(cols: usize, row: usize, col: usize) -> usize {
+    let (tile, block, eight, pair) = (row / 8, col / 32, col % 32 / 8, col % 8 / 2);
+    ((tile * cols / 32 + block) * 4 + pair) * 64 + row % 8 * 8 + 2 * eight + col % 2
+}
+
 /// Memory with a guard zone behind it.
 struct Area {
     words: Vec<u32>,
@@ -206,8 +213,18 @@ struct Variant {
     target: &'static Target,
     /// With caches and weights of the target's types.
     graph: Graph,
+    /// Values whose rows are in tiles.
+    tiled: BTreeSet<Id>,
     built: Vec<Built>,
     machine: Machine,
+}
+
+impl Compiled {
+    /// Rows that a CTA of the last kernel works on, by target.
+    pub fn rows_of_last(&self) -> Vec<(&'static str, u32)> {
+        let rows = |v: &Variant| v.built.last().and_then(|b| b.kernel.launch).map_or(0, |l| l.rows);
+        self.0.iter().map(|v| (v.target.name, rows(v))).collect()
+    }
 }
 
 impl Variant {
@@ -257,8 +274,9 @@ fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations
     let graph = &packed_for(target, graph);
     let groups = group_kernels(graph).unwrap_or_else(|e| panic!("{e}"));
     let mut built: Vec<Built> = vec![];
+    let tiled = tiled_rows(graph, target, phase, |_| false);
     for group in &groups {
-        match select(graph, group, target, phase, activations, MOST_ROWS) {
+        match select(graph, group, target, phase, (activations, &tiled), MOST_ROWS) {
             Ok(b) => built.push(b),
             Err(e) if target.is_gpu() && ["must be bf16", "for CPUs"].iter().any(|r| e.reason.contains(r)) => {
                 return None;
@@ -274,7 +292,7 @@ fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations
     }
     let kernels: Vec<_> = unique.values().map(|b| b.kernel.clone()).collect();
     let blob = jet_codegen::compile(&kernels, target).unwrap_or_else(|e| panic!("{}: {e}", target.name));
-    Some(Variant { target, graph: graph.clone(), built, machine: Machine::load(target, blob) })
+    Some(Variant { target, graph: graph.clone(), tiled, built, machine: Machine::load(target, blob) })
 }
 
 /// What one run leaves behind.
@@ -415,7 +433,10 @@ impl Case<'_> {
                 .iter()
                 .map(|p| match p {
                     Binding::Value(id) => {
-                        let area = out.values.entry(*id).or_insert_with(|| self.buffer(*id, rows));
+                        let area = out
+                            .values
+                            .entry(*id)
+                            .or_insert_with(|| self.buffer(*id, rows, compiled.tiled.contains(id)));
                         Word::of(&mut area.words)
                     }
                     Binding::Weight { pack: spec, sources } => {
@@ -446,10 +467,11 @@ impl Case<'_> {
     }
 
     /// An input's rows, or room for a result.
-    fn buffer(&self, id: Id, rows: &std::ops::Range<usize>) -> Area {
+    fn buffer(&self, id: Id, rows: &std::ops::Range<usize>, tiled: bool) -> Area {
         let ty = self.graph.ty(id);
         let Some((Leaf::Input, name)) = self.graph.leaf(id) else {
-            return Area::poisoned(rows.len() * words_of_row(ty));
+            let rows = if tiled { rows.len().next_multiple_of(TILE_ROWS as usize) } else { rows.len() };
+            return Area::poisoned(rows * words_of_row(ty));
         };
         let word = |x: f32| if ty.elem() == Some(Elem::I32) { x as i32 as u32 } else { x.to_bits() };
         let mut words = vec![];
@@ -487,10 +509,12 @@ impl Case<'_> {
         if self.rounded && matches!(ty.elem(), Some(Elem::F32 | Elem::Bf16)) { round_bf16(x) } else { x }
     }
 
-    /// On every target the results have the bits of those of the same names of another graph.
+    /// On every target the results have the bits of those of the same names of another graph; but where rows are in tiles, since warpgroups
+    /// multiply those, which add in another order.
     pub fn same_as(&self, compiled: &Compiled, (other, of_other): (&Graph, &Compiled)) {
         assert_eq!(compiled.0.len(), of_other.0.len());
-        for (variant, same) in compiled.0.iter().zip(&of_other.0) {
+        let pairs = compiled.0.iter().zip(&of_other.0);
+        for (variant, same) in pairs.filter(|(variant, _)| variant.tiled.is_empty()) {
             assert_eq!(variant.target.name, same.target.name);
             let found = self.run(variant, 0..self.rows(), 1);
             let wanted = Case { graph: other, ..self.clone() }.run(same, 0..self.rows(), 1);
@@ -508,7 +532,7 @@ impl Case<'_> {
         self.compare(&whole, self.tolerance_on(compiled));
         if !compiled.target.is_gpu() {
             let split = self.run(compiled, 0..rows, 3);
-            self.same_bits(&whole, &split, 0..rows, true, "split over three threads");
+            self.same_bits(compiled, (&whole, &split), 0..rows, true, "split over three threads");
         }
         if rows > 1 {
             let first = 0..rows.div_ceil(2);
@@ -516,7 +540,7 @@ impl Case<'_> {
             let parts = if self.phase == Phase::Decode { vec![first, last] } else { vec![first, 0..1] };
             for part in parts {
                 let some = self.run(compiled, part.clone(), 1);
-                self.same_bits(&whole, &some, part, false, "fewer rows");
+                self.same_bits(compiled, (&whole, &some), part, false, "fewer rows");
             }
         }
     }
@@ -538,11 +562,25 @@ impl Case<'_> {
         }
     }
 
-    fn same_bits(&self, whole: &Outcome, other: &Outcome, rows: std::ops::Range<usize>, states: bool, what: &str) {
+    fn same_bits(
+        &self,
+        compiled: &Variant,
+        (whole, other): (&Outcome, &Outcome),
+        rows: std::ops::Range<usize>,
+        states: bool,
+        what: &str,
+    ) {
         for (id, area) in &other.values {
-            let words = words_of_row(self.graph.ty(*id));
-            let expected = &whole.values[id].words[rows.start * words..rows.end * words];
-            assert_eq!(&area.words[..area.len], expected, "%{} differs with {what}", id.0);
+            let ty = self.graph.ty(*id);
+            let bits = |area: &Area, row: usize| match compiled.tiled.contains(id) {
+                true => (0..ty.cols())
+                    .map(|c| element(&area.words, Elem::Bf16, tiled(ty.cols(), row, c)).to_bits())
+                    .collect(),
+                false => area.words[row * words_of_row(ty)..(row + 1) * words_of_row(ty)].to_vec(),
+            };
+            for (row, of_whole) in rows.clone().enumerate() {
+                assert_eq!(bits(area, row), bits(&whole.values[id], of_whole), "%{} differs with {what}", id.0);
+            }
         }
         assert!(!states || whole.states.words == other.states.words, "states differ with {what}");
     }

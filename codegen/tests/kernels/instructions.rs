@@ -9,6 +9,7 @@ use jet_codegen::{Activations, compile, select};
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, group_kernels};
 use jetbin::Phase;
+use std::collections::BTreeSet;
 
 /// How often an instruction occurs in code.
 type Count = fn(&[u8]) -> usize;
@@ -78,7 +79,7 @@ fn code(target: &Target, elem: Elem, activations: Activations) -> Vec<u8> {
 fn first(g: &Graph, target: &Target, phase: Phase, activations: Activations) -> Vec<u8> {
     let g = &packed_for(target, g);
     let groups = group_kernels(g).unwrap();
-    let built = select(g, &groups[0], target, phase, activations, 64).unwrap();
+    let built = select(g, &groups[0], target, phase, (activations, &BTreeSet::new()), 64).unwrap();
     compile(&[built.kernel], target).unwrap().bytes
 }
 

@@ -41,13 +41,14 @@ fn case(graph: &Graph, phase: Phase, rows: usize) -> Case<'_> {
 
 #[test]
 fn rounding_by_the_producer_changes_no_bit() {
-    for (k, n) in [(20, 8), (24, 40), (32, 128), (32, 200), (16, 264)] {
+    for (k, n) in [(20, 8), (24, 40), (32, 128), (32, 200), (16, 264), (8, 96), (8, 320)] {
         let (plain, rounded) = (chain(k, n, false), chain(k, n, true));
         for phase in [Phase::Prefill, Phase::Decode] {
             let (of_plain, of_rounded) = (compile_for_gpus(&plain, phase), compile_for_gpus(&rounded, phase));
             for rows in [1, 5, 33, 130] {
                 let case = case(&rounded, phase, rows);
                 case.same_as(&of_rounded, (&plain, &of_plain));
+                case.check(&of_rounded);
             }
         }
     }
@@ -64,6 +65,23 @@ fn rows_through_shared_memory_have_the_bits_of_rows_alone() {
         give(&mut g, "y", y);
         case(&g, Phase::Decode, 35).check(&compile_for_gpus(&g, Phase::Decode));
     }
+}
+
+/// Columns for which the largest tiles are the fastest: one for each multiprocessor of an H100, and some of an A100.
+#[test]
+fn large_tiles_agree_with_the_reference() {
+    let mut g = Graph::new("wide");
+    let x = input(&mut g, "x", 8);
+    let grid = g.add(Sweep {}, &[x]).unwrap();
+    let h = acc(&mut g, grid, "up", 96, Elem::Bf16);
+    let h = g.add(RoundBf16 {}, &[h]).unwrap();
+    let h = g.add(Store {}, &[h]).unwrap();
+    let grid = g.add(Sweep {}, &[h]).unwrap();
+    let y = acc(&mut g, grid, "down", 128 * 132, Elem::Bf16);
+    give(&mut g, "y", y);
+    let compiled = compile_for_gpus(&g, Phase::Prefill);
+    assert_eq!(compiled.rows_of_last(), [("sm_80", 128), ("sm_90a", 256)]);
+    case(&g, Phase::Prefill, 130).check(&compiled);
 }
 
 /// A residual whose producer leaves what a norm and the products behind it need.
@@ -94,7 +112,7 @@ fn scaled(g: &mut Graph, hidden: Id, gain: &str, width: usize) -> Id {
 
 #[test]
 fn products_behind_a_norm_take_its_factor_from_the_producer() {
-    for (k, n) in [(20, 8), (32, 16), (24, 40), (32, 136), (64, 264)] {
+    for (k, n) in [(20, 8), (32, 16), (24, 40), (32, 136), (64, 264), (8, 32), (8, 448)] {
         let g = normed(k, n, 16);
         for phase in [Phase::Prefill, Phase::Decode] {
             let compiled = compile_for_gpus(&g, phase);

@@ -5,10 +5,11 @@ use jet_codegen::{Activations, Binding, Built, Unsupported, select, targets};
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Id, Rows, group_kernels};
 use jetbin::Phase;
+use std::collections::BTreeSet;
 
 fn first(g: &Graph, phase: Phase) -> Result<Built, Unsupported> {
     let groups = group_kernels(g).unwrap_or_else(|e| panic!("{e}"));
-    select(g, &groups[0], targets::host().unwrap(), phase, Activations::F32, 64)
+    select(g, &groups[0], targets::host().unwrap(), phase, (Activations::F32, &BTreeSet::new()), 64)
 }
 
 fn layer(name: &str, eps: f32, elem: Elem) -> Graph {

@@ -48,8 +48,8 @@ fn check(case: &serde_json::Value, file: &[u8]) -> Result<(), Failed> {
     let id = text(case, "id");
     let logits = numbers(file, &format!("logits.{}", text(case, "vector")), f32::from_le_bytes);
     let history = numbers(file, text(case, "history"), token);
-    let kept = numbers(file, &format!("{id}.kept"), token);
-    let scores = numbers(file, &format!("{id}.scores"), f32::from_le_bytes);
+    let kept = numbers(file, text(case, "kept"), token);
+    let scores = numbers(file, text(case, "scores"), f32::from_le_bytes);
     let mut sampler = Sampler::new(params(case), 1)?;
     let found: Vec<Candidate> = sampler.process(&logits, &history)?.to_vec();
     let score_of = |id: u32| kept.iter().position(|&k| k == id).map(|i| scores[i]);

@@ -57,11 +57,7 @@ pub fn run(args: &Args, model: &Model, tests: Vec<Test>) -> anyhow::Result<Outco
 fn print(report: &Report, form: Form) -> anyhow::Result<()> {
     match form {
         Form::Json => output::json(report)?,
-        Form::Jsonl => {
-            for row in &report.rows {
-                println!("{}", serde_json::to_string(row)?);
-            }
-        }
+        Form::Jsonl => output::json_lines(&report.rows)?,
         Form::Csv => {
             for (i, row) in report.rows.iter().enumerate() {
                 let serde_json::Value::Object(fields) = serde_json::to_value(row)? else { continue };

@@ -1,7 +1,7 @@
 //! One kernel to one entry: parameters, registers, loops and branches; straight-line operations are in `plain`.
 
 use super::super::EmitError;
-use crate::kir::{Block, Elem, Inst, Kernel, Op, Space, Type, Value};
+use crate::kir::{Block, Elem, Inst, Kernel, Launch, Op, Space, Type, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
@@ -49,6 +49,20 @@ const UNROLLED: usize = 32;
 
 /// Shared memory that a launch asks for.
 pub const DYNAMIC: &str = "dynamic_shared";
+
+/// Threads of a warpgroup, and registers of a multiprocessor.
+const WARPGROUP: u32 = 128;
+const REGISTERS: u32 = 65536;
+
+/// What bounds the registers of a thread. The assembler would round the threads of a kernel with products of warpgroups up to whole warpgroups, and leave
+/// registers unused where a warp is on its own.
+fn residence(launch: Launch) -> String {
+    if launch.threads.is_multiple_of(WARPGROUP) || launch.threads < WARPGROUP {
+        return format!(".minnctapersm {}", launch.ctas);
+    }
+    let most = REGISTERS / (launch.threads * launch.ctas) / 8 * 8;
+    format!(".maxnreg {}", most.min(255))
+}
 
 /// Operations of a block and those inside.
 fn operations(block: &Block) -> usize {
@@ -107,7 +121,7 @@ pub fn emit(kernel: &Kernel) -> Result<String, EmitError> {
     let params: Vec<_> = (0..kernel.params.len()).map(|i| format!("  .param .u64 {}", e.param(i))).collect();
     let mut text: String = kernel.doc.lines().map(|line| format!("// {line}\n")).collect();
     let _ = writeln!(text, ".visible .entry {}(\n{}\n)", kernel.name, params.join(",\n"));
-    let _ = writeln!(text, ".reqntid {}, 1, 1\n.minnctapersm {}", launch.threads, launch.ctas);
+    let _ = writeln!(text, ".reqntid {}, 1, 1\n{}", launch.threads, residence(launch));
     if kernel.cluster > 1 {
         let _ = writeln!(text, ".reqnctapercluster {}, 1, 1", kernel.cluster);
     }

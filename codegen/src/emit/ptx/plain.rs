@@ -62,6 +62,7 @@ impl Emitter<'_> {
                 ));
             }
             (Op::Barrier, _) => self.line("bar.sync 0"),
+            (Op::WarpBarrier, _) => self.line(&format!("bar.warp.sync {FULL}")),
             (Op::ClusterBarrier, _) => {
                 self.line("barrier.cluster.arrive.release.aligned");
                 self.line("barrier.cluster.wait.acquire.aligned");

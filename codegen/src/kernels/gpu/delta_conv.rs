@@ -80,7 +80,7 @@ pub fn delta_conv(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape
     head.ask();
     let x = Activation::plain(cx, args[2], row, row);
     let sums = kernel.streamed(&panels, &x, weights);
-    let shared = k.shared::<F32>(plan.shared(false) / 4);
+    let shared = k.shared::<F32>(plan.shared() / 4);
     kernel.write(&sums, shared);
     let values = k.shared::<F32>(COLUMNS);
     k.cta().each(COLUMNS, |column| values.at(column).store(value(&kernel, args, op.taps, (column, shared))));
@@ -104,8 +104,9 @@ fn value<'k>(
     let lanes = segment.spec.lanes() as u32;
     let (local, lane) = (column / lanes, column % lanes);
     let item = kernel.group * (COLUMNS / lanes) + local;
-    let sums = sums.at(local * segment.spec.item_slots() as u32 + lane);
-    let x = kernel.accumulators(segment, 0, (item, lane), sums);
+    let first = local * segment.spec.item_slots() as u32 + lane;
+    let sums = |slot: u32| kernel.plan.sum(sums, cx.k.index(0), first + slot);
+    let x = kernel.accumulators(segment, 0, (item, lane), &sums);
     let bias = cx.vector(x.domain.vector, args[4]);
     let tap = |w: usize| x.vecs[w] + bias.at(x.domain.first + w as u32 * x.domain.step).load(1);
     let at = Row { cx, row, leaf: &|_| None };

@@ -35,7 +35,7 @@ pub fn largest<'k>(
             let c = k.warp().rank + c;
             let col = first * segment.spec.item_slots() as u32 + c;
             let exists = col.lt(cols).and(c.lt(plan.columns()));
-            let value = values.at(token * plan.stride() + c.imin(plan.columns() - 1)).load(1);
+            let value = plan.sum(values, token, c.imin(plan.columns() - 1)).load(1);
             (exists.select(value, f32::NEG_INFINITY), exists.select(col, NONE.on(k)))
         });
         let (value, index) = of_warp(mine.reduce(better).unwrap_or((f32::NEG_INFINITY.on(k), NONE.on(k))));

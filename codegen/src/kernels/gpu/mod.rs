@@ -20,6 +20,8 @@ mod matrix;
 mod operand;
 mod product;
 mod rowwise;
+mod shared_rows;
+mod shares;
 mod softmax;
 mod split;
 mod staged;

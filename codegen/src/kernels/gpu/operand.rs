@@ -3,6 +3,7 @@
 use super::super::context::Context;
 use crate::kir::{Bf16, F32, I32, Index, Operand, Ptr, V, WARP};
 use crate::pack::PackSpec;
+use crate::tiles::{TILE_ROWS, tiled_at};
 use jet_ir::{Elem, Id, Op};
 
 /// Rows of an activation, of which a CTA works on a few.
@@ -24,6 +25,8 @@ enum Rows<'k> {
     Wide(Ptr<'k, F32>),
     /// Rounded by its producer; columns are a multiple of 8.
     Rounded(Ptr<'k, Bf16>),
+    /// The same in tiles.
+    Tiled(Ptr<'k, Bf16>),
 }
 
 /// What is done with the factor of each row of the CTA, which lies in shared memory.
@@ -72,6 +75,7 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
     pub fn plain(cx: &'a Context<'k, 'g>, x: Id, first: V<'k, Index>, last: V<'k, Index>) -> Self {
         let cols = cx.cols(x) as u32;
         let from = match cx.graph.ty(x).elem() {
+            Some(Elem::Bf16) if cx.tiled.contains(&x) => Rows::Tiled(cx.value::<Bf16>(x).aligned(16)),
             Some(Elem::Bf16) => Rows::Rounded(cx.value::<Bf16>(x).aligned(16)),
             _ => Rows::Wide(rows_of_fours(cx.value(x), cols)),
         };
@@ -84,6 +88,16 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
             Norm::Sums(factors) => Some(factors.at(token).load(1)),
             Norm::None | Norm::Elements(..) => None,
         }
+    }
+
+    /// Tile `number` of the CTA, whose first row is the first of a tile; of tiles beyond the last, that one.
+    ///
+    /// # Panics
+    /// If rows are not in tiles, which the plan of the product excludes.
+    pub fn tile(&self, number: V<'k, Index>) -> Ptr<'k, Bf16> {
+        let Rows::Tiled(from) = self.from else { panic!("the rows of this product are not in tiles") };
+        let tile = (self.first / TILE_ROWS + number).imin(self.last / TILE_ROWS);
+        from.at(tile * (TILE_ROWS * self.cols))
     }
 
     /// Row `token` of the CTA; of rows beyond the last, that one.
@@ -123,6 +137,11 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
                     true => col.lt(self.cols).select(words(col.imin(self.cols - 8)), k.splat(0, 4)),
                 })
             }
+            Rows::Tiled(from) => {
+                let pair = |i: u32| tiled_at(from, self.cols, row, col + 2 * i).cast::<I32>().load(1);
+                let words = V::pack(&[0, 1, 2, 3].map(pair));
+                Eight::Rounded(if ragged { col.lt(self.cols).select(words, k.splat(0, 4)) } else { words })
+            }
             Rows::Wide(from) => {
                 let row = from.at(row * self.cols);
                 Eight::Wide([0u32, 4].map(|i| {
@@ -134,6 +153,23 @@ impl<'a, 'k, 'g> Activation<'a, 'k, 'g> {
                         _ => x,
                     }
                 }))
+            }
+        }
+    }
+
+    /// Starts to copy eight elements of row `token` from column `col` on, of rows that are rounded already; zeros beyond the last column if
+    /// `ragged`.
+    ///
+    /// # Panics
+    /// If they are not, which the plan of the product excludes.
+    pub fn copy_eight(&self, to: Ptr<'k, Bf16>, token: V<'k, Index>, col: V<'k, Index>, ragged: bool) {
+        let Rows::Rounded(from) = self.from else { panic!("the rows of this product are not rounded") };
+        let row = from.at(self.row(token) * self.cols);
+        match ragged {
+            false => to.copy_async(row.at(col)),
+            true => {
+                let bytes: V<Index> = col.lt(self.cols).select(16u32, 0u32);
+                to.copy_async_some(row.at(col.imin(self.cols - 8)), bytes);
             }
         }
     }
@@ -173,15 +209,6 @@ impl<'k> Eight<'k> {
         match self {
             Eight::Rounded(words) => [0, 2].map(|i| V::pack(&[words.lane(i), words.lane(i + 1)]).as_bf16_pairs()),
             Eight::Wide(fours) => fours.map(V::round_bf16),
-        }
-    }
-
-    /// As four pairs.
-    pub fn pairs(self) -> [V<'k, Bf16>; 4] {
-        match self {
-            Eight::Rounded(words) => [0, 1, 2, 3].map(|i| words.lane(i).as_bf16_pairs()),
-            Eight::Wide([low, high]) => [(low, 0), (low, 2), (high, 0), (high, 2)]
-                .map(|(x, lane)| V::pack(&[x.lane(lane), x.lane(lane + 1)]).round_bf16()),
         }
     }
 }

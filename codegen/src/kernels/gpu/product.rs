@@ -3,20 +3,21 @@
 //! A CTA has a few panels of one weight and a tile of rows; for decode there are kernels for several numbers of rows, which
 //! the launch table chooses from at run time, so that a weight is read once for up to 64 rows. A lane's 16-byte load of the weights is its fragment; the
 //! fragments of activations come straight from memory in decode, where the warps of a CTA share out `k`, and through shared memory
-//! in prefill and for many rows, where they share out the panels (`staged.rs`). Sums go through shared memory to the epilogue.
+//! in prefill and for many rows, where they share out the panels. Sums go through shared memory to the epilogue.
 
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
 use super::super::gather::push_ring;
 use super::super::product::{Segment, cost, segments};
-use super::gemm;
+use super::gemm::{self, Ring};
 use super::largest::{self, largest};
 use super::operand::{Activation, Norm};
+use super::{shares, staged};
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
 use crate::targets::Target;
 use jet_ir::ops::StoreSquares;
-use jet_ir::{Id, Op};
+use jet_ir::{Elem, Id, Op};
 use jetbin::Phase;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,11 +27,9 @@ pub const BLOCK: u32 = FRAGMENT_BLOCK as u32;
 /// Output columns of a panel.
 const SLOTS: u32 = PANEL as u32;
 /// Bytes of one panel's fragments of one block.
-const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
+pub const BLOCK_BYTES: u32 = SLOTS * BLOCK * 2;
 /// Rows of one tile product.
 pub const ROWS: u32 = 8;
-/// Blocks of a chunk of activations in shared memory.
-const CHUNK: u32 = 2;
 /// Rows of the tiles of decode, in ascending order: a kernel for each, so that weights are read once for as many. All add in the same
 /// order, so that the bits of a row do not depend on the rows beside it: warpgroups, which add otherwise, are for prefill alone.
 const TILES: [u32; 3] = [8, 32, 64];
@@ -48,9 +47,19 @@ const MOST_IN_FLIGHT: u32 = 6;
 pub const WARPS: u32 = 8;
 /// The same, where a CTA has a multiprocessor to itself and its weights are few.
 const MOST_OF_ROW: u32 = 12;
-/// Blocks of a chunk of rows in decode that a lane has registers for the weights of, for one panel and for two; and where there is a norm of
-/// elements or a search for the largest beside, which leave no room for two panels.
-const MOST_OF_CHUNK: [[u32; 2]; 2] = [[4, 2], [3, 0]];
+
+/// How the rows of a product lie in memory.
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    /// In f32.
+    Wide,
+    /// In f32, of which a norm multiplies the elements.
+    Normed,
+    /// In bf16.
+    Rows,
+    /// In bf16, in tiles.
+    Tiles,
+}
 
 /// How a CTA divides its work.
 #[derive(Clone, Copy)]
@@ -67,33 +76,28 @@ pub struct Plan {
     pub blocks: (u32, u32),
     /// CTAs of a multiprocessor.
     pub resident: u32,
-    /// Parts of `k` that a warp sums one after the other, each for itself, where rows go through shared memory in decode; else 1.
-    pub shares: u32,
-    /// Whether four warps multiply together.
-    pub warpgroups: bool,
+    /// What a further warp brings operands through, if warpgroups multiply.
+    pub ring: Option<Ring>,
+    /// Chunks of rows in shared memory, if warps multiply those.
+    pub chunks: u32,
 }
 
 impl Plan {
-    /// The plan for rows of `row_bytes` bytes, as a CTA reads them, of which a norm multiplies the elements or not.
-    fn new(cx: &Context<'_, '_>, k_len: u32, (row_bytes, norm): (u64, bool), segments: &[Segment]) -> Plan {
+    /// The plan for rows of `row_bytes` bytes, as a CTA reads them, that lie in memory so.
+    fn new(cx: &Context<'_, '_>, k_len: u32, (row_bytes, rows): (u64, Order), segments: &[Segment]) -> Plan {
         let (blocks, target) = (k_len.div_ceil(BLOCK), &cx.k.target);
         let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
         if cx.phase == Phase::Decode {
             let most = (MOST_SUMS / (cx.tile / ROWS)).min(MOST_PANELS);
-            let most_of_chunk = MOST_OF_CHUNK[usize::from(norm || segments.iter().any(|s| !s.largest.is_empty()))];
             let streamed = (1..=most).map(|per_warp| Plan::streamed(cx.tile, blocks, per_warp));
-            let plans =
-                streamed.chain([1, 2].into_iter().filter_map(|n| Plan::by_shares(cx.tile, k_len, n, most_of_chunk)));
-            let fits =
-                |p: &Plan| p.panels().is_multiple_of(panels) && p.shared(false) <= target.most_shared(p.resident);
+            let plans = streamed.chain(shares::plans(cx.tile, k_len, rows == Order::Normed, segments));
+            let fits = |p: &Plan| p.panels().is_multiple_of(panels) && p.shared() <= target.most_shared(p.resident);
             let seconds = |p: &Plan| p.seconds(target, row_bytes, segments);
             let best = plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b)));
             return best.unwrap_or_else(|| Plan::streamed(cx.tile, blocks, panels));
         }
-        gemm::plan(target, blocks, segments).unwrap_or_else(|| {
-            let (per_warp, blocks) = (2.max(panels.div_ceil(4)), (blocks, CHUNK));
-            Plan { split: 1, across: 4, per_warp, groups: 8, blocks, resident: 2, shares: 1, warpgroups: false }
-        })
+        let ringed = (rows == Order::Tiles).then(|| gemm::plan(cx, blocks, segments)).flatten();
+        ringed.unwrap_or_else(|| staged::plan(cx, blocks, rows == Order::Rows, segments))
     }
 
     /// For a few rows: warps share out `k`, and read weights and rows straight from memory.
@@ -108,21 +112,7 @@ impl Plan {
         // as many at a time as leave the least to do for nothing; the most of those
         let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
         let batch = if mine > most { batch.max(most.min(4)) } else { batch };
-        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, shares: 1, warpgroups: false }
-    }
-
-    /// For many rows, which go through shared memory: a warp has all of `k` of its panels, in the shares that warps have elsewhere. Nothing if
-    /// `k` has no equal shares of whole chunks that the threads of a CTA can divide.
-    fn by_shares(rows: u32, k_len: u32, per_warp: u32, most: [u32; 2]) -> Option<Plan> {
-        let blocks = k_len.div_ceil(BLOCK);
-        let shares = Plan::split(blocks);
-        let whole = rows > ROWS && shares > 1 && k_len.is_multiple_of(shares * BLOCK);
-        let even = |chunk: &u32| {
-            (blocks / shares).is_multiple_of(*chunk) && (rows * chunk * BLOCK / 8).is_multiple_of(WARPS * WARP)
-        };
-        let chunk = (2..=most[per_warp as usize - 1]).rev().find(even).filter(|_| whole)?;
-        let (groups, blocks) = (rows / ROWS, (blocks, chunk));
-        Some(Plan { split: 1, across: WARPS, per_warp, groups, blocks, resident: 1, shares, warpgroups: false })
+        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, ring: None, chunks: 0 }
     }
 
     /// Seconds by the target's figures: weights come from memory once; what CTAs read comes from the second-level cache, wave after wave,
@@ -131,13 +121,27 @@ impl Plan {
         let (cost, ctas) = (target.cost, segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>());
         let weights: u64 = segments.iter().map(|s| s.spec.bytes() as u64).sum();
         let of_cta = f64::from(self.columns() * self.split * self.blocks.0 * BLOCK * 2);
-        let readers = if self.shares > 1 { 1 } else { self.across };
+        // chunks of rows are for all warps
+        let readers = if self.chunks > 0 { 1 } else { self.across };
         let of_rows = f64::from(self.rows() * readers) * row_bytes as f64;
         let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
         let waves = f64::from(ctas.div_ceil(cost.processors));
         let reading = waves * (of_cta + of_rows) * drawing / (cost.cache_gbps * 1e9);
         let memory = weights as f64 / (cost.dram_gbps * 1e9);
         reading.max(memory) + EXPOSED * reading.min(memory)
+    }
+
+    /// Seconds for one block of columns of all tiles of a prefill of the most rows: products and reads overlap, waves of CTAs do not.
+    pub fn block_seconds(&self, cx: &Context<'_, '_>, segments: &[Segment]) -> f64 {
+        let (cost, columns, rows) = (cx.k.target.cost, self.columns(), self.rows());
+        let ctas = segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>() * cx.most_rows.div_ceil(rows);
+        let flops = 2.0 * f64::from(columns) * f64::from(rows) * f64::from(BLOCK);
+        let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows);
+        // half of the multiprocessors can draw all that the cache gives
+        let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
+        let product = flops * f64::from(cost.processors) / (cost.gflops * 1e9);
+        let reading = bytes * drawing / (cost.cache_gbps * 1e9);
+        f64::from(ctas.div_ceil(cost.processors)) * product.max(reading)
     }
 
     /// Warps that share out so many blocks of `k` in decode. Sums are added in an order that depends on nothing else.
@@ -148,15 +152,15 @@ impl Plan {
     /// One row of a product with so many columns of `k` and so many panels for a CTA, all weights asked for at once.
     pub fn of_row(k_len: u32, panels: u32) -> Plan {
         let blocks = k_len.div_ceil(BLOCK);
-        let (split, warpgroups) = (Plan::split(blocks), false);
+        let split = Plan::split(blocks);
         let (across, mine) = (WARPS / split, blocks.div_ceil(split));
         let per_warp = panels.div_ceil(across);
         let batch = (MOST_OF_ROW / per_warp).clamp(1, mine);
-        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, shares: 1, warpgroups }
+        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, ring: None, chunks: 0 }
     }
 
     pub fn threads(&self) -> u32 {
-        self.split * self.across * WARP
+        (self.split * self.across + u32::from(self.ring.is_some())) * WARP
     }
 
     pub fn panels(&self) -> u32 {
@@ -187,6 +191,21 @@ impl Plan {
         self.columns() + 4
     }
 
+    /// Where column `pos` of a row of sums lies in it: blocks of 32 columns have their eights exchanged by the number of the block, so that lanes
+    /// which read every other eight, or 16 of each 32 or 64 columns (gates, rotations), do not meet in a bank.
+    fn spread<'k>(&self, pos: V<'k, Index>) -> V<'k, Index> {
+        if !self.columns().is_multiple_of(WARP) {
+            return pos;
+        }
+        let block = pos / WARP;
+        pos.xor(block % 2u32 * 24u32).xor(block / 2u32 % 2u32 * 16u32)
+    }
+
+    /// The sum of row `row` of a CTA and column `pos` in memory that holds `[row][column]`.
+    pub fn sum<'k>(&self, shared: Ptr<'k, F32>, row: V<'k, Index>, pos: V<'k, Index>) -> Ptr<'k, F32> {
+        shared.at(row * self.stride()).at(self.spread(pos))
+    }
+
     /// Elements of the sums of one warp group.
     fn sums(&self) -> u32 {
         self.rows() * self.stride()
@@ -197,9 +216,10 @@ impl Plan {
         (self.blocks.1 | 1) * BLOCK
     }
 
-    /// Bytes of shared memory that sums and, if rows are staged, chunks of them take turns in.
-    pub fn shared(&self, staged: bool) -> u32 {
-        let chunks = if staged || self.shares > 1 { 2 * 2 * self.rows() * self.chunk_stride() } else { 0 };
+    /// Bytes of shared memory that sums and stages, or chunks of rows, take turns in.
+    pub fn shared(&self) -> u32 {
+        let chunks = self.chunks * 2 * self.rows() * self.chunk_stride();
+        let chunks = self.ring.map_or(chunks, |ring| ring.bytes(self));
         (4 * self.split * self.sums()).max(chunks)
     }
 }
@@ -216,14 +236,19 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
         return refuse(format!("a weight takes {} bytes, expected less than 2^31", s.spec.bytes()));
     }
     let x = cx.graph.node(grid).args[0];
-    // a norm in front reads rows twice
-    let norm = matches!(cx.graph.op(grid), Some(Op::SweepNorm(_)));
-    let row_bytes = cx.row_bytes(x) * if norm { 2 } else { 1 };
-    let (plan, staged) = (Plan::new(cx, k_len as u32, (row_bytes, norm), &segments), cx.phase == Phase::Prefill);
+    let order = match cx.graph.ty(x).elem() {
+        Some(Elem::Bf16) if cx.tiled.contains(&x) => Order::Tiles,
+        Some(Elem::Bf16) => Order::Rows,
+        _ if matches!(cx.graph.op(grid), Some(Op::SweepNorm(_))) => Order::Normed,
+        _ => Order::Wide,
+    };
+    // such a norm reads rows twice
+    let row_bytes = cx.row_bytes(x) * if order == Order::Normed { 2 } else { 1 };
+    let plan = Plan::new(cx, k_len as u32, (row_bytes, order), &segments);
     if cx.phase == Phase::Decode {
         cx.wider.set(TILES.iter().position(|t| *t == cx.tile).and_then(|i| Some((cx.tile, *TILES.get(i + 1)?))));
     }
-    if plan.shared(staged) + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
+    if plan.shared() + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
     let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
@@ -231,19 +256,18 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
     let (group, first) = (item % ctas, item / ctas * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
-    let shared = cx.k.shared::<F32>(plan.shared(staged) / 4);
+    let shared = cx.k.shared::<F32>(plan.shared() / 4);
     let Some(norm) = kernel.run(grid, shared) else {
         return refuse("expected `sweep`, `sweep_norm` or `sweep_scaled`: norms are not folded".into());
     };
-    let name = match (norm, cx.phase, plan.warpgroups) {
+    let name = match (norm, cx.phase, plan.ring.is_some()) {
         (Norm::None, Phase::Decode, _) => "product_decode",
         (Norm::Elements(..), Phase::Decode, _) => "norm_product_decode",
         (Norm::Sums(..), Phase::Decode, _) => "scaled_product_decode",
         (Norm::None, Phase::Prefill, true) => "product_wgmma",
-        (Norm::Elements(..), Phase::Prefill, true) => "norm_product_wgmma",
         (Norm::Sums(..), Phase::Prefill, true) => "scaled_product_wgmma",
         (Norm::None, Phase::Prefill, false) => "product_prefill",
-        (Norm::Elements(..), Phase::Prefill, false) => "norm_product_prefill",
+        (Norm::Elements(..), Phase::Prefill, _) => "norm_product_prefill",
         (Norm::Sums(..), Phase::Prefill, false) => "scaled_product_prefill",
     };
     let compared = segments.iter().filter(|s| !s.largest.is_empty()).map(|s| plan.ctas(&s.spec)).max();
@@ -270,22 +294,22 @@ pub type Weights<'k> = Vec<V<'k, Bf16>>;
 impl<'k> Kernel<'_, 'k, '_> {
     /// The whole kernel; says how the input was normalised.
     fn run(&self, grid: Id, shared: Ptr<'k, F32>) -> Option<Norm<'k>> {
-        let panels = self.panels();
         let input = || Activation::new(self.cx, grid, self.first, self.plan.rows());
         let (x, sums) = if self.cx.phase == Phase::Decode {
             // asked for before anything waits
+            let panels = self.panels();
             let ahead = self.load(&panels, self.first_block(), self.plan.blocks.1);
             let x = input()?;
-            let sums = match self.plan.shares {
-                1 => self.streamed(&panels, &x, ahead),
+            let sums = match self.plan.chunks {
+                0 => self.streamed(&panels, &x, ahead),
                 _ => self.by_shares(&panels, &x, (shared, ahead)),
             };
             (x, sums)
         } else {
             let x = input()?;
-            let sums = match self.plan.warpgroups {
-                true => self.by_warpgroups(&panels, &x, shared),
-                false => self.staged(&panels, &x, shared),
+            let sums = match self.plan.ring {
+                Some(ring) => self.by_warpgroups(&x, shared, ring),
+                None => self.staged(&x, shared),
             };
             (x, sums)
         };
@@ -317,15 +341,22 @@ impl<'k> Kernel<'_, 'k, '_> {
         let (k, plan) = (self.cx.k, self.plan);
         let (mine, lane) = ((k.warp_id() / plan.split) * plan.per_warp, k.warp().rank);
         self.pick(&|segment, item| {
-            let base = self.cx.weight::<F32>(segment.spec, &segment.weights).once();
-            let (per_item, all) =
-                (segment.spec.item_panels() as u32, segment.spec.items() * segment.spec.item_panels());
-            let panel = |i: u32| {
-                let panel = (item * per_item + mine + i).imin(all as u32 - 1);
-                base.byte_offset(panel * (segment.spec.item_bytes() as u32 / per_item)).at(lane * 4u32)
-            };
+            let panel = |i: u32| self.panel_of(segment, item, mine + i).at(lane * 4u32);
             (0..plan.per_warp).map(panel).collect::<Vec<_>>()
         })
+    }
+
+    /// Where panel `number` of the CTA starts.
+    pub fn panel(&self, number: V<'k, Index>) -> Ptr<'k, F32> {
+        self.pick(&|segment, item| self.panel_of(segment, item, number))
+    }
+
+    /// Where panel `number` behind the start of an item is; beyond the last, that one.
+    fn panel_of(&self, segment: &Segment, item: V<'k, Index>, number: V<'k, Index>) -> Ptr<'k, F32> {
+        let base = self.cx.weight::<F32>(segment.spec, &segment.weights).once();
+        let (per_item, items) = (segment.spec.item_panels() as u32, segment.spec.items() as u32);
+        let panel = (item * per_item + number).imin(items * per_item - 1);
+        base.byte_offset(panel * (segment.spec.item_bytes() as u32 / per_item))
     }
 
     /// The first block of this warp.
@@ -420,15 +451,23 @@ impl<'k> Kernel<'_, 'k, '_> {
     pub fn write(&self, sums: &Sums<'k>, shared: Ptr<'k, F32>) {
         let (k, plan) = (self.cx.k, self.plan);
         let (lane, warp) = (k.warp().rank, k.warp_id());
-        let to = shared.at((warp % plan.split) * plan.sums() + (warp / plan.split) * (plan.per_warp * SLOTS));
-        let to = to.at((lane % 4u32) * (2 * plan.stride()) + lane / 4u32);
-        for (panel, groups) in (0..).zip(sums) {
-            for (group, sum) in (0..).zip(groups) {
-                for i in 0..4u16 {
-                    let (row, slot) = (u32::from(i) % 2, u32::from(i) / 2 * 8);
-                    to.at((group * ROWS + row) * plan.stride() + panel * SLOTS + slot).store(sum.lane(i));
+        let shared = shared.at((warp % plan.split) * plan.sums());
+        let (first, pos) = (lane % 4u32 * 2u32, (warp / plan.split) * (plan.per_warp * SLOTS) + lane / 4u32);
+        let put = || {
+            for (panel, groups) in (0..).zip(sums) {
+                for (group, sum) in (0..).zip(groups) {
+                    for i in 0..4u16 {
+                        let (row, slot) = (u32::from(i) % 2, u32::from(i) / 2 * 8);
+                        let to = plan.sum(shared, first, pos + (panel * SLOTS + slot));
+                        to.at((group * ROWS + row) * plan.stride()).store(sum.lane(i));
+                    }
                 }
             }
+        };
+        if plan.ring.is_some() {
+            k.when(self.multiplies(), put)
+        } else {
+            put()
         }
         k.barrier();
     }
@@ -444,12 +483,12 @@ impl<'k> Kernel<'_, 'k, '_> {
                 let (local, token) = (rest % items, rest / items);
                 let (item, row) = (first + local, self.first + token);
                 let exists = exists(segment, item, lane).and(row.lt(self.cx.rows()));
-                let sums = shared.at(token * plan.stride() + local * spec.item_slots() as u32 + lane);
+                let sums = |slot: u32| plan.sum(shared, token, local * spec.item_slots() as u32 + lane + slot);
                 k.when(exists, || {
                     let factor = x.factor(token);
                     let leaf = |id: Id| {
                         let source = segment.accs.iter().position(|a| *a == id)? as u32;
-                        let mut all = self.accumulators(segment, source, (item, lane), sums);
+                        let mut all = self.accumulators(segment, source, (item, lane), &sums);
                         factor.into_iter().for_each(|f| all.vecs.iter_mut().for_each(|v| *v = *v * f));
                         Some(all)
                     };
@@ -460,11 +499,11 @@ impl<'k> Kernel<'_, 'k, '_> {
                     for (store, value) in values {
                         match self.cx.graph.op(store) {
                             // nobody else reads this sum, and its thread is done with it
-                            Some(Op::StoreSquares(_)) => sums.store(value.vecs[0] * value.vecs[0]),
+                            Some(Op::StoreSquares(_)) => sums(0).store(value.vecs[0] * value.vecs[0]),
                             _ => at.put(store, value),
                         }
                     }
-                    compared.iter().for_each(|value| sums.store(*value));
+                    compared.iter().for_each(|value| sums(0).store(*value));
                     if self.cx.phase == Phase::Decode {
                         // a row is a sequence, and nobody but this thread reads its ring at this column
                         self.push(segment, item, lane, row);
@@ -493,10 +532,10 @@ impl<'k> Kernel<'_, 'k, '_> {
             let (local, token) = (e % plan.panels(), e / plan.panels());
             let (part, row) = (first + local, self.first + token);
             k.when(part.lt(parts).and(row.lt(cx.rows())), || {
-                let squares = shared.at(token * plan.stride() + local * SLOTS);
+                let squares = |c: V<'k, Index>| plan.sum(shared, token, local * SLOTS + c);
                 let left = (part * SLOTS + SLOTS).imin(columns) - part * SLOTS;
                 let zero = k.splat(0.0, 4);
-                let sum = k.range(0u32, left, 4, zero, |c, sum| sum + squares.at(c).load(4));
+                let sum = k.range(0u32, left, 4, zero, |c, sum| sum + squares(c).load(4));
                 to.at(row * parts + part).store(sum.sum_lanes());
             });
         });
@@ -525,17 +564,17 @@ impl<'k> Kernel<'_, 'k, '_> {
         });
     }
 
-    /// What accumulator `source` of a segment holds at lane `lane` of an item; `sums` is where its lane is.
+    /// What accumulator `source` of a segment holds at lane `lane` of an item; `sums` says where those of a slot are.
     pub fn accumulators(
         &self,
         segment: &Segment,
         source: u32,
         (item, lane): (V<'k, Index>, V<'k, Index>),
-        sums: Ptr<'k, F32>,
+        sums: &dyn Fn(u32) -> Ptr<'k, F32>,
     ) -> Fragment<'k> {
         let (spec, lanes) = (&segment.spec, segment.spec.lanes() as u32);
         let all = |slot: u32| {
-            let part = |w: u32| sums.at(w * self.plan.sums() + slot).load(1);
+            let part = |w: u32| sums(slot).at(w * self.plan.sums()).load(1);
             (1..self.plan.split).fold(part(0), |sum, w| sum + part(w))
         };
         let first = item * spec.item_slots() as u32 + lane;

@@ -1,119 +1,94 @@
-//! Products whose rows go through two chunks of shared memory in turn, while the warps of a CTA share out its panels: in prefill, and in decode
-//! for many rows, where a CTA has so many panels that rows are read a few times only.
+//! Products in prefill on tile products of warps, which share out panels; rows go through chunks of shared memory, by asynchronous copies where they
+//! are bf16 in memory, else through registers.
 
-use super::operand::{Activation, Eight};
-use super::product::{BLOCK, Kernel, ROWS, Sums, Weights};
-use crate::kir::{Bf16, F32, Index, Operand, Ptr, V};
+use super::super::context::Context;
+use super::super::product::Segment;
+use super::operand::Activation;
+use super::product::{BLOCK, Kernel, Plan, Sums};
+use crate::kir::{F32, Index, Operand, Ptr, V};
 
-/// Eights of a chunk that are a thread's.
-type Mine<'k> = Vec<[V<'k, Bf16>; 2]>;
+/// Blocks of a chunk of rows.
+const CHUNK: u32 = 2;
+/// Chunks where rows go through registers: one is written while the other is multiplied.
+const IN_REGISTERS: u32 = 2;
+/// Chunks where they are copied: two on their way.
+const COPIED: u32 = 3;
+/// Warps of a CTA.
+const WARPS: u32 = 4;
+
+/// The plan of a product whose input has `blocks` blocks of columns, in bf16 or not.
+pub fn plan(cx: &Context<'_, '_>, blocks: u32, rounded: bool, segments: &[Segment]) -> Plan {
+    let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
+    let (per_warp, blocks) = (2.max(panels.div_ceil(WARPS)), (blocks, CHUNK));
+    let of =
+        |groups, chunks| Plan { split: 1, across: WARPS, per_warp, groups, blocks, resident: 2, ring: None, chunks };
+    if !rounded {
+        return of(8, IN_REGISTERS);
+    }
+    let plans = [16, 8].map(|groups| of(groups, COPIED)).into_iter();
+    let fits = |p: &Plan| p.groups == 8 || (per_warp == 2 && p.shared() <= cx.k.target.most_shared(p.resident));
+    let seconds = |p: &Plan| p.block_seconds(cx, segments);
+    plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b))).unwrap_or_else(|| of(8, COPIED))
+}
 
 impl<'k> Kernel<'_, 'k, '_> {
     /// Sums over all of `k`.
-    pub fn staged(&self, panels: &[Ptr<'k, F32>], x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) -> Sums<'k> {
-        let (k, (blocks, chunk)) = (self.cx.k, self.plan.blocks);
-        let chunks = blocks.div_ceil(chunk);
+    pub fn staged(&self, x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) -> Sums<'k> {
+        let sums =
+            if self.plan.chunks == IN_REGISTERS { self.through_registers(x, shared) } else { self.copied(x, shared) };
+        self.cx.k.barrier();
+        sums
+    }
+
+    fn through_registers(&self, x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) -> Sums<'k> {
+        let (k, panels, chunks) = (self.cx.k, self.panels(), self.plan.blocks.0.div_ceil(CHUNK));
         let compute = |c: V<'k, Index>, sums: Sums<'k>| {
-            self.multiply_chunk(self.chunk(shared, c), &self.load(panels, c * chunk, chunk), sums)
+            let weights = self.load(&panels, c * CHUNK, CHUNK);
+            self.add_blocks(self.chunk(shared, c), 0, &weights, sums)
         };
-        self.put_chunk(self.chunk(shared, 0u32.on(k)), &self.bring_chunk(x, 0u32.on(k)));
+        self.write_chunk(self.chunk(shared, 0u32.on(k)), &self.read_chunk(x, 0u32.on(k)));
         k.barrier();
         let sums = match chunks {
             1 => self.zeros(),
             _ => k.range(0u32, chunks - 1, 1, self.zeros(), |c, sums| {
-                let next = self.bring_chunk(x, (c + 1u32) * chunk);
+                let next = self.read_chunk(x, (c + 1u32) * CHUNK);
                 let sums = compute(c, sums);
-                self.put_chunk(self.chunk(shared, c + 1u32), &next);
+                self.write_chunk(self.chunk(shared, c + 1u32), &next);
                 k.barrier();
                 sums
             }),
         };
-        let sums = compute((chunks - 1).on(k), sums);
-        k.barrier();
-        sums
+        compute((chunks - 1).on(k), sums)
     }
 
-    /// The same in decode, with the bits that [`Kernel::streamed`] gives: each share of `k` that is a warp's there is summed for itself, and the
-    /// sums of shares are added in their order. Weights, of which the first are given, and rows are asked for one chunk ahead.
-    pub fn by_shares(
-        &self,
-        panels: &[Ptr<'k, F32>],
-        x: &Activation<'_, 'k, '_>,
-        (shared, ahead): (Ptr<'k, F32>, Weights<'k>),
-    ) -> Sums<'k> {
-        let (k, plan) = (self.cx.k, self.plan);
-        let (blocks, chunk) = plan.blocks;
-        let of_share = blocks / plan.shares / chunk;
-        let turn = |c: V<'k, Index>, (sums, weights): (Sums<'k>, Weights<'k>)| {
-            let behind = (c + 1u32) * chunk;
-            let ahead = || (self.bring_chunk(x, behind), self.load(panels, behind, chunk));
-            let (rows, next) = k.choose(behind.lt(blocks), ahead, || (self.no_chunk(), weights.clone()));
-            let sums = self.multiply_chunk(self.chunk(shared, c), &weights, sums);
-            self.put_chunk(self.chunk(shared, c + 1u32), &rows);
+    /// Weights are asked for one block ahead, rows two chunks.
+    fn copied(&self, x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) -> Sums<'k> {
+        let (k, panels, blocks) = (self.cx.k, self.panels(), self.plan.blocks.0);
+        let chunks = blocks.div_ceil(CHUNK);
+        // beyond the last chunk there is nothing to bring, but a group nevertheless
+        let bring = |c: V<'k, Index>| {
+            k.when(c.lt(chunks), || {
+                for (token, col) in self.mine() {
+                    let to = self.chunk(shared, c).at(token * self.plan.chunk_stride() + col);
+                    x.copy_eight(to, token, c * (CHUNK * BLOCK) + col, self.is_ragged());
+                }
+            });
+            k.copy_commit();
+        };
+        bring(0u32.on(k));
+        bring(1u32.on(k));
+        let start = (self.zeros(), self.load(&panels, 0u32.on(k), 1));
+        let (sums, _) = k.range(0u32, chunks, 1, start, |c, (sums, weights)| {
+            k.copy_wait(1);
+            // the chunk is here for all, and all are done with that before it
             k.barrier();
-            (sums, next)
-        };
-        let share = |s: V<'k, Index>, (before, weights): (Sums<'k>, Weights<'k>)| {
-            let start = (self.zeros(), weights);
-            let (sums, weights) = match of_share {
-                // a loop of one turn would cost the assembler registers
-                1 => turn(s, start),
-                _ => k.range(0u32, of_share, 1, start, |c, carried| turn(s * of_share + c, carried)),
-            };
-            let added = |(a, b): (&Vec<V<'k, F32>>, &Vec<V<'k, F32>>)| a.iter().zip(b).map(|(a, b)| *a + *b).collect();
-            (before.iter().zip(&sums).map(added).collect(), weights)
-        };
-        self.put_chunk(self.chunk(shared, 0u32.on(k)), &self.bring_chunk(x, 0u32.on(k)));
-        k.barrier();
-        k.range(0u32, plan.shares, 1, (self.zeros(), ahead), share).0
-    }
-
-    /// Where chunk `number` lies.
-    fn chunk(&self, shared: Ptr<'k, F32>, number: V<'k, Index>) -> Ptr<'k, Bf16> {
-        shared.cast::<Bf16>().at((number % 2u32) * (self.plan.rows() * self.plan.chunk_stride()))
-    }
-
-    /// The token and the column in a chunk of the eight that is this thread's at a turn.
-    fn eight(&self, turn: u32) -> (V<'k, Index>, V<'k, Index>) {
-        let of_row = self.plan.blocks.1 * BLOCK / 8;
-        let e = self.cx.k.thread() + turn * self.plan.threads();
-        (e / of_row, (e % of_row) * 8u32)
-    }
-
-    /// Eights of a chunk that are each thread's.
-    fn turns(&self) -> u32 {
-        self.plan.rows() * self.plan.blocks.1 * BLOCK / 8 / self.plan.threads()
-    }
-
-    /// This thread's eights of the chunk whose first block is `block`.
-    fn bring_chunk(&self, x: &Activation<'_, 'k, '_>, block: V<'k, Index>) -> Mine<'k> {
-        let ragged = self.is_ragged();
-        let col = |turn: u32| block * BLOCK + self.eight(turn).1;
-        // the eights of a thread lie in the same columns if the threads are whole rows
-        let same = self.plan.threads().is_multiple_of(self.plan.blocks.1 * BLOCK / 8);
-        let gains: Vec<_> = (0..if same { 1 } else { self.turns() }).map(|turn| x.gain(col(turn), ragged)).collect();
-        let gain = |turn: u32| gains[turn as usize % gains.len()];
-        (0..self.turns()).map(|turn| x.eight(self.eight(turn).0, col(turn), ragged, gain(turn)).fours()).collect()
-    }
-
-    /// Eights of no chunk.
-    fn no_chunk(&self) -> Mine<'k> {
-        vec![[self.cx.k.splat(0.0, 4).round_bf16(); 2]; self.turns() as usize]
-    }
-
-    /// Writes them to a chunk.
-    fn put_chunk(&self, chunk: Ptr<'k, Bf16>, eights: &Mine<'k>) {
-        for (turn, fours) in (0..).zip(eights) {
-            let (token, col) = self.eight(turn);
-            let to = chunk.at(token * self.plan.chunk_stride() + col);
-            [0u32, 4].into_iter().zip(fours).for_each(|(half, four)| to.at(half).store(*four));
-        }
-    }
-
-    /// `sums + weights x` with the rows of a chunk.
-    fn multiply_chunk(&self, chunk: Ptr<'k, Bf16>, weights: &Weights<'k>, sums: Sums<'k>) -> Sums<'k> {
-        let ((row, col), stride) = (self.place(), self.plan.chunk_stride());
-        let lane = chunk.at(row * stride + col);
-        self.multiply(weights, sums, |b, group| Eight::at(lane.at(group * (ROWS * stride) + b * BLOCK)).fours())
+            bring(c + 2u32);
+            (0..CHUNK).fold((sums, weights), |(sums, weights), b| {
+                let next = self.load(&panels, (c * CHUNK + b + 1u32).imin(blocks - 1), 1);
+                (self.add_blocks(self.chunk(shared, c), b, &weights, sums), next)
+            })
+        });
+        k.copy_wait(0);
+        sums
     }
 }
