@@ -225,6 +225,12 @@ impl Compiled {
         let rows = |v: &Variant| v.built.last().and_then(|b| b.kernel.launch).map_or(0, |l| l.rows);
         self.0.iter().map(|v| (v.target.name, rows(v))).collect()
     }
+
+    /// CTAs for each tile of rows of the last kernel, of its chain the one with the widest tiles, by target.
+    pub fn ctas_of_widest(&self) -> Vec<(&'static str, u32)> {
+        let ctas = |v: &Variant| v.built.last().and_then(|b| b.chain().last()).map_or(0, |b| b.items.fixed);
+        self.0.iter().map(|v| (v.target.name, ctas(v))).collect()
+    }
 }
 
 impl Variant {

@@ -57,13 +57,15 @@ fn rounding_by_the_producer_changes_no_bit() {
 /// With so many columns a CTA for many rows has 8 or 16 panels, and rows go through shared memory.
 #[test]
 fn rows_through_shared_memory_have_the_bits_of_rows_alone() {
-    for (k, n) in [(256, 17920), (384, 8448)] {
+    for (k, n, ctas) in [(256, 17920, 70), (384, 8448, 66)] {
         let mut g = Graph::new("wide");
         let x = input(&mut g, "x", k);
         let grid = g.add(Sweep {}, &[x]).unwrap();
         let y = acc(&mut g, grid, "w", n, Elem::Bf16);
         give(&mut g, "y", y);
-        case(&g, Phase::Decode, 35).check(&compile_for_gpus(&g, Phase::Decode));
+        let compiled = compile_for_gpus(&g, Phase::Decode);
+        assert_eq!(compiled.ctas_of_widest(), [("sm_80", ctas), ("sm_90a", ctas)]);
+        case(&g, Phase::Decode, 35).check(&compiled);
     }
 }
 
