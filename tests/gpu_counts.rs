@@ -205,11 +205,9 @@ fn kernel(counts: &Counts, name: &str) -> (u64, Counters) {
     sum
 }
 
-/// What products whose rows lie in memory as bf16 read of rows, and of weights. The first norm, behind the embedding, reads f32, once in a
-/// step whatever the number of layers.
-fn rounded(counts: &Counts) -> (u64, u64) {
-    let of_rounded = |name: &str| name.starts_with("product") || name.starts_with("scaled_product");
-    let products = counts.kernels.iter().filter(|(name, _)| of_rounded(name)).map(|(_, (_, c))| c.traffic);
+/// What products read of rows, all of which lie in memory as bf16, and of weights.
+fn of_products(counts: &Counts) -> (u64, u64) {
+    let products = counts.kernels.iter().filter(|(name, _)| name.contains("product")).map(|(_, (_, c))| c.traffic);
     products.fold((0, 0), |(rows, weights), t| (rows + t[0].sector_bytes_read, weights + t[1].sector_bytes_read))
 }
 
@@ -220,11 +218,11 @@ fn a_decode_step_moves_what_it_must() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let artifact = artifact(folder.path(), &config(), 64, 16);
     // the most bytes of rows are what was found and a twentieth
-    for (target, batch, most) in [("sm_80", 8, 42_000_000), ("sm_90a", 1, 8_200_000), ("sm_90a", 64, 236_000_000)] {
+    for (target, batch, most) in [("sm_80", 8, 46_200_000), ("sm_90a", 1, 9_200_000), ("sm_90a", 64, 300_000_000)] {
         let counts = second_step(&artifact, target, batch);
         let ratio = report(target, batch, &counts);
         assert!(ratio <= 1.05, "{target} B={batch}: {ratio}");
-        let ((rows, weights), cost) = (rounded(&counts), Target::named(target).expect("a target").cost);
+        let ((rows, weights), cost) = (of_products(&counts), Target::named(target).expect("a target").cost);
         let [cache, memory] = [rows as f64 / cost.cache_gbps, weights as f64 / cost.dram_gbps].map(|ns| ns / 1e3);
         println!(
             "{target} B={batch}: {rows} bytes of rows for {weights} of weights, {cache:.1} us beside {memory:.1} us"

@@ -275,7 +275,7 @@ fn check_lengths<R: Real>(op: &Op, operands: &[&Value<R>], types: &[Type]) -> Re
                 return Err(format!("found {context} keys for {new} queries, expected at least as many"));
             }
         }
-        Op::Embed(_) => {
+        Op::Embed(_) | Op::Lookup(_) => {
             let (table, ids) = (operands[0].mat(), operands[1].mat());
             let outside = |id: &&R| !(R::ZERO..R::of(table.rows as f64)).contains(*id);
             if let Some(id) = ids.data.iter().find(outside) {

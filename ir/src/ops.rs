@@ -223,11 +223,13 @@ define_ops! {
     /// Kernel over `x` times `rsqrt(mean + eps)` of each row: `x` is scaled by the norm's weight already, `squares` holds the parts of the sum that
     /// the mean is made of. The factor is applied to the accumulators.
     sweep_scaled = SweepScaled(x, squares) { eps: F32 } Grid;
+    /// Kernel over row `ids[t]` of the table for every token.
+    lookup = Lookup(table, ids) {} Grid;
     /// Accumulators of the product of a grid's rows with `w`.
     acc = Acc(grid, w) {} Register;
     /// `x` from memory, in the registers of a kernel whose threads read these elements anyway.
     load = Load(grid, x) {} Register;
-    /// First result of a delta or attention grid, in registers.
+    /// First result of a delta or attention grid, or the rows of a lookup, in registers.
     out = Out(grid) {} Register;
     /// The gated delta rule with the l2 norms of q and k inside, and the scale of q.
     delta_l2 = DeltaL2(q, k, v, decay, beta, state) { head_dim: usize, eps: F32, scale: F32 } Grid;

@@ -119,11 +119,13 @@ pub enum GridKind {
     Delta,
     /// The key-value cache.
     Attention,
+    /// Rows of a table.
+    Lookup,
 }
 
 impl GridKind {
     /// Every kind, in declaration order.
-    pub const ALL: [GridKind; 3] = [GridKind::Product, GridKind::Delta, GridKind::Attention];
+    pub const ALL: [GridKind; 4] = [GridKind::Product, GridKind::Delta, GridKind::Attention, GridKind::Lookup];
 
     /// The name in the text form.
     pub fn name(self) -> &'static str {
@@ -131,6 +133,7 @@ impl GridKind {
             GridKind::Product => "product",
             GridKind::Delta => "delta",
             GridKind::Attention => "attention",
+            GridKind::Lookup => "lookup",
         }
     }
 }
@@ -153,7 +156,7 @@ pub enum Type {
     Grid {
         /// What it sweeps.
         kind: GridKind,
-        /// Columns of the swept operand (product) or of the output (delta, attention).
+        /// Columns of the swept operand (product) or of the output (the others).
         cols: usize,
         /// Rows and columns of the state it updates, zero without one.
         state: (usize, usize),

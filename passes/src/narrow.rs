@@ -3,17 +3,17 @@
 //! A plain row is rounded by its producer instead of by every reader, which changes no bit of any result. Rows behind a norm are
 //! rounded before the factor of the row is known, scaled by the norm's weight alone; their producer leaves sums of squares too, and the factor is applied
 //! to the accumulators: `(bf16(x w) W) rsqrt(mean(x^2) + eps)` for `bf16(x w rsqrt(mean(x^2) + eps)) W`. Both round each element once.
-//! The residual stream itself stays f32.
+//! Rows of an embedding are rounded likewise: it becomes a grid, which has what it looks up in registers. The residual stream itself stays f32.
 
 use crate::cost::Phase;
 use crate::error::FuseError;
 use crate::fuse::{Fused, arrange};
 use crate::traffic::traffic;
-use jet_ir::ops::{RoundBf16, ScaleCols, Store, StoreSquares, SweepScaled};
+use jet_ir::ops::{Lookup, Out, RoundBf16, ScaleCols, Store, StoreSquares, SweepScaled};
 use jet_ir::{Elem, F32, Graph, GridKind, Id, NodeKind, Op, Type, grid_of};
 use std::collections::BTreeSet;
 
-/// Columns that a sum of squares spans: a kernel of products has them in one panel.
+/// Columns that a sum of squares spans: a kernel of products has them in one panel, and that of an embedding adds as many.
 const SQUARES: usize = 16;
 /// Rows are rounded if their columns are a multiple of this, so that each begins at a multiple of 16 bytes.
 const WHOLE: usize = 8;
@@ -32,10 +32,33 @@ struct Norm {
 /// # Errors
 /// The result is no sequence of kernels, which is a defect.
 pub fn narrow(fused: Fused, phase: &Phase) -> Result<Fused, FuseError> {
-    let (graph, groups) = arrange(&rounded(&fused.graph)?)?;
+    let (graph, groups) = arrange(&rounded(&looked_up(&fused.graph)?)?)?;
     let mut report = fused.report;
     report.after = traffic(&graph, &groups, phase);
     Ok(Fused { graph, groups, report })
+}
+
+/// The same graph with every embedding as a grid and a store.
+fn looked_up(graph: &Graph) -> Result<Graph, FuseError> {
+    let mut out = Graph::new(graph.name.as_str());
+    let mut place: Vec<Id> = vec![];
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let args: Vec<Id> = node.args.iter().map(|arg| place[arg.index()]).collect();
+        let made = match &node.kind {
+            NodeKind::Leaf(leaf, name) => out.add_leaf(*leaf, name, node.ty),
+            NodeKind::Op(Op::Embed(_)) => out
+                .add(Lookup {}, &args)
+                .and_then(|grid| out.add(Out {}, &[grid]))
+                .and_then(|rows| out.add(Store {}, &[rows])),
+            NodeKind::Op(op) => out.add(*op, &args),
+        };
+        place.push(made.map_err(FuseError::IllTyped)?);
+    }
+    for output in &graph.outputs {
+        out.output(output.kind, &output.name, place[output.value.index()]);
+    }
+    Ok(out)
 }
 
 fn rounded(graph: &Graph) -> Result<Graph, FuseError> {
@@ -80,7 +103,7 @@ impl Narrow<'_> {
         self.stored(id).filter(|_| only_products && !readers.is_empty() && !self.outputs.contains(&id))
     }
 
-    /// The norm in front of a grid, be it inside or in memory, if what is normalised comes from products.
+    /// The norm in front of a grid, be it inside or in memory, if what is normalised comes from products or a table.
     fn norm(&self, grid: Id) -> Option<Norm> {
         let args = &self.graph.node(grid).args;
         let (x, weight, eps) = match self.graph.op(grid)? {
@@ -93,7 +116,8 @@ impl Narrow<'_> {
         };
         let rows = self.stored(x)?;
         let from = grid_of(self.graph, rows).map(|grid| self.graph.ty(grid));
-        matches!(from, Some(Type::Grid { kind: GridKind::Product, .. })).then_some(Norm { rows, weight, eps })
+        let whole_rows = matches!(from, Some(Type::Grid { kind: GridKind::Product | GridKind::Lookup, .. }));
+        whole_rows.then_some(Norm { rows, weight, eps })
     }
 
     /// What the results depend on.

@@ -47,8 +47,9 @@ pub fn traffic(graph: &Graph, groups: &[Group], phase: &Phase) -> Traffic {
 
 /// The rows that an embedding picks from a table; nothing for a weight that is read as a whole.
 fn gathered(graph: &Graph, group: &Group, weight: Id) -> Option<Rows> {
-    let node = group.nodes.iter().find(|n| matches!(graph.op(**n), Some(Op::Embed(_))))?;
-    (graph.node(*node).args[0] == weight).then(|| graph.ty(*node).rows()).flatten()
+    let picks = |n: &&Id| matches!(graph.op(**n), Some(Op::Embed(_) | Op::Lookup(_)));
+    let args = &graph.node(*group.nodes.iter().find(picks)?).args;
+    (args[0] == weight).then(|| graph.ty(args[1]).rows()).flatten()
 }
 
 fn is_state(graph: &Graph, id: Id) -> bool {

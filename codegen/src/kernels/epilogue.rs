@@ -252,7 +252,7 @@ impl<'k> Row<'_, 'k, '_> {
     /// What `store` stores.
     pub fn stored(&self, store: Id) -> Fragment<'k> {
         match self.cx.graph.op(store) {
-            Some(Op::Matmul(_)) => self.eval(store),
+            Some(Op::Matmul(_) | Op::Embed(_)) => self.eval(store),
             _ => self.eval(*self.cx.graph.node(store).args.last().expect("a store has operands")),
         }
     }
@@ -261,7 +261,7 @@ impl<'k> Row<'_, 'k, '_> {
     pub fn put(&self, store: Id, f: Fragment<'k>) {
         let (cx, args) = (self.cx, &self.cx.graph.node(store).args);
         match cx.graph.op(store) {
-            Some(Op::Store(_) | Op::Matmul(_)) => self.write(store, f),
+            Some(Op::Store(_) | Op::Matmul(_) | Op::Embed(_)) => self.write(store, f),
             Some(Op::StoreKv(_) | Op::KvAppend(_)) => match cx.state_leaf(args[0]) {
                 Ok(leaf) => {
                     let at = cx.position(self.row) % cx.state_rows(leaf) * cx.cols(store) as u32;

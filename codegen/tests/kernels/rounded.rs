@@ -1,10 +1,10 @@
 //! Rows of products in bf16 in memory: rounded by their producer, behind a norm or not.
 
 use crate::harness::{Case, compile_for_gpus};
-use crate::product::{acc, give, input, vector};
+use crate::product::{acc, give, input, vector, weight};
 use crate::tolerance::BF16_OPERANDS;
 use jet_ir::ops::*;
-use jet_ir::{Elem, Graph, Id};
+use jet_ir::{Elem, Graph, Id, Leaf, Place, Rows, Type};
 use jetbin::Phase;
 
 /// A gated product and one that reads it, with its rows rounded in memory or not.
@@ -93,14 +93,30 @@ fn normed(k: usize, n: usize, width: usize) -> Graph {
     let grid = g.add(Sweep {}, &[x]).unwrap();
     let down = acc(&mut g, grid, "down", n, Elem::Bf16);
     let hidden = g.add(Add {}, &[down, residual]).unwrap();
-    give(&mut g, "hidden", hidden);
-    let grid = scaled(&mut g, hidden, "gain", width);
-    for (name, columns) in [("q", 24), ("k", 8), ("v", 40)] {
-        let y = acc(&mut g, grid, name, columns, Elem::Bf16);
-        let y = g.add(Silu {}, &[y]).unwrap();
-        give(&mut g, name, y);
-    }
+    read_behind_a_norm(&mut g, hidden, width);
     g
+}
+
+/// The same of rows of a table.
+fn normed_table(n: usize) -> Graph {
+    let mut g = Graph::new("normed_table");
+    let ids = g.add_leaf(Leaf::Input, "ids", Type::tensor(Place::Mem, Rows::Tokens, 1, Elem::I32)).unwrap();
+    let table = weight(&mut g, "table", 37, n, Elem::Bf16);
+    let grid = g.add(Lookup {}, &[table, ids]).unwrap();
+    let hidden = g.add(Out {}, &[grid]).unwrap();
+    read_behind_a_norm(&mut g, hidden, 16);
+    g
+}
+
+/// Stores a residual, and what three products behind its norm make of it.
+fn read_behind_a_norm(g: &mut Graph, hidden: Id, width: usize) {
+    give(g, "hidden", hidden);
+    let grid = scaled(g, hidden, "gain", width);
+    for (name, columns) in [("q", 24), ("k", 8), ("v", 40)] {
+        let y = acc(g, grid, name, columns, Elem::Bf16);
+        let y = g.add(Silu {}, &[y]).unwrap();
+        give(g, name, y);
+    }
 }
 
 fn scaled(g: &mut Graph, hidden: Id, gain: &str, width: usize) -> Id {
@@ -116,6 +132,17 @@ fn scaled(g: &mut Graph, hidden: Id, gain: &str, width: usize) -> Id {
 fn products_behind_a_norm_take_its_factor_from_the_producer() {
     for (k, n) in [(20, 8), (32, 16), (24, 40), (32, 136), (64, 264), (8, 32), (8, 448)] {
         let g = normed(k, n, 16);
+        for phase in [Phase::Prefill, Phase::Decode] {
+            let compiled = compile_for_gpus(&g, phase);
+            [1, 2, 9, 33, 130].into_iter().for_each(|rows| case(&g, phase, rows).check(&compiled));
+        }
+    }
+}
+
+#[test]
+fn products_behind_a_norm_take_its_factor_from_the_embedding() {
+    for n in [8, 16, 40, 96, 264] {
+        let g = normed_table(n);
         for phase in [Phase::Prefill, Phase::Decode] {
             let compiled = compile_for_gpus(&g, phase);
             [1, 2, 9, 33, 130].into_iter().for_each(|rows| case(&g, phase, rows).check(&compiled));

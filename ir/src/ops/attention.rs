@@ -144,7 +144,8 @@ impl Semantics for Get0 {
 
 impl Semantics for Out {
     fn infer(&self, args: &[Type]) -> Result<Type, String> {
-        Ok(Get0 {}.infer(args)?.at(Place::Reg))
+        let (cols, _) = grid(args, 0, &[GridKind::Delta, GridKind::Attention, GridKind::Lookup])?;
+        Ok(Type::mem(Rows::Tokens, cols).at(Place::Reg))
     }
     fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
         Get0 {}.eval(args)

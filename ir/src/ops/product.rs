@@ -24,6 +24,19 @@ impl Semantics for Embed {
     }
 }
 
+impl Semantics for Lookup {
+    fn infer(&self, args: &[Type]) -> Result<Type, String> {
+        let rows = Embed {}.infer(args)?;
+        ensure(rows.rows() == Some(Rows::Tokens), || {
+            format!("operand 1 must have a row for each token, found {}", args[1])
+        })?;
+        Ok(Type::Grid { kind: GridKind::Lookup, cols: rows.cols(), state: (0, 0) })
+    }
+    fn eval<R: Real>(&self, args: &[&Value<R>]) -> Value<R> {
+        Value::Grid { first: Embed {}.eval(args).mat().clone(), second: None }
+    }
+}
+
 impl Semantics for Matmul {
     fn infer(&self, args: &[Type]) -> Result<Type, String> {
         let x = in_memory(args, 0)?;

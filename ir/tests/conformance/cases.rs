@@ -224,7 +224,10 @@ fn embeddings(cases: &mut Cases) {
     for ids in [vec![3.0], vec![0.0, 3.0, 0.0, 1.0]] {
         let rows = ids.iter().flat_map(|id| table.data[*id as usize * 3..][..3].to_vec()).collect();
         let expected = Mat { rows: ids.len(), cols: 3, data: rows };
-        cases.add(Embed {}, &[&table, &Mat { rows: ids.len(), cols: 1, data: ids }], expected);
+        let ids = Mat { rows: ids.len(), cols: 1, data: ids };
+        cases.add(Embed {}, &[&table, &ids], expected.clone());
+        cases.add_grid(Lookup {}, &[&table, &ids], expected.clone(), None);
+        cases.of_grid(Out {}, &expected, None, expected.clone());
     }
 }
 

@@ -1,12 +1,12 @@
-//! Kernels that move rows: the embedding, states that are appended to, and the search for the largest logit.
+//! Kernels that move rows: states that are appended to, and the search for the largest logit.
 
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::super::gather::push_ring;
 use super::{each_row, threads_for};
-use crate::kir::{Bf16, F32, I32, Index, Items, Launch, Operand, V, WARP};
-use crate::pack::{FRAGMENT_BLOCK, Form, PANEL, PackSpec, RowOrder};
-use jet_ir::{Elem, Id, Rows, Type};
+use crate::kir::{F32, I32, Index, Items, Launch, Operand, V, WARP};
+use crate::pack::PackSpec;
+use jet_ir::Id;
 use jetbin::{Cost, Phase};
 
 /// Columns of an item of `ring_push`.
@@ -14,32 +14,6 @@ const RING_COLS: u32 = 128;
 
 fn shape(name: &'static str, cost: Cost) -> Shape {
     Shape { name, scratch: Scratch::default(), cost }
-}
-
-/// Rows of the embedding table out of the fragments of a product, so that a tied table is stored once.
-pub fn embed(cx: &Context<'_, '_>, id: Id) -> Result<Shape, Unsupported> {
-    let args = &cx.graph.node(id).args;
-    let Type::Tensor { rows: Rows::Fixed(rows), cols, elem: elem @ Elem::Bf16, .. } = cx.graph.ty(args[0]) else {
-        let reason = format!("a table must be bf16, found {}; `--weights bf16` rounds it", cx.graph.ty(args[0]));
-        return Err(Unsupported::new(cx.graph, id, reason));
-    };
-    let spec = PackSpec { form: Form::Fragment, order: RowOrder::Linear, elem, rows, cols };
-    let (n, k) = (cols as u32, cx.k);
-    let (row, _) = each_row(cx, 1, threads_for(n, 256));
-    let table = cx.weight::<F32>(spec, &[args[0]]);
-    let token = cx.value::<I32>(args[1]).at(row).load(1).to_index();
-    let slot = token % PANEL as u32;
-    let panel = table.byte_offset((token / PANEL as u32) * spec.item_bytes() as u32).cast::<Bf16>();
-    let out = cx.value::<F32>(id).at(row * n);
-    // `PackSpec::fragment`, in parts: what depends on the slot, on the block and step, and on the lane
-    let of_slot = (slot % 8u32) * 32u32 + (slot / 8u32) * 2u32;
-    k.cta().each(n, |i| {
-        let of_step = (i / FRAGMENT_BLOCK as u32) * 512u32 + (i % 8u32) / 4u32 * 256u32;
-        let of_lane = (i % FRAGMENT_BLOCK as u32) / 8u32 * 8u32;
-        let place = of_slot + of_step + of_lane + (i % 4u32) / 2u32 * 4u32 + i % 2u32;
-        out.at(i).store(panel.at(place).load(1).widen());
-    });
-    Ok(shape("embed", Cost { act_bytes: 36 * cols as u64, ..Cost::default() }))
 }
 
 /// The largest element so far, and its index.

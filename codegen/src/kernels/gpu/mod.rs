@@ -12,6 +12,7 @@ mod chunk_columns;
 mod delta;
 mod delta_conv;
 mod delta_step;
+mod embed;
 mod flash;
 mod gather;
 mod gemm;
@@ -24,6 +25,7 @@ mod shared_rows;
 mod shares;
 mod softmax;
 mod split;
+mod squares;
 mod staged;
 
 use super::context::{Context, Shape, Unsupported};
@@ -48,7 +50,8 @@ pub(crate) fn gpu(cx: &Context<'_, '_>, head: Id, stores: &[Id]) -> Result<Shape
         }
         Some(Op::Attention(_)) => attention::attention(cx, head, stores),
         Some(Op::AttentionParts(_) | Op::AttentionMerge(_)) => refuse("attention in parts is for CPUs"),
-        Some(Op::Embed(_)) => gather::embed(cx, head),
+        Some(Op::Lookup(_)) => embed::embed(cx, head, stores),
+        Some(Op::Embed(_)) => embed::embed(cx, head, &[head]),
         Some(Op::Argmax(_)) => gather::argmax(cx, head),
         Some(Op::RingPush(op)) => gather::ring_push(cx, head, op.taps),
         Some(Op::KvAppend(_)) => gather::kv_append(cx, head),

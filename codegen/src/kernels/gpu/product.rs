@@ -12,11 +12,10 @@ use super::super::product::{Segment, cost, segments};
 use super::gemm::{self, Ring};
 use super::largest::{self, largest};
 use super::operand::{Activation, Norm};
-use super::{shares, staged};
+use super::{shares, squares, staged};
 use crate::kir::{Bf16, Carry, F32, Index, Items, Launch, Operand, Pred, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, PANEL, PackSpec, RowOrder};
 use crate::targets::Target;
-use jet_ir::ops::StoreSquares;
 use jet_ir::{Elem, Id, Op};
 use jetbin::Phase;
 use std::cell::RefCell;
@@ -519,24 +518,18 @@ impl<'k> Kernel<'_, 'k, '_> {
     /// Sums of squares of each panel of a segment that has a store for them, one for each thread and turn; the squares lie where sums did.
     fn squares(&self, segment: &Segment, first: V<'k, Index>, shared: Ptr<'k, F32>) {
         let (k, plan, cx) = (self.cx.k, self.plan, self.cx);
-        let is_one = |id: &&Id| matches!(cx.graph.op(**id), Some(Op::StoreSquares(_)));
-        let Some(&store) = segment.stores.iter().find(is_one) else { return };
-        let whole = cx.graph.op(store) == Some(&Op::StoreSquares(StoreSquares { width: PANEL }));
-        let columns = segment.spec.rows as u32;
-        if !whole || segment.spec.order != RowOrder::Linear || self.segments.len() > 1 || !columns.is_multiple_of(4) {
+        let Some(store) = squares::store_of(cx, &segment.stores) else { return };
+        let (columns, parts) = (segment.spec.rows as u32, cx.cols(store) as u32);
+        let alone = segment.spec.order == RowOrder::Linear && self.segments.len() == 1;
+        if !alone || !squares::of_panels(cx, store, columns) {
             return cx.refuse(store, "sums of squares are those of the panels of one product");
         }
-        let (parts, to) = (cx.cols(store) as u32, cx.value::<F32>(store));
         k.barrier();
         k.cta().each(plan.rows() * plan.panels(), |e| {
             let (local, token) = (e % plan.panels(), e / plan.panels());
             let (part, row) = (first + local, self.first + token);
             k.when(part.lt(parts).and(row.lt(cx.rows())), || {
-                let squares = |c: V<'k, Index>| plan.sum(shared, token, local * SLOTS + c);
-                let left = (part * SLOTS + SLOTS).imin(columns) - part * SLOTS;
-                let zero = k.splat(0.0, 4);
-                let sum = k.range(0u32, left, 4, zero, |c, sum| sum + squares(c).load(4));
-                to.at(row * parts + part).store(sum.sum_lanes());
+                squares::put(cx, store, (row, part), columns, |c| plan.sum(shared, token, local * SLOTS + c));
             });
         });
     }
