@@ -5,9 +5,9 @@
 
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::delta::Delta;
-use super::{chunk, chunk_head};
 use super::operand::sum_of_squares;
 use super::threads_for;
+use super::{chunk, chunk_head};
 use crate::kir::{Carry, F32, Index, Items, Launch, Operand, Ptr, STATIC_SHARED, V, WARP};
 use jet_ir::Id;
 use jetbin::Phase;
