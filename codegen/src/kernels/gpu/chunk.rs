@@ -71,7 +71,8 @@ pub fn padded(dk: u32) -> u32 {
 /// What is known of a chunk, in shared memory.
 #[derive(Clone, Copy)]
 pub struct Chunk<'k> {
-    base: Ptr<'k, F32>,
+    /// All of it, word by word.
+    pub base: Ptr<'k, F32>,
     padded: u32,
 }
 
@@ -122,11 +123,6 @@ impl<'k> Chunk<'k> {
     /// `D[n - 1][t]`.
     pub fn to_end(&self) -> Ptr<'k, F32> {
         self.of_tokens(2)
-    }
-
-    /// Four words of it.
-    pub fn four(&self, number: V<'k, Index>) -> Ptr<'k, F32> {
-        self.base.at(number * 4u32)
     }
 }
 

@@ -117,14 +117,19 @@ impl<'a, 'k, 'g> Scanner<'a, 'k, 'g> {
         k.copy_commit();
     }
 
-    /// Outputs of a turn, and the state after it.
+    /// Outputs of a turn, and the state after it. Outputs of a chunk are handed on during the next, while its products wait for each other.
     pub fn scan(&self, turn: V<'k, Index>, state: State<'k>) -> State<'k> {
         let (cta, k) = (self.cta, self.cta.k());
         let left = (cta.d.cx.rows() - turn * TURN).imin(TURN);
-        k.range(0u32, left, CHUNK, state, |token, state| {
+        let nothing = [k.splat(0.0, 4); 2];
+        let (state, last) = k.range(0u32, left, CHUNK, (state, nothing), |token, (state, outputs)| {
             let values = self.take(turn, token);
-            self.advance((turn, token), cta.chunk(turn, token / CHUNK), values, state)
-        })
+            // nothing in front of the first: that chunk's own are written over it
+            self.tell((turn, (token - CHUNK).imax(0u32)), outputs);
+            self.advance(cta.chunk(turn, token / CHUNK), values, state)
+        });
+        self.tell((turn, (left - 1u32) / CHUNK * CHUNK), last);
+        state
     }
 
     /// The values of a chunk, and asks for those a turn later.
@@ -141,14 +146,8 @@ impl<'a, 'k, 'g> Scanner<'a, 'k, 'g> {
         values
     }
 
-    /// Outputs of a chunk, and the state after it.
-    fn advance(
-        &self,
-        at: (V<'k, Index>, V<'k, Index>),
-        chunk: Chunk<'k>,
-        values: Sums<'k>,
-        state: State<'k>,
-    ) -> State<'k> {
+    /// The state after a chunk, and its outputs.
+    fn advance(&self, chunk: Chunk<'k>, values: Sums<'k>, state: State<'k>) -> (State<'k>, Sums<'k>) {
         let zero = self.cta.k().splat(0.0, 4);
         let (seen, told) = self.recall(chunk, &state);
         let [decays, betas, to_end] =
@@ -159,8 +158,7 @@ impl<'a, 'k, 'g> Scanner<'a, 'k, 'g> {
         let state = self.update(chunk, state, left_of_sums(u[0] * to_end[0], u[1] * to_end[1]));
         let left = left_of_sums(u[0], u[1]);
         let among = chunk.told().right_rows(0u32, 0u32);
-        self.tell(at, [0, 1].map(|i| left.mma(among[i], told[i] * decays[i])));
-        state
+        (state, [0, 1].map(|i| left.mma(among[i], told[i] * decays[i])))
     }
 
     /// `S^T k` and `S^T q` for the tokens of a chunk. Everything waits for `S^T k`: even and odd steps are sums of their own.

@@ -224,12 +224,11 @@ impl<'a, 'k, 'g> Stager<'a, 'k, 'g> {
             return;
         }
         k.warp_barrier();
+        let others = (1..cta.plan.ctas).map(|further| chunk.base.peer((cta.rank + further) % cta.plan.ctas));
+        let others: Vec<_> = others.collect();
         k.warp().each(Chunk::words(padded(cta.d.dk)) / 4, |i| {
-            let here = chunk.four(i);
-            let four = here.load(4);
-            for further in 1..cta.plan.ctas {
-                here.peer((cta.rank + further) % cta.plan.ctas).store(four);
-            }
+            let four = chunk.base.at(i * 4u32).load(4);
+            others.iter().for_each(|other| other.at(i * 4u32).store(four));
         });
     }
 }
