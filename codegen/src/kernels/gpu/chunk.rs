@@ -121,7 +121,7 @@ impl<'k> Chunk<'k> {
     }
 
     /// `D[n - 1][t]`.
-    pub fn to_end(&self) -> Ptr<'k, F32> {
+    pub fn to_end(self) -> Ptr<'k, F32> {
         self.of_tokens(2)
     }
 }
