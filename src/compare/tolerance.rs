@@ -29,8 +29,9 @@ const COLUMN: f64 = 4.0;
 /// Relative L2 error of normal numbers that are rounded to bf16; of numbers with evenly distributed logarithms it is 1.53e-3.
 const ROUNDING: f64 = 1.66e-3;
 /// How much more than its roundings an error may be in models of any width. Found: 0.36 to 0.97 in the example model, which is trained; up to
-/// 1.46 in the tiny golden cases, whose few dozen columns do not average out, and where a gated norm takes differences of its inputs.
-const MARGIN: f64 = 1.6;
+/// 1.61 in the tiny golden cases, whose few dozen columns do not average out, and where a gated norm takes differences of its inputs: with other
+/// weights of these shapes, from twelve seeds, its layers are at 0.76 to 1.72, wherever rows of the first norm are rounded, and one of 36 is at 3.0.
+const MARGIN: f64 = 1.8;
 /// The same at the width of the 2B model; found: 1.03 where the number of roundings is exact. One rounding more than three is 1.15.
 pub const FULL_WIDTH: f64 = 1.1;
 
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn of_a_reference_file_only_the_first_mixer_is_judged_as_a_part() {
         let file = Tolerance { sharper: Sharper::FirstMixer, ..BF16.into() };
-        let roundings = |n: f64| 1.6 * 1.66e-3 * n.sqrt();
+        let roundings = |n: f64| 1.8 * 1.66e-3 * n.sqrt();
         let keys = [
             ("seq0.prefill.layers.0.conv_state", roundings(1.0)),
             ("seq1.final.layers.0.v", roundings(2.0)),
