@@ -54,33 +54,35 @@ fn rounding_by_the_producer_changes_no_bit() {
     }
 }
 
-/// With so many columns a CTA for many rows has 8 or 16 panels, and rows go through shared memory.
+/// A product of `n` columns whose rows of `k` columns are rounded.
+fn behind_rounded(k: usize, n: usize) -> Graph {
+    let mut g = Graph::new("behind_rounded");
+    let x = input(&mut g, "x", 8);
+    let grid = g.add(Sweep {}, &[x]).unwrap();
+    let h = acc(&mut g, grid, "up", k, Elem::Bf16);
+    let h = g.add(RoundBf16 {}, &[h]).unwrap();
+    let h = g.add(Store {}, &[h]).unwrap();
+    let grid = g.add(Sweep {}, &[h]).unwrap();
+    let y = acc(&mut g, grid, "down", n, Elem::Bf16);
+    give(&mut g, "y", y);
+    g
+}
+
+/// With so many columns a CTA for many rows has 8 or 16 panels, and rows go through shared memory; with few, eight CTAs of an H100 share out `k`.
 #[test]
 fn rows_through_shared_memory_have_the_bits_of_rows_alone() {
-    for (k, n, ctas) in [(256, 17920, 70), (384, 8448, 66)] {
-        let mut g = Graph::new("wide");
-        let x = input(&mut g, "x", k);
-        let grid = g.add(Sweep {}, &[x]).unwrap();
-        let y = acc(&mut g, grid, "w", n, Elem::Bf16);
-        give(&mut g, "y", y);
+    for (k, n, ctas) in [(256, 17920, [70, 70]), (384, 8448, [66, 66]), (1280, 264, [17, 24]), (1024, 136, [9, 16])] {
+        let g = behind_rounded(k, n);
         let compiled = compile_for_gpus(&g, Phase::Decode);
-        assert_eq!(compiled.ctas_of_widest(), [("sm_80", ctas), ("sm_90a", ctas)]);
-        case(&g, Phase::Decode, 35).check(&compiled);
+        assert_eq!(compiled.ctas_of_widest(), [("sm_80", ctas[0]), ("sm_90a", ctas[1])]);
+        [20, 35].into_iter().for_each(|rows| case(&g, Phase::Decode, rows).check(&compiled));
     }
 }
 
 /// Columns for which the largest tiles are the fastest: one for each multiprocessor of an H100, and some of an A100.
 #[test]
 fn large_tiles_agree_with_the_reference() {
-    let mut g = Graph::new("wide");
-    let x = input(&mut g, "x", 8);
-    let grid = g.add(Sweep {}, &[x]).unwrap();
-    let h = acc(&mut g, grid, "up", 96, Elem::Bf16);
-    let h = g.add(RoundBf16 {}, &[h]).unwrap();
-    let h = g.add(Store {}, &[h]).unwrap();
-    let grid = g.add(Sweep {}, &[h]).unwrap();
-    let y = acc(&mut g, grid, "down", 128 * 132, Elem::Bf16);
-    give(&mut g, "y", y);
+    let g = behind_rounded(96, 128 * 132);
     let compiled = compile_for_gpus(&g, Phase::Prefill);
     assert_eq!(compiled.rows_of_last(), [("sm_80", 128), ("sm_90a", 256)]);
     case(&g, Phase::Prefill, 130).check(&compiled);

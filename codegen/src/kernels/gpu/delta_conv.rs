@@ -72,7 +72,8 @@ pub fn delta_conv(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape
     k.cluster(pieces);
     let (group, row) = (item % (d.heads * pieces), item / (d.heads * pieces));
     let (head, first) = (group / pieces, group % pieces * COLUMNS);
-    let kernel = Kernel { cx, segments: &[segment], k_len: spec.cols as u32, plan, group, first: row };
+    let kernel =
+        Kernel { cx, segments: &[segment], k_len: spec.cols as u32, plan, rank: k.index(0), group, first: row };
     let panels = kernel.panels();
     // asked for before anything waits
     let weights = kernel.load(&panels, kernel.first_block(), plan.blocks.1);

@@ -34,8 +34,17 @@ pub fn plan(cx: &Context<'_, '_>, blocks: u32, segments: &[Segment]) -> Option<P
     let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
     let of_tile = |(across, per_warp, groups, resident)| {
         let ring = Ring { stages: MOST_STAGES, blocks: if blocks.is_multiple_of(2) { 2 } else { 1 } };
-        let plan =
-            Plan { split: 1, across, per_warp, groups, blocks: (blocks, 1), resident, ring: Some(ring), chunks: 0 };
+        let plan = Plan {
+            split: 1,
+            k_ctas: 1,
+            across,
+            per_warp,
+            groups,
+            blocks: (blocks, 1),
+            resident,
+            ring: Some(ring),
+            chunks: 0,
+        };
         (plan.panels() >= panels).then_some(plan)
     };
     let plans = TILES.into_iter().filter_map(of_tile);

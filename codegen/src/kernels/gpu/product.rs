@@ -52,8 +52,6 @@ const MOST_OF_ROW: u32 = 12;
 enum Order {
     /// In f32.
     Wide,
-    /// In f32, of which a norm multiplies the elements.
-    Normed,
     /// In bf16.
     Rows,
     /// In bf16, in tiles.
@@ -65,6 +63,8 @@ enum Order {
 pub struct Plan {
     /// Warps that share out `k`.
     pub split: u32,
+    /// CTAs that do, which are a cluster; each then has all sums of some rows.
+    pub k_ctas: u32,
     /// Warps that share out panels.
     pub across: u32,
     /// Panels of a warp.
@@ -89,7 +89,8 @@ impl Plan {
         if cx.phase == Phase::Decode {
             let most = (MOST_SUMS / (cx.tile / ROWS)).min(MOST_PANELS);
             let streamed = (1..=most).map(|per_warp| Plan::streamed(cx.tile, blocks, per_warp));
-            let plans = streamed.chain(shares::plans(cx.tile, k_len, rows == Order::Normed, segments));
+            let shares = (rows == Order::Rows).then(|| shares::plans(cx, k_len, segments));
+            let plans = streamed.chain(shares.into_iter().flatten());
             let fits = |p: &Plan| p.panels().is_multiple_of(panels) && p.shared() <= target.most_shared(p.resident);
             let seconds = |p: &Plan| p.seconds(target, row_bytes, segments);
             let best = plans.filter(fits).min_by(|a, b| seconds(a).total_cmp(&seconds(b)));
@@ -111,18 +112,18 @@ impl Plan {
         // as many at a time as leave the least to do for nothing; the most of those
         let batch = (1..=mine.min(most)).rev().min_by_key(|u| mine.div_ceil(*u) * u).unwrap_or(1);
         let batch = if mine > most { batch.max(most.min(4)) } else { batch };
-        Plan { split, across, per_warp, groups, blocks: (mine, batch), resident, ring: None, chunks: 0 }
+        Plan { split, k_ctas: 1, across, per_warp, groups, blocks: (mine, batch), resident, ring: None, chunks: 0 }
     }
 
     /// Seconds by the target's figures: weights come from memory once; what CTAs read comes from the second-level cache, wave after wave,
     /// and half of the multiprocessors can draw all that it gives.
     fn seconds(&self, target: &Target, row_bytes: u64, segments: &[Segment]) -> f64 {
-        let (cost, ctas) = (target.cost, segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>());
+        let (cost, ctas) = (target.cost, self.ctas_of_rows(segments));
         let weights: u64 = segments.iter().map(|s| s.spec.bytes() as u64).sum();
         let of_cta = f64::from(self.columns() * self.split * self.blocks.0 * BLOCK * 2);
         // chunks of rows are for all warps
         let readers = if self.chunks > 0 { 1 } else { self.across };
-        let of_rows = f64::from(self.rows() * readers) * row_bytes as f64;
+        let of_rows = f64::from(self.rows() * readers) * row_bytes as f64 / f64::from(self.k_ctas);
         let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
         let waves = f64::from(ctas.div_ceil(cost.processors));
         let reading = waves * (of_cta + of_rows) * drawing / (cost.cache_gbps * 1e9);
@@ -155,7 +156,8 @@ impl Plan {
         let (across, mine) = (WARPS / split, blocks.div_ceil(split));
         let per_warp = panels.div_ceil(across);
         let batch = (MOST_OF_ROW / per_warp).clamp(1, mine);
-        Plan { split, across, per_warp, groups: 1, blocks: (mine, batch), resident: 1, ring: None, chunks: 0 }
+        let blocks = (mine, batch);
+        Plan { split, k_ctas: 1, across, per_warp, groups: 1, blocks, resident: 1, ring: None, chunks: 0 }
     }
 
     pub fn threads(&self) -> u32 {
@@ -180,7 +182,12 @@ impl Plan {
         self.panels() / spec.item_panels() as u32
     }
 
-    /// CTAs of a segment for each tile of rows.
+    /// CTAs for each tile of rows.
+    fn ctas_of_rows(&self, segments: &[Segment]) -> u32 {
+        segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>() * self.k_ctas
+    }
+
+    /// CTAs of a segment for each tile of rows, or clusters that share out `k`.
     pub fn ctas(&self, spec: &PackSpec) -> u32 {
         (spec.items() as u32).div_ceil(self.items(spec))
     }
@@ -238,11 +245,10 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let order = match cx.graph.ty(x).elem() {
         Some(Elem::Bf16) if cx.tiled.contains(&x) => Order::Tiles,
         Some(Elem::Bf16) => Order::Rows,
-        _ if matches!(cx.graph.op(grid), Some(Op::SweepNorm(_))) => Order::Normed,
         _ => Order::Wide,
     };
-    // such a norm reads rows twice
-    let row_bytes = cx.row_bytes(x) * if order == Order::Normed { 2 } else { 1 };
+    // a norm in front reads rows twice
+    let row_bytes = cx.row_bytes(x) * if matches!(cx.graph.op(grid), Some(Op::SweepNorm(_))) { 2 } else { 1 };
     let plan = Plan::new(cx, k_len as u32, (row_bytes, order), &segments);
     if cx.phase == Phase::Decode {
         cx.wider.set(TILES.iter().position(|t| *t == cx.tile).and_then(|i| Some((cx.tile, *TILES.get(i + 1)?))));
@@ -250,11 +256,12 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     if plan.shared() + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
-    let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
+    let ctas = plan.ctas_of_rows(&segments);
     let launch = Launch { threads: plan.threads(), ctas: plan.resident, rows: plan.rows() };
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
-    let (group, first) = (item % ctas, item / ctas * plan.rows());
-    let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
+    cx.k.cluster(plan.k_ctas);
+    let (group, first) = (item % ctas / plan.k_ctas, item / ctas * plan.rows());
+    let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, rank: item % plan.k_ctas, group, first };
     let shared = cx.k.shared::<F32>(plan.shared() / 4);
     let Some(norm) = kernel.run(grid, shared) else {
         return refuse("expected `sweep`, `sweep_norm` or `sweep_scaled`: norms are not folded".into());
@@ -279,6 +286,8 @@ pub struct Kernel<'a, 'k, 'g> {
     pub segments: &'a [Segment],
     pub k_len: u32,
     pub plan: Plan,
+    /// Which part of `k` is this CTA's, if those of a cluster share it out.
+    pub rank: V<'k, Index>,
     /// Which panels are this CTA's.
     pub group: V<'k, Index>,
     /// Its first row.
@@ -358,16 +367,16 @@ impl<'k> Kernel<'_, 'k, '_> {
         base.byte_offset(panel * (segment.spec.item_bytes() as u32 / per_item))
     }
 
-    /// The first block of this warp.
+    /// The first block of this warp; where CTAs share out `k`, warps do not.
     pub fn first_block(&self) -> V<'k, Index> {
         let k = self.cx.k;
-        (k.warp_id() % self.plan.split) * self.plan.blocks.0
+        (k.warp_id() % self.plan.split + self.rank) * self.plan.blocks.0
     }
 
     /// Whether some blocks of a warp, or some columns of a block, do not exist.
     pub fn is_ragged(&self) -> bool {
         let (mine, batch) = self.plan.blocks;
-        self.plan.split * mine.next_multiple_of(batch) * BLOCK != self.k_len
+        self.plan.split * self.plan.k_ctas * mine.next_multiple_of(batch) * BLOCK != self.k_len
     }
 
     /// `n` blocks of fragments from block `from` on; blocks beyond the last are that one.
@@ -468,18 +477,29 @@ impl<'k> Kernel<'_, 'k, '_> {
         } else {
             put()
         }
-        k.barrier();
+        self.everywhere();
+    }
+
+    /// Waits for all threads that have parts of the same sums.
+    fn everywhere(&self) {
+        if self.plan.k_ctas > 1 { self.cx.k.cluster_barrier() } else { self.cx.k.barrier() }
+    }
+
+    /// The rows of the CTA, of which it has the first and so many to store: all but where CTAs share out `k`.
+    fn stored_rows(&self) -> (V<'k, Index>, u32) {
+        let rows = self.plan.rows() / self.plan.k_ctas;
+        (self.rank * rows, rows)
     }
 
     /// The epilogue: one column (two of a rotation) of one row for each thread and turn.
     fn finish(&self, x: &Activation<'_, 'k, '_>, shared: Ptr<'k, F32>) {
-        let (k, plan) = (self.cx.k, self.plan);
+        let (k, plan, (first_token, tokens)) = (self.cx.k, self.plan, self.stored_rows());
         self.pick(&|segment, first| {
             let (spec, items) = (&segment.spec, plan.items(&segment.spec));
             let lanes = spec.lanes() as u32;
-            k.cta().each(plan.rows() * items * lanes, |e| {
+            k.cta().each(tokens * items * lanes, |e| {
                 let (lane, rest) = (e % lanes, e / lanes);
-                let (local, token) = (rest % items, rest / items);
+                let (local, token) = (rest % items, first_token + rest / items);
                 let (item, row) = (first + local, self.first + token);
                 let exists = exists(segment, item, lane).and(row.lt(self.cx.rows()));
                 let sums = |slot: u32| plan.sum(shared, token, local * spec.item_slots() as u32 + lane + slot);
@@ -513,11 +533,15 @@ impl<'k> Kernel<'_, 'k, '_> {
             self.push_sequence(segment, first);
             segment.largest.iter().for_each(|store| largest(self, (segment, first), shared, *store));
         });
+        if plan.k_ctas > 1 {
+            // nobody leaves while others read its sums
+            k.cluster_barrier();
+        }
     }
 
     /// Sums of squares of each panel of a segment that has a store for them, one for each thread and turn; the squares lie where sums did.
     fn squares(&self, segment: &Segment, first: V<'k, Index>, shared: Ptr<'k, F32>) {
-        let (k, plan, cx) = (self.cx.k, self.plan, self.cx);
+        let (k, plan, cx, (first_token, tokens)) = (self.cx.k, self.plan, self.cx, self.stored_rows());
         let Some(store) = squares::store_of(cx, &segment.stores) else { return };
         let (columns, parts) = (segment.spec.rows as u32, cx.cols(store) as u32);
         let alone = segment.spec.order == RowOrder::Linear && self.segments.len() == 1;
@@ -525,8 +549,8 @@ impl<'k> Kernel<'_, 'k, '_> {
             return cx.refuse(store, "sums of squares are those of the panels of one product");
         }
         k.barrier();
-        k.cta().each(plan.rows() * plan.panels(), |e| {
-            let (local, token) = (e % plan.panels(), e / plan.panels());
+        k.cta().each(tokens * plan.panels(), |e| {
+            let (local, token) = (e % plan.panels(), first_token + e / plan.panels());
             let (part, row) = (first + local, self.first + token);
             k.when(part.lt(parts).and(row.lt(cx.rows())), || {
                 squares::put(cx, store, (row, part), columns, |c| plan.sum(shared, token, local * SLOTS + c));
@@ -567,8 +591,11 @@ impl<'k> Kernel<'_, 'k, '_> {
     ) -> Fragment<'k> {
         let (spec, lanes) = (&segment.spec, segment.spec.lanes() as u32);
         let all = |slot: u32| {
-            let part = |w: u32| sums(slot).at(w * self.plan.sums()).load(1);
-            (1..self.plan.split).fold(part(0), |sum, w| sum + part(w))
+            let part = |w: u32| match self.plan.k_ctas {
+                1 => sums(slot).at(w * self.plan.sums()).load(1),
+                _ => sums(slot).peer(w).load(1),
+            };
+            (1..self.plan.split * self.plan.k_ctas).fold(part(0), |sum, w| sum + part(w))
         };
         let first = item * spec.item_slots() as u32 + lane;
         let (slots, vector, first, step): (Vec<u32>, _, _, _) = match spec.order {

@@ -1,9 +1,9 @@
-//! Rows of products in chunks of shared memory, from which all warps of a CTA multiply: where a chunk lies, how rows come to it through registers, and
-//! what a warp adds of it.
+//! Rows of products in chunks of shared memory, from which all warps of a CTA multiply: where a chunk lies, how rows come to it, and what a warp
+//! adds of it.
 
 use super::operand::{Activation, Eight};
 use super::product::{BLOCK, Kernel, ROWS, Sums, Weights};
-use crate::kir::{Bf16, F32, Index, Ptr, V};
+use crate::kir::{Bf16, F32, Index, Pred, Ptr, V};
 
 /// Eights of a chunk that are a thread's, as the operands of two tile products.
 pub type Mine<'k> = Vec<[V<'k, Bf16>; 2]>;
@@ -14,31 +14,42 @@ impl<'k> Kernel<'_, 'k, '_> {
         shared.cast::<Bf16>().at((number % self.plan.chunks) * (self.plan.rows() * self.plan.chunk_stride()))
     }
 
-    /// The eights of a chunk that are this thread's: token and column.
-    pub fn mine(&self) -> Vec<(V<'k, Index>, V<'k, Index>)> {
+    /// The eights of a chunk that are this thread's, token and column, each with whether it exists where that is not sure.
+    fn mine(&self) -> Vec<(V<'k, Index>, V<'k, Index>, Option<V<'k, Pred>>)> {
         let (k, plan) = (self.cx.k, self.plan);
-        let eights = plan.blocks.1 * BLOCK / 8;
+        let of_row = plan.blocks.1 * BLOCK / 8;
+        let (all, threads) = (plan.rows() * of_row, plan.threads());
         let of_turn = |i: u32| {
-            let e = k.thread() + i * plan.threads();
-            (e / eights, (e % eights) * 8u32)
+            let e = k.thread() + i * threads;
+            (e / of_row, (e % of_row) * 8u32, ((i + 1) * threads > all).then(|| e.lt(all)))
         };
-        (0..plan.rows() * eights / plan.threads()).map(of_turn).collect()
+        (0..all.div_ceil(threads)).map(of_turn).collect()
     }
 
-    /// This thread's eights of the chunk whose first block is `block`.
+    /// Starts to copy this thread's eights of the chunk whose first block is `block`, of rows that are rounded already.
+    pub fn copy_chunk(&self, x: &Activation<'_, 'k, '_>, chunk: Ptr<'k, Bf16>, block: V<'k, Index>) {
+        for (token, col, exists) in self.mine() {
+            let to = chunk.at(token * self.plan.chunk_stride() + col);
+            let copy = || x.copy_eight(to, token, block * BLOCK + col, self.is_ragged());
+            match exists {
+                None => copy(),
+                Some(exists) => self.cx.k.when(exists, copy),
+            }
+        }
+    }
+
+    /// This thread's eights of the chunk whose first block is `block`, all of which exist.
     pub fn read_chunk(&self, x: &Activation<'_, 'k, '_>, block: V<'k, Index>) -> Mine<'k> {
-        let (mine, ragged) = (self.mine(), self.is_ragged());
-        // the eights of a thread lie in the same columns if the threads are whole rows
-        let same = self.plan.threads().is_multiple_of(self.plan.blocks.1 * BLOCK / 8);
-        let gain = |(_, col): &(V<'k, Index>, V<'k, Index>)| x.gain(block * BLOCK + *col, ragged);
-        let gains: Vec<_> = mine.iter().take(if same { 1 } else { mine.len() }).map(gain).collect();
-        let eights = mine.into_iter().zip(gains.iter().cycle());
-        eights.map(|((token, col), gain)| x.eight(token, block * BLOCK + col, ragged, *gain).fours()).collect()
+        let eight = |(token, col, _): (V<'k, Index>, V<'k, Index>, _)| {
+            let (col, ragged) = (block * BLOCK + col, self.is_ragged());
+            x.eight(token, col, ragged, x.gain(col, ragged)).fours()
+        };
+        self.mine().into_iter().map(eight).collect()
     }
 
     /// Writes them to a chunk.
     pub fn write_chunk(&self, chunk: Ptr<'k, Bf16>, eights: &Mine<'k>) {
-        for ((token, col), fours) in self.mine().into_iter().zip(eights) {
+        for ((token, col, _), fours) in self.mine().into_iter().zip(eights) {
             let to = chunk.at(token * self.plan.chunk_stride() + col);
             [0u32, 4].into_iter().zip(fours).for_each(|(half, four)| to.at(half).store(*four));
         }

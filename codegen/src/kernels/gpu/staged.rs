@@ -4,7 +4,7 @@
 use super::super::context::Context;
 use super::super::product::Segment;
 use super::operand::Activation;
-use super::product::{BLOCK, Kernel, Plan, Sums};
+use super::product::{Kernel, Plan, Sums};
 use crate::kir::{F32, Index, Operand, Ptr, V};
 
 /// Blocks of a chunk of rows.
@@ -20,8 +20,18 @@ const WARPS: u32 = 4;
 pub fn plan(cx: &Context<'_, '_>, blocks: u32, rounded: bool, segments: &[Segment]) -> Plan {
     let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
     let (per_warp, blocks) = (2.max(panels.div_ceil(WARPS)), (blocks, CHUNK));
-    let of =
-        |groups, chunks| Plan { split: 1, across: WARPS, per_warp, groups, blocks, resident: 2, ring: None, chunks };
+    let across = WARPS;
+    let of = |groups, chunks| Plan {
+        split: 1,
+        k_ctas: 1,
+        across,
+        per_warp,
+        groups,
+        blocks,
+        resident: 2,
+        ring: None,
+        chunks,
+    };
     if !rounded {
         return of(8, IN_REGISTERS);
     }
@@ -67,12 +77,7 @@ impl<'k> Kernel<'_, 'k, '_> {
         let chunks = blocks.div_ceil(CHUNK);
         // beyond the last chunk there is nothing to bring, but a group nevertheless
         let bring = |c: V<'k, Index>| {
-            k.when(c.lt(chunks), || {
-                for (token, col) in self.mine() {
-                    let to = self.chunk(shared, c).at(token * self.plan.chunk_stride() + col);
-                    x.copy_eight(to, token, c * (CHUNK * BLOCK) + col, self.is_ragged());
-                }
-            });
+            k.when(c.lt(chunks), || self.copy_chunk(x, self.chunk(shared, c), c * CHUNK));
             k.copy_commit();
         };
         bring(0u32.on(k));
