@@ -218,7 +218,7 @@ fn a_decode_step_moves_what_it_must() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let artifact = artifact(folder.path(), &config(), 64, 16);
     // the most bytes of rows are what was found and a twentieth
-    for (target, batch, most) in [("sm_80", 8, 46_200_000), ("sm_90a", 1, 8_500_000), ("sm_90a", 64, 242_000_000)] {
+    for (target, batch, most) in [("sm_80", 8, 46_200_000), ("sm_90a", 1, 8_500_000), ("sm_90a", 64, 119_200_000)] {
         let counts = second_step(&artifact, target, batch);
         let ratio = report(target, batch, &counts);
         assert!(ratio <= 1.05, "{target} B={batch}: {ratio}");
