@@ -193,7 +193,8 @@ impl<'k> Copies<'k> {
 
     /// An mbarrier must be initialised before it is used, those of other CTAs with their knowledge.
     fn is_ready(&self, barrier: Value, abroad: bool) -> Result<(), String> {
-        let (ready, barriers) = if abroad { (&self.ready[3], "barrier of the cluster") } else { (&self.ready[2], "barrier") };
+        let (ready, barriers) =
+            if abroad { (&self.ready[3], "barrier of the cluster") } else { (&self.ready[2], "barrier") };
         match ready.contains(&self.root(barrier)) {
             true => Ok(()),
             false => Err(format!(
@@ -219,7 +220,9 @@ impl<'k> Copies<'k> {
             );
         }
         if known.turn.is_some() && everywhere && known.waited.is_disjoint(&self.shared) {
-            return Err("found a copy to memory that other CTAs may still read, expected a wait for their readers".into());
+            return Err(
+                "found a copy to memory that other CTAs may still read, expected a wait for their readers".into()
+            );
         }
         Ok(())
     }
