@@ -151,9 +151,9 @@ impl<'k> Copies<'k> {
 
     /// Whether an instruction touches shared memory of other CTAs.
     fn is_abroad(&self, inst: &Inst) -> bool {
-        match &inst.op {
-            Op::BulkCopy { everywhere, .. } => *everywhere,
-            Op::MbarrierArrive { .. } => self.kernel.ty(inst.args[0]) == Type::Ptr(Space::Cluster),
+        match (&inst.op, &inst.args[..]) {
+            (Op::BulkCopy { everywhere, .. }, _) => *everywhere,
+            (Op::MbarrierArrive { .. }, [barrier]) => self.kernel.ty(*barrier) == Type::Ptr(Space::Cluster),
             _ => false,
         }
     }
