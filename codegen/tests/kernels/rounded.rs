@@ -54,9 +54,9 @@ fn rounding_by_the_producer_changes_no_bit() {
     }
 }
 
-/// A product of `n` columns whose rows of `k` columns are rounded.
-fn behind_rounded(k: usize, n: usize) -> Graph {
-    let mut g = Graph::new("behind_rounded");
+/// A product of rounded rows of `k` columns, which prefill has in tiles, with `n` columns.
+fn of_tiles(k: usize, n: usize) -> Graph {
+    let mut g = Graph::new("wide");
     let x = input(&mut g, "x", 8);
     let grid = g.add(Sweep {}, &[x]).unwrap();
     let h = acc(&mut g, grid, "up", k, Elem::Bf16);
@@ -72,20 +72,39 @@ fn behind_rounded(k: usize, n: usize) -> Graph {
 #[test]
 fn rows_through_shared_memory_have_the_bits_of_rows_alone() {
     for (k, n, ctas) in [(256, 17920, [70, 70]), (384, 8448, [66, 66]), (1280, 264, [17, 24]), (1024, 136, [9, 16])] {
-        let g = behind_rounded(k, n);
+        let g = of_tiles(k, n);
         let compiled = compile_for_gpus(&g, Phase::Decode);
         assert_eq!(compiled.ctas_of_widest(), [("sm_80", ctas[0]), ("sm_90a", ctas[1])]);
         [20, 35].into_iter().for_each(|rows| case(&g, Phase::Decode, rows).check(&compiled));
     }
 }
 
-/// Columns for which the largest tiles are the fastest: one for each multiprocessor of an H100, and some of an A100.
+/// Columns for which large tiles are the fastest, on an H100 in clusters.
 #[test]
 fn large_tiles_agree_with_the_reference() {
-    let g = behind_rounded(96, 128 * 132);
+    let g = of_tiles(96, 128 * 132);
     let compiled = compile_for_gpus(&g, Phase::Prefill);
     assert_eq!(compiled.rows_of_last(), [("sm_80", 128), ("sm_90a", 256)]);
     case(&g, Phase::Prefill, 130).check(&compiled);
+}
+
+/// CTAs of a cluster read rows once for all of them; the last cluster may have more CTAs than are left of the columns.
+#[test]
+fn clusters_share_what_they_read_of_rows() {
+    let (k, rows) = (96, 300);
+    for (n, columns, ctas, cluster) in [(24, 64, 2, 2), (200, 64, 4, 2), (128 * 33, 64, 66, 2), (17920, 192, 96, 4)] {
+        let g = of_tiles(k, n);
+        let (compiled, case) = (compile_for_gpus(&g, Phase::Prefill), case(&g, Phase::Prefill, rows));
+        let kernel = compiled.last_on("sm_90a");
+        assert_eq!((kernel.items.fixed, kernel.cluster), (ctas, cluster), "{n} columns");
+        let tile = u64::from(kernel.launch.expect("launch data").rows);
+        let of_cta = 2 * k as u64 * (columns + tile / u64::from(cluster));
+        let read = case.counted_on(&compiled, "sm_90a").global_bytes_read;
+        assert_eq!(read, u64::from(ctas) * (rows as u64).div_ceil(tile) * of_cta, "{n} columns");
+        if n <= 200 {
+            case.check(&compiled);
+        }
+    }
 }
 
 /// A residual whose producer leaves what a norm and the products behind it need.

@@ -125,7 +125,7 @@ impl Plan {
         let readers = if self.chunks > 0 { 1 } else { self.across };
         let of_rows = f64::from(self.rows() * readers) * row_bytes as f64 / f64::from(self.k_ctas);
         let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
-        let waves = f64::from(ctas.div_ceil(cost.processors));
+        let waves = f64::from(ctas.div_ceil(target.processors_in_clusters(self.cluster())));
         let reading = waves * (of_cta + of_rows) * drawing / (cost.cache_gbps * 1e9);
         let memory = weights as f64 / (cost.dram_gbps * 1e9);
         reading.max(memory) + EXPOSED * reading.min(memory)
@@ -133,15 +133,28 @@ impl Plan {
 
     /// Seconds for one block of columns of all tiles of a prefill of the most rows: products and reads overlap, waves of CTAs do not.
     pub fn block_seconds(&self, cx: &Context<'_, '_>, segments: &[Segment]) -> f64 {
-        let (cost, columns, rows) = (cx.k.target.cost, self.columns(), self.rows());
-        let ctas = segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>() * cx.most_rows.div_ceil(rows);
+        let (target, columns, rows) = (&cx.k.target, self.columns(), self.rows());
+        let (cost, cluster) = (target.cost, self.cluster());
+        let ctas = self.ctas_of_rows(segments) * cx.most_rows.div_ceil(rows);
         let flops = 2.0 * f64::from(columns) * f64::from(rows) * f64::from(BLOCK);
-        let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows);
+        let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows / cluster);
         // half of the multiprocessors can draw all that the cache gives
         let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
+        let flops = flops.max(self.ring.map_or(0.0, |ring| ring.shared_flops(self)));
         let product = flops * f64::from(cost.processors) / (cost.gflops * 1e9);
         let reading = bytes * drawing / (cost.cache_gbps * 1e9);
-        f64::from(ctas.div_ceil(cost.processors)) * product.max(reading)
+        f64::from(ctas.div_ceil(target.processors_in_clusters(cluster))) * product.max(reading)
+    }
+
+    /// CTAs of a cluster.
+    fn cluster(&self) -> u32 {
+        self.ring.map_or(self.k_ctas, |ring| ring.cluster)
+    }
+
+    /// CTAs for each tile of rows: whole clusters, of which the last CTAs may have nothing to store.
+    fn ctas_of_rows(&self, segments: &[Segment]) -> u32 {
+        let ctas = segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>() * self.k_ctas;
+        ctas.next_multiple_of(self.cluster())
     }
 
     /// Warps that share out so many blocks of `k` in decode. Sums are added in an order that depends on nothing else.
@@ -180,11 +193,6 @@ impl Plan {
     /// Items of a segment in a CTA.
     fn items(&self, spec: &PackSpec) -> u32 {
         self.panels() / spec.item_panels() as u32
-    }
-
-    /// CTAs for each tile of rows.
-    fn ctas_of_rows(&self, segments: &[Segment]) -> u32 {
-        segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>() * self.k_ctas
     }
 
     /// CTAs of a segment for each tile of rows, or clusters that share out `k`.
@@ -259,7 +267,7 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     let ctas = plan.ctas_of_rows(&segments);
     let launch = Launch { threads: plan.threads(), ctas: plan.resident, rows: plan.rows() };
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
-    cx.k.cluster(plan.k_ctas);
+    cx.k.cluster(plan.cluster());
     let (group, first) = (item % ctas / plan.k_ctas, item / ctas * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, rank: item % plan.k_ctas, group, first };
     let shared = cx.k.shared::<F32>(plan.shared() / 4);
@@ -499,7 +507,7 @@ impl<'k> Kernel<'_, 'k, '_> {
             let lanes = spec.lanes() as u32;
             k.cta().each(tokens * items * lanes, |e| {
                 let (lane, rest) = (e % lanes, e / lanes);
-                let (local, token) = (rest % items, first_token + rest / items);
+                let (local, token) = (rest % items, rest / items + first_token);
                 let (item, row) = (first + local, self.first + token);
                 let exists = exists(segment, item, lane).and(row.lt(self.cx.rows()));
                 let sums = |slot: u32| plan.sum(shared, token, local * spec.item_slots() as u32 + lane + slot);
@@ -550,7 +558,7 @@ impl<'k> Kernel<'_, 'k, '_> {
         }
         k.barrier();
         k.cta().each(tokens * plan.panels(), |e| {
-            let (local, token) = (e % plan.panels(), first_token + e / plan.panels());
+            let (local, token) = (e % plan.panels(), e / plan.panels() + first_token);
             let (part, row) = (first + local, self.first + token);
             k.when(part.lt(parts).and(row.lt(cx.rows())), || {
                 squares::put(cx, store, (row, part), columns, |c| plan.sum(shared, token, local * SLOTS + c));
