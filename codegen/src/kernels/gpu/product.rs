@@ -485,11 +485,11 @@ impl<'k> Kernel<'_, 'k, '_> {
         } else {
             put()
         }
-        self.everywhere();
+        self.wait_for_sums();
     }
 
     /// Waits for all threads that have parts of the same sums.
-    fn everywhere(&self) {
+    fn wait_for_sums(&self) {
         if self.plan.k_ctas > 1 { self.cx.k.cluster_barrier() } else { self.cx.k.barrier() }
     }
 
