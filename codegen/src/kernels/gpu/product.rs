@@ -186,14 +186,14 @@ impl Plan {
         self.columns() + 4
     }
 
-    /// Where column `pos` of a row of sums lies in it: blocks of 32 columns have their eights exchanged by the number of the block, so that lanes
-    /// which read every other eight, or 16 of each 32 or 64 columns (gates, rotations), do not meet in a bank.
+    /// Where column `pos` of a row of sums lies in it: blocks of 32 columns have their fours exchanged by the number of the block, so that lanes
+    /// which read every other eight (gates, rotations) or a four of each 16 columns (taps, squares) of 128 do not meet in a bank.
     fn spread<'k>(&self, pos: V<'k, Index>) -> V<'k, Index> {
         if !self.columns().is_multiple_of(WARP) {
             return pos;
         }
         let block = pos / WARP;
-        pos.xor(block % 2u32 * 24u32).xor(block / 2u32 % 2u32 * 16u32)
+        pos.xor(block % 2u32 * 24u32).xor(block / 2u32 % 2u32 * 20u32)
     }
 
     /// The sum of row `row` of a CTA and column `pos` in memory that holds `[row][column]`.
