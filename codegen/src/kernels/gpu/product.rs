@@ -241,6 +241,7 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     }
     let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
     let launch = Launch { threads: plan.threads(), ctas: plan.resident, rows: plan.rows() };
+    cx.columns.set(Some(plan.columns()));
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
     let (group, first) = (item % ctas, item / ctas * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
