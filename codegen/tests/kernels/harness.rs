@@ -6,11 +6,13 @@
 
 use crate::machine::{Machine, Word};
 use crate::tolerance;
+use jet_codegen::kir::Kernel;
 use jet_codegen::targets::{Backend, TARGETS, Target, runnable};
 use jet_codegen::{Activations, Binding, Built, PackSpec, TILE_ROWS, select, tiled_rows, with_cache_elem};
 use jet_ir::eval::{Bindings, Named, eval};
 use jet_ir::quant::{Format, quantise, round_trip};
 use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, OutputKind, Rows, Type, Value, group_kernels};
+use jet_ptxsim::Counters;
 use jetbin::Phase;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -220,6 +222,12 @@ struct Variant {
 }
 
 impl Compiled {
+    /// The last kernel for a target.
+    pub fn last_on(&self, target: &str) -> &Kernel {
+        let variant = self.0.iter().find(|v| v.target.name == target).expect("a kernel for the target");
+        &variant.built.last().expect("a kernel").kernel
+    }
+
     /// Rows that a CTA of the last kernel works on, by target.
     pub fn rows_of_last(&self) -> Vec<(&'static str, u32)> {
         let rows = |v: &Variant| v.built.last().and_then(|b| b.kernel.launch).map_or(0, |l| l.rows);
@@ -299,6 +307,8 @@ fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations
 struct Outcome {
     values: BTreeMap<Id, Area>,
     states: Area,
+    /// What the last kernel did, if it was simulated.
+    last: Counters,
 }
 
 impl Case<'_> {
@@ -380,7 +390,8 @@ impl Case<'_> {
     /// Runs the kernels for the rows `rows`, each kernel's items in `parts` calls.
     fn run(&self, compiled: &Variant, rows: std::ops::Range<usize>, parts: u64) -> Outcome {
         let (offsets, stride) = self.layout();
-        let mut out = Outcome { values: BTreeMap::new(), states: self.initial_states(&offsets, stride) };
+        let states = self.initial_states(&offsets, stride);
+        let mut out = Outcome { values: BTreeMap::new(), states, last: Counters::default() };
         let decode = self.phase == Phase::Decode;
         let slots: Vec<u32> =
             if decode { rows.clone().map(|s| self.slots[s] as u32).collect() } else { vec![self.slots[0] as u32] };
@@ -460,6 +471,7 @@ impl Case<'_> {
             if CONFLICT_FREE.iter().any(|name| b.name.starts_with(name)) {
                 assert_eq!(counted.bank_conflicts, 0, "{}: {counted:?}", b.name);
             }
+            out.last = counted;
             scratch.check(&format!("scratch of {}", b.name));
             arrivals.check(&format!("arrivals of {}", b.name));
             assert!(arrivals.words[..arrivals.len].iter().all(|n| *n == 0), "{} leaves arrivals", b.name);
@@ -524,6 +536,12 @@ impl Case<'_> {
                 assert_eq!(found, wanted, "{} on {}", output.name, variant.target.name);
             }
         }
+    }
+
+    /// What the last kernel for a target did.
+    pub fn counted_on(&self, compiled: &Compiled, target: &str) -> Counters {
+        let variant = compiled.0.iter().find(|v| v.target.name == target).expect("a kernel for the target");
+        self.run(variant, 0..self.rows(), 1).last
     }
 
     fn check_on(&self, compiled: &Variant) {
