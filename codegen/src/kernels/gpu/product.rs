@@ -208,6 +208,16 @@ impl Plan {
         pos.xor(block % 2u32 * 24u32).xor(block / 2u32 % 2u32 * 20u32)
     }
 
+    /// The row that has turn `n` of an epilogue. Where lanes of a warp read several rows of one or two panels, neighbours would meet in banks: of rows
+    /// of 16 columns each fourth and each second one does not, of 32 columns each second one.
+    fn turn<'k>(&self, n: V<'k, Index>) -> V<'k, Index> {
+        match self.panels() {
+            2 => n / 4u32 * 4u32 + n % 2u32 * 2u32 + n / 2u32 % 2u32,
+            panels if panels % 2 == 1 => n / 8u32 * 8u32 + n % 2u32 * 4u32 + n / 2u32 % 2u32 * 2u32 + n / 4u32 % 2u32,
+            _ => n,
+        }
+    }
+
     /// The sum of row `row` of a CTA and column `pos` in memory that holds `[row][column]`.
     pub fn sum<'k>(&self, shared: Ptr<'k, F32>, row: V<'k, Index>, pos: V<'k, Index>) -> Ptr<'k, F32> {
         shared.at(row * self.stride()).at(self.spread(pos))
@@ -479,7 +489,7 @@ impl<'k> Kernel<'_, 'k, '_> {
             let lanes = spec.lanes() as u32;
             k.cta().each(plan.rows() * items * lanes, |e| {
                 let (lane, rest) = (e % lanes, e / lanes);
-                let (local, token) = (rest % items, rest / items);
+                let (local, token) = (rest % items, plan.turn(rest / items));
                 let (item, row) = (first + local, self.first + token);
                 let exists = exists(segment, item, lane).and(row.lt(self.cx.rows()));
                 let sums = |slot: u32| plan.sum(shared, token, local * spec.item_slots() as u32 + lane + slot);
