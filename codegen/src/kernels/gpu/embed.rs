@@ -3,7 +3,7 @@
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::{each_row, squares, threads_for};
-use crate::kir::{Bf16, F32, I32, Index, Ptr, V};
+use crate::kir::{Bf16, F32, I32, Index, Ptr, V, WARP};
 use crate::pack::{FRAGMENT_BLOCK, Form, PANEL, PackSpec, RowOrder};
 use jet_ir::{Elem, Id, Op, Rows, Type};
 use jetbin::Cost;
@@ -28,7 +28,9 @@ pub fn embed(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Uns
     let table = cx.weight::<F32>(spec, &[args[0]]);
     let token = cx.value::<I32>(args[1]).at(row).load(1).to_index();
     let panel = table.byte_offset((token / PANEL as u32) * spec.item_bytes() as u32).cast::<Bf16>();
-    let of_row = sums.map(|store| (store, k.shared::<F32>(n)));
+    let of_row = sums.map(|store| (store, k.shared::<F32>(n.next_multiple_of(PANEL as u32))));
+    // threads that read fours of neighbouring panels do not meet in a bank
+    let spread = |i: V<'_, Index>| i.xor(i / WARP % 4u32 * 4u32);
     k.cta().each(n, |i| {
         let value = element(panel, token % PANEL as u32, i).widen();
         let lanes = vec![Lanes { col: i, left: None }];
@@ -40,7 +42,7 @@ pub fn embed(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Uns
             match of_row.filter(|(sums, _)| sums == store) {
                 Some((_, squares)) => {
                     let x = at.stored(*store).vecs[0];
-                    squares.at(i).store(x * x);
+                    squares.at(spread(i)).store(x * x);
                 }
                 None => at.store(*store),
             }
@@ -50,7 +52,7 @@ pub fn embed(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Uns
         let panel = PANEL as u32;
         k.barrier();
         k.cta().each(n.div_ceil(panel), |part| {
-            squares::put(cx, store, (row, part), n, |c| of_row.at(part * panel).at(c));
+            squares::put(cx, store, (row, part), n, |c| of_row.at(spread(part * panel + c)));
         });
     }
     let written: u64 = stores.iter().map(|store| cx.row_bytes(*store)).sum();

@@ -5,8 +5,8 @@ use super::operand::{Activation, Eight};
 use super::product::{BLOCK, Kernel, ROWS, Sums, Weights};
 use crate::kir::{Bf16, F32, Index, Pred, Ptr, V};
 
-/// Eights of a chunk that are a thread's, as the operands of two tile products.
-pub type Mine<'k> = Vec<[V<'k, Bf16>; 2]>;
+/// Eights of a chunk that are a thread's.
+pub type Mine<'k> = Vec<V<'k, Bf16>>;
 
 impl<'k> Kernel<'_, 'k, '_> {
     /// Where chunk `number` lies.
@@ -42,16 +42,15 @@ impl<'k> Kernel<'_, 'k, '_> {
     pub fn read_chunk(&self, x: &Activation<'_, 'k, '_>, block: V<'k, Index>) -> Mine<'k> {
         let eight = |(token, col, _): (V<'k, Index>, V<'k, Index>, _)| {
             let (col, ragged) = (block * BLOCK + col, self.is_ragged());
-            x.eight(token, col, ragged, x.gain(col, ragged)).fours()
+            x.eight(token, col, ragged, x.gain(col, ragged)).together()
         };
         self.mine().into_iter().map(eight).collect()
     }
 
     /// Writes them to a chunk.
     pub fn write_chunk(&self, chunk: Ptr<'k, Bf16>, eights: &Mine<'k>) {
-        for ((token, col, _), fours) in self.mine().into_iter().zip(eights) {
-            let to = chunk.at(token * self.plan.chunk_stride() + col);
-            [0u32, 4].into_iter().zip(fours).for_each(|(half, four)| to.at(half).store(*four));
+        for ((token, col, _), eight) in self.mine().into_iter().zip(eights) {
+            chunk.at(token * self.plan.chunk_stride() + col).store(*eight);
         }
     }
 
