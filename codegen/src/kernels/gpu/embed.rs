@@ -29,8 +29,6 @@ pub fn embed(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Uns
     let token = cx.value::<I32>(args[1]).at(row).load(1).to_index();
     let panel = table.byte_offset((token / PANEL as u32) * spec.item_bytes() as u32).cast::<Bf16>();
     let of_row = sums.map(|store| (store, k.shared::<F32>(n.next_multiple_of(PANEL as u32))));
-    // threads that read fours of neighbouring panels do not meet in a bank
-    let spread = |i: V<'_, Index>| i.xor(i / WARP % 4u32 * 4u32);
     k.cta().each(n, |i| {
         let value = element(panel, token % PANEL as u32, i).widen();
         let lanes = vec![Lanes { col: i, left: None }];
@@ -66,4 +64,9 @@ fn element<'k>(panel: Ptr<'k, Bf16>, slot: V<'k, Index>, i: V<'k, Index>) -> V<'
     let of_step = (i / FRAGMENT_BLOCK as u32) * 512u32 + (i % 8u32) / 4u32 * 256u32;
     let of_lane = (i % FRAGMENT_BLOCK as u32) / 8u32 * 8u32;
     panel.at(of_slot + of_step + of_lane + (i % 4u32) / 2u32 * 4u32 + i % 2u32).load(1)
+}
+
+/// Where the square of column `i` lies, so that threads that read fours of neighbouring panels do not meet in a bank.
+fn spread<'k>(i: V<'k, Index>) -> V<'k, Index> {
+    i.xor(i / WARP % 4u32 * 4u32)
 }
