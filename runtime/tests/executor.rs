@@ -63,6 +63,43 @@ fn without_a_greedy_buffer_the_runtime_looks_itself() {
     assert_eq!(s.argmax(3).unwrap(), best(&reference(&IDS[..4]).logits[3]));
 }
 
+fn keeping(name: &str, threads: u32, limit: f32) -> (Folder, Session) {
+    let recipe = Recipe { argmax: false, candidates: Some(limit), ..Recipe::default() };
+    let (folder, model) = model_of(name, &recipe);
+    let session = Session::with_device(&model, Box::new(Toy::new(threads)), 1).unwrap();
+    (folder, session)
+}
+
+#[test]
+fn the_candidates_of_all_threads_are_the_best_of_a_row() {
+    let expected = reference(&IDS[..5]);
+    for threads in [1, 2, 3, 20] {
+        let (_folder, mut s) = keeping("candidates", threads, f32::INFINITY);
+        s.prefill(0, &IDS[..5]).unwrap();
+        assert_eq!(s.keeps(), CANDIDATES.len);
+        for row in [0, 3, 1, 4] {
+            let logits = &expected.logits[row as usize];
+            let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+            sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            let best = s.best(row).unwrap().unwrap();
+            assert_eq!(best.tokens.iter().map(|c| (c.id, c.score)).collect::<Vec<_>>(), sorted);
+            assert_eq!((best.rest, best.vocab_size), (f32::NEG_INFINITY, VOCAB as u32));
+            assert_eq!(s.argmax(row).unwrap(), sorted[0].0);
+            // only now the head stores them
+            assert_eq!(s.logits(row).unwrap(), *logits);
+            assert_eq!(s.argmax(row).unwrap(), sorted[0].0);
+        }
+    }
+}
+
+#[test]
+fn logits_that_are_not_finite_are_looked_at_one_by_one() {
+    let (_folder, mut s) = keeping("overflow", 2, 0.5);
+    s.prefill(0, &IDS[..4]).unwrap();
+    assert!(s.best(3).unwrap().is_none());
+    assert_eq!(s.argmax(3).unwrap(), best(&reference(&IDS[..4]).logits[3]));
+}
+
 #[test]
 fn a_batch_of_sequences_of_different_lengths_equals_each_alone() {
     let (_folder, mut s) = session("batch", 2, 5);
@@ -230,7 +267,7 @@ fn whichever_device_call_fails_the_error_names_it_and_a_reset_repairs() {
 fn memory_is_states_and_arena_and_little_else() {
     let (_folder, s) = session("memory", 2, 3);
     let m = s.memory();
-    assert_eq!((m.states, m.arena, m.scratch, m.code), (3 * 1216, 1024, 2 * 256, 7 * 16));
+    assert_eq!((m.states, m.arena, m.scratch, m.code), (3 * 1216, 1024, 2 * 256, (KERNELS.len() * 16) as u64));
     assert_eq!(m.weights as usize, VOCAB * HIDDEN * 4);
     assert!((500..6000).contains(&m.small), "{m:?}");
 }
