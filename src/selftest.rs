@@ -46,11 +46,11 @@ pub fn request(session: &Session) -> anyhow::Result<(Tensors, Vec<Sequence>)> {
     Ok((file, found))
 }
 
-/// Compares the session with the reference evaluation of its model: end to end, or, where its kernels round the rows of products,
-/// half layer by half layer and column by column.
+/// Compares the session with the reference evaluation of its model half layer by half layer and column by column, each from the
+/// session's own residual stream, so that no error of one part is blamed on another or lost in the sum of all.
 ///
 /// # Errors
-/// If one of them fails.
+/// If one of them fails, or the artifact does not show its residual streams.
 pub fn against(
     session: &mut Session,
     reference: &mut Evaluated,
@@ -58,15 +58,8 @@ pub fn against(
     rounding: Rounding,
     step: &dyn Fn(),
 ) -> anyhow::Result<Report> {
-    let (wanted, found) = request(session)?;
-    if rounding == Rounding::default() {
-        let expected = collect(reference, &wanted, &found, false, step)?;
-        let ours = collect(session, &wanted, &found, false, step)?;
-        return Ok(judge(&measured(expected), &ours, tolerance));
-    }
-    let fed = (&found[0].prompt[..], &found[0].forced[..]);
-    let sides = guided::both(session, reference, rounding, fed, step)?;
-    Ok(judge_columns(&sides.reference, &sides.ours, tolerance, tolerance.of_column()))
+    let sides = guided::both(session, reference, rounding, &request(session)?.1[0], step)?;
+    Ok(judge_columns(&sides.reference, &sides.ours, tolerance))
 }
 
 /// Compares the prompt program with the decode program: the same tokens in one piece, and one by one. The normed residual stream is

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 
 const HELP: &str = "\
 Checks the hashes of header, tables, code and packed weights; then the artifact's code computes on the device: the prompt
-program against the decode program, and with --source both against the reference evaluation of the source's graph, op by op.
-The latter takes about a minute for each billion weights. Where the rows of products are rounded (bf16 activations, bytes), the
-reference rounds them too, and mixers, MLPs and head are compared one by one, each column on its own, from the artifact's own input.
+program against the decode program, and with --source both against the reference evaluation of the source's graph, part by part.
+The latter takes about a minute for each billion weights. Mixers, MLPs and head are compared one by one, each column on its own, from
+the artifact's own input. Where a CPU rounds the rows of products (bf16 activations, bytes), the reference rounds them too; of a GPU
+it counts the roundings in each part.
 
 Examples:
   jetc verify model.jetbin
@@ -114,15 +115,17 @@ fn print_text(verdict: &Verdict) {
     for (name, report) in reports {
         let Some(report) = report else { continue };
         let failed: Vec<_> = report.keys.iter().filter(|k| !k.passed).collect();
+        let worst = report.nearest();
+        let worst = worst.map(|k| format!("{:.1e}, allowed {:.1e} ({})", k.relative_l2, k.tolerance, k.key));
         println!(
-            "{name:<18} {}: {} values, worst relative L2 {:.1e} (tolerance {:e})",
+            "{name:<18} {}: {} values, at worst a relative L2 of {}",
             if report.passed { "ok" } else { "FAILED" },
             report.keys.len(),
-            report.worst_relative_l2,
-            report.tolerance
+            worst.unwrap_or_else(|| "none".into()),
         );
         for key in failed {
-            println!("  {}: {}", key.key, key.problem.clone().unwrap_or_else(|| format!("{:.1e}", key.relative_l2)));
+            let past = || format!("{:.1e}, allowed {:.1e}", key.relative_l2, key.tolerance);
+            println!("  {}: {}", key.key, key.problem.clone().unwrap_or_else(past));
         }
     }
 }

@@ -1,11 +1,12 @@
 //! An artifact half layer by half layer against the reference evaluation.
 //!
-//! Where kernels round the rows of products, an element next to the border between two codes may fall on either side of it, and after some
-//! layers two evaluations have little more in common than what the model means. So the reference rounds as the kernels do, and each mixer,
-//! each MLP and the head start from the residual stream that the artifact itself had there; compared is what each of them adds to it.
+//! Each mixer, each MLP and the head of the reference start from the residual stream that the artifact itself had there; compared is what each
+//! of them adds to it. Every error is then that of one part, which few roundings make. End to end, an element next to the border between two
+//! codes falls on either side of it, and after some layers two evaluations of rounded rows have little more in common than what the model means.
 
 use super::evaluated::Evaluated;
 use super::feed::{Rows, Runner, Wanted};
+use super::reference::Sequence;
 use super::tensors::{Array, Tensors};
 use crate::selftest;
 use jet_ir::Rounding;
@@ -19,7 +20,7 @@ pub struct Sides {
     pub ours: Tensors,
 }
 
-/// Feeds `prompt` at once and `forced` one by one to slot 0 of both. `step` is told about every call. The normed residual stream is
+/// Feeds the prompt of a sequence at once and what is forced one by one to slot 0 of both. `step` is told about every call. The normed residual stream is
 /// compared where both programs keep it; a decode program of a GPU norms inside the head's kernel.
 ///
 /// # Errors
@@ -28,7 +29,7 @@ pub fn both(
     session: &mut Session,
     reference: &mut Evaluated,
     rounding: Rounding,
-    (prompt, forced): (&[u32], &[u32]),
+    fed: &Sequence,
     step: &dyn Fn(),
 ) -> anyhow::Result<Sides> {
     let last_hidden = selftest::decode_keeps_last_hidden(session);
@@ -42,8 +43,8 @@ pub fn both(
         step();
         Ok(())
     };
-    call(prompt, Runner::prefill(session, 0, prompt, all)?)?;
-    for &id in forced {
+    call(&fed.prompt, Runner::prefill(session, 0, &fed.prompt, all)?)?;
+    for &id in &fed.forced {
         call(&[id], Runner::decode(session, &[(0, id)], all)?)?;
     }
     let (vocab, hidden) = (Runner::vocab(session), Runner::hidden(session));

@@ -13,6 +13,8 @@ pub struct KeyReport {
     pub max_abs: f64,
     /// `|ours - reference|_2 / |reference|_2`; for ids, the share that differs.
     pub relative_l2: f64,
+    /// Largest `relative_l2` that is allowed.
+    pub tolerance: f64,
     /// `max |reference|`.
     pub reference_max: f64,
     /// Share of the rows whose largest value has the same index, for logits; share of equal ids.
@@ -28,7 +30,7 @@ pub struct KeyReport {
 /// A comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// Largest allowed relative L2 difference of a key.
+    /// Largest allowed relative L2 difference of any key.
     pub tolerance: f64,
     /// Every key that was compared, in alphabetical order.
     pub keys: Vec<KeyReport>,
@@ -40,6 +42,15 @@ pub struct Report {
     pub worst_top1: f64,
     /// Whether every key passed, and there was one.
     pub passed: bool,
+}
+
+impl Report {
+    /// The key that takes the largest share of its tolerance, NaN and what could not be compared before all others; none of no keys.
+    pub fn nearest(&self) -> Option<&KeyReport> {
+        let share = |k: &KeyReport| if k.relative_l2 == 0.0 { 0.0 } else { k.relative_l2 / k.tolerance };
+        let judged = self.keys.iter().filter(|k| k.judged);
+        judged.reduce(|best, k| if share(k) > share(best) || share(k).is_nan() { k } else { best })
+    }
 }
 
 /// Distance of two lists of values.
@@ -90,7 +101,7 @@ pub fn judge(reference: &Tensors, ours: &Tensors, tolerance: impl Into<Tolerance
     let judged = || keys.iter().filter(|k| k.judged);
     let worst = |f: fn(&KeyReport) -> f64| judged().map(f).fold(0.0, |a, b| if b <= a { a } else { b });
     Report {
-        tolerance: tolerance.relative_l2,
+        tolerance: keys.iter().map(|k| k.tolerance).fold(0.0, f64::max),
         worst_relative_l2: worst(|k| k.relative_l2),
         worst_max_abs: worst(|k| k.max_abs),
         worst_top1: keys.iter().filter_map(|k| k.top1).fold(1.0, f64::min),
@@ -99,9 +110,9 @@ pub fn judge(reference: &Tensors, ours: &Tensors, tolerance: impl Into<Tolerance
     }
 }
 
-/// [`judge`], and no column may be further away than `limit`: the error of a column in all rows, relative to the root mean square of
-/// the columns. So a fault of a single column shows however many there are.
-pub fn judge_columns(reference: &Tensors, ours: &Tensors, tolerance: Tolerance, limit: f64) -> Report {
+/// [`judge`], and no column may be further away than [`Tolerance::of_column`]: the error of a column in all rows, relative to the root
+/// mean square of the columns. So a fault of a single column shows however many there are.
+pub fn judge_columns(reference: &Tensors, ours: &Tensors, tolerance: Tolerance) -> Report {
     let mut report = judge(reference, ours, tolerance);
     for key in report.keys.iter_mut().filter(|k| k.problem.is_none()) {
         let sides = (reference.get(&key.key), ours.get(&key.key));
@@ -110,7 +121,7 @@ pub fn judge_columns(reference: &Tensors, ours: &Tensors, tolerance: Tolerance, 
         else {
             continue;
         };
-        let (column, error) = worst_column(r, o, columns);
+        let ((column, error), limit) = (worst_column(r, o, columns), tolerance.of_column(&key.key));
         if error.is_nan() || error > limit {
             let found = format!("column {column}: found an error of {error:.1e} of the usual column");
             key.problem = Some(format!("{found}, expected at most {limit:.1e}"));
@@ -146,6 +157,7 @@ fn is_measured(key: &str) -> bool {
 
 fn one_key(key: &str, array: &Array, reference: &Tensors, ours: &Tensors, tolerance: Tolerance) -> KeyReport {
     let judged = tolerance.equal_ids || array.integers().is_none();
+    let allowed = tolerance.of_key(key);
     let compared = match key.strip_suffix("_values") {
         Some(stem) => gathered(key, stem, reference, ours),
         None => direct(key, array, ours),
@@ -153,14 +165,16 @@ fn one_key(key: &str, array: &Array, reference: &Tensors, ours: &Tensors, tolera
     match compared {
         Ok((d, top1)) => {
             let ids_differ = array.integers().is_some() && d.relative_l2 > 0.0;
-            let passed = !judged || (!ids_differ && d.relative_l2 <= tolerance.relative_l2);
+            let passed = !judged || (!ids_differ && d.relative_l2 <= allowed);
             let Distance { max_abs, relative_l2, reference_max } = d;
-            KeyReport { key: key.into(), max_abs, relative_l2, reference_max, top1, judged, passed, problem: None }
+            let (key, tolerance, problem) = (key.into(), allowed, None);
+            KeyReport { key, max_abs, relative_l2, tolerance, reference_max, top1, judged, passed, problem }
         }
         Err(problem) => KeyReport {
             key: key.into(),
             max_abs: f64::INFINITY,
             relative_l2: f64::INFINITY,
+            tolerance: allowed,
             reference_max: 0.0,
             top1: None,
             judged: true,
@@ -289,12 +303,12 @@ mod tests {
         row[37] = 1.5;
         let ours = key(row.clone());
         assert!(judge(&reference, &ours, 0.06).passed);
-        assert!(judge_columns(&reference, &ours, 0.06.into(), 0.51).passed);
-        let report = judge_columns(&reference, &ours, 0.06.into(), 0.49);
-        let problem = "column 37: found an error of 5.0e-1 of the usual column, expected at most 4.9e-1";
+        assert!(judge_columns(&reference, &ours, 0.13.into()).passed);
+        let report = judge_columns(&reference, &ours, 0.12.into());
+        let problem = "column 37: found an error of 5.0e-1 of the usual column, expected at most 4.8e-1";
         assert_eq!((report.passed, report.keys[0].problem.as_deref()), (false, Some(problem)));
         row[5] = f32::NAN;
-        assert!(judge_columns(&reference, &key(row), f64::INFINITY.into(), 10.0).keys[0].problem.is_some());
+        assert!(judge_columns(&reference, &key(row), f64::INFINITY.into()).keys[0].problem.is_some());
     }
 
     #[test]
