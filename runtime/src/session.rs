@@ -150,7 +150,8 @@ impl Session {
         device.reserve(&code, &pieces, &Growing { bytes: memory.states, at_start: &states.at_start() })?;
         // SAFETY: the target was chosen for this machine, and the hash of its code was checked against the artifact.
         unsafe { device.load(&code)? };
-        let places = place(model, device.as_mut(), &memory, &weights, &mut states, (&inputs, scratch_bytes(&programs)))?;
+        let places =
+            place(model, device.as_mut(), &memory, &weights, &mut states, (&inputs, scratch_bytes(&programs)))?;
         let plan = |program| Plan::new(program, &launches, &places);
         let plans = programs.iter().map(plan).collect::<Result<Vec<_>>>()?;
         let choices = Choices::new(&plans, facts.vocab_size, device.threads());

@@ -2,8 +2,11 @@
 
 mod toy;
 
+use jet_runtime::generate::{Limits, generate};
 use jet_runtime::jetbin::{ProbeKind, hex};
+use jet_runtime::sampling::{Sampler, Sampling};
 use jet_runtime::{Error, Observation, Session};
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering::SeqCst;
 use toy::*;
 
@@ -89,6 +92,25 @@ fn the_candidates_of_all_threads_are_the_best_of_a_row() {
             assert_eq!(s.logits(row).unwrap(), *logits);
             assert_eq!(s.argmax(row).unwrap(), sorted[0].0);
         }
+    }
+}
+
+#[test]
+fn a_text_is_the_same_with_candidates_and_with_all_logits() {
+    let sampling = Sampling { random: true, temperature: Some(2.0), top_p: Some(0.95), ..Sampling::default() };
+    let greedy = Sampling { random: false, repetition_penalty: Some(1.5), ..Sampling::default() };
+    let penalty = Sampling { top_k: Some(4), repetition_penalty: Some(1.2), ..sampling };
+    for sampling in [greedy, penalty, Sampling { top_k: Some(9), ..sampling }, sampling] {
+        let text = |mut s: Session| {
+            let mut history = IDS[..4].to_vec();
+            let limits = Limits { max_new_tokens: 20, eos_ids: &[] };
+            let mut sampler = Sampler::new(sampling, 5).unwrap();
+            generate(&mut s, 0, &mut history, &mut sampler, limits, &mut |_| ControlFlow::Continue(())).unwrap();
+            history
+        };
+        let (_folder, all) = session("text-all", 2, 1);
+        let (_other, kept) = keeping("text-kept", 2, f32::INFINITY);
+        assert_eq!(text(kept), text(all), "{sampling:?}");
     }
 }
 

@@ -189,7 +189,9 @@ impl<'k> Context<'k, '_> {
     /// Declares a parameter before it is used, so that another kernel's words fit.
     fn predeclare(&self, binding: &Binding) {
         match binding {
-            Binding::StateRows(_) | Binding::SlotStride | Binding::Rows | Binding::KeepLogits => drop(self.count(binding.clone())),
+            Binding::StateRows(_) | Binding::SlotStride | Binding::Rows | Binding::KeepLogits => {
+                drop(self.count(binding.clone()))
+            }
             other => drop(self.pointer::<F32>(other.clone())),
         }
     }

@@ -385,7 +385,9 @@ impl<'a> ProgramView<'a> {
 
     /// The lists of candidates that threads leave behind the head.
     pub fn candidates(&self) -> Option<CandidateList> {
-        self.args().iter().find_map(|arg| if let Arg::Candidates(len) = arg { Some(CandidateList { len }) } else { None })
+        self.args()
+            .iter()
+            .find_map(|arg| if let Arg::Candidates(len) = arg { Some(CandidateList { len }) } else { None })
     }
 
     /// Places in the arena.
