@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::epilogue::{Domain, Fragment, Lanes, Row};
 use super::lanes::{spans, widths};
-use crate::kir::{F32, Index, V};
+use crate::kir::{F32, Index, Ptr, V};
 use crate::pack::PackSpec;
 use jet_ir::{Id, Op, Place};
 
@@ -45,6 +45,17 @@ impl<'k> Heads<'_, 'k, '_> {
         factor: Option<V<'k, F32>>,
         out: V<'k, F32>,
     ) {
+        self.put(store, row, self.columns(store, (row, head, c), factor, out));
+    }
+
+    /// What [`Heads::store_columns`] writes.
+    pub fn columns(
+        &self,
+        store: Id,
+        (row, head, c): (V<'k, Index>, V<'k, Index>, V<'k, Index>),
+        factor: Option<V<'k, F32>>,
+        out: V<'k, F32>,
+    ) -> Fragment<'k> {
         let (graph, lanes) = (self.cx.graph, out.lanes());
         let col = head * self.head_dim + c;
         let vector = PackSpec::vector(self.cols as usize);
@@ -56,16 +67,31 @@ impl<'k> Heads<'_, 'k, '_> {
             (Some(Op::GatedNorm(_)), Some(factor)) => {
                 let args = &graph.node(id).args;
                 let gain = self.cx.vector(PackSpec::vector(self.head_dim as usize), args[1]).at(c).load(lanes);
-                let z = self.cx.value::<F32>(args[2]).at(row * self.cols + col).load(lanes);
+                let z = self.gate(args[2], lanes).at(row * self.cols + col).load(lanes);
                 Some(fragment(out * factor.splat(lanes) * gain * z.silu()))
             }
             _ => None,
         };
         let at = Row { cx: self.cx, row, leaf: &leaf };
         match graph.op(store) {
-            Some(Op::Get0(_)) => at.write(store, fragment(out)),
-            Some(Op::GatedNorm(_)) => at.write(store, at.eval(store)),
-            _ => at.store(store),
+            Some(Op::Get0(_)) => fragment(out),
+            Some(Op::GatedNorm(_)) => at.eval(store),
+            _ => at.stored(store),
+        }
+    }
+
+    /// The buffer of a gate, for vectors of `lanes` at multiples of so many columns of a head.
+    fn gate(&self, gate: Id, lanes: u16) -> Ptr<'k, F32> {
+        let fours = lanes == 4 && self.head_dim.is_multiple_of(4);
+        self.cx.value::<F32>(gate).aligned(if fours { 16 } else { 4 })
+    }
+
+    /// Writes what [`Heads::columns`] gave for a row.
+    pub fn put(&self, store: Id, row: V<'k, Index>, value: Fragment<'k>) {
+        let at = Row { cx: self.cx, row, leaf: &|_| None };
+        match self.cx.graph.op(store) {
+            Some(Op::Get0(_) | Op::GatedNorm(_)) => at.write(store, value),
+            _ => at.put(store, value),
         }
     }
 

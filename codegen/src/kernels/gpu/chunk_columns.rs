@@ -3,7 +3,7 @@
 //! that sums are operands of the next product as they are.
 
 use super::super::delta::Delta;
-use super::chunk::{CHUNK, Stage, WIDE, padded};
+use super::chunk_head::{CHUNK, Stage, WIDE, padded};
 use super::matrix::left_of_sums;
 use crate::kir::{Bf16, F32, Index, Operand, Pred, Ptr, V};
 use jet_ir::Id;

@@ -5,9 +5,9 @@
 
 use super::super::context::{Context, Scratch, Shape, Unsupported};
 use super::super::delta::Delta;
-use super::chunk;
 use super::operand::sum_of_squares;
 use super::threads_for;
+use super::{chunk, chunk_head};
 use crate::kir::{Carry, F32, Index, Items, Launch, Operand, Ptr, STATIC_SHARED, V, WARP};
 use jet_ir::Id;
 use jetbin::Phase;
@@ -37,6 +37,9 @@ pub fn delta(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, Uns
     let d = Delta::new(cx, grid, stores)?;
     if chunk::supports(&d) {
         return Ok(chunk::chunked(&d));
+    }
+    if chunk_head::supports(&d) {
+        return Ok(chunk_head::chunked(&d));
     }
     if 4 * (2 * (d.dk + 4 * GAP) + d.dv) + 256 > STATIC_SHARED {
         let reason = format!("heads of {} by {} need more shared memory than there is", d.dk, d.dv);
