@@ -188,10 +188,9 @@ impl<'k> Context<'k, '_> {
 
     /// Declares a parameter before it is used, so that another kernel's words fit.
     fn predeclare(&self, binding: &Binding) {
+        use Binding::{KeepLogits, Rows, SlotStride, StateRows};
         match binding {
-            Binding::StateRows(_) | Binding::SlotStride | Binding::Rows | Binding::KeepLogits => {
-                drop(self.count(binding.clone()))
-            }
+            StateRows(_) | SlotStride | Rows | KeepLogits => drop(self.count(binding.clone())),
             other => drop(self.pointer::<F32>(other.clone())),
         }
     }
