@@ -104,6 +104,9 @@ pub struct Cost {
     pub processors: u32,
 }
 
+/// Multiprocessors of a group (GPC) of an H100, at least; the number of all is even in each.
+const GROUP: u32 = 16;
+
 /// Bytes of shared memory that the system takes of each CTA.
 const RESERVED_SHARED: u32 = 1 << 10;
 
@@ -330,6 +333,11 @@ impl Target {
     pub fn most_shared(&self, ctas: u32) -> u32 {
         let each = (self.shared_bytes + RESERVED_SHARED) / ctas.max(1);
         each.saturating_sub(RESERVED_SHARED)
+    }
+
+    /// Multiprocessors that clusters of `ctas` CTAs can have: a cluster lies in one group of multiprocessors, and groups have 16 or 18.
+    pub fn processors_in_clusters(&self, ctas: u32) -> u32 {
+        if ctas <= 2 { self.cost.processors } else { self.cost.processors / GROUP * GROUP }
     }
 
     /// Whether the machine can do `cap`.

@@ -258,7 +258,7 @@ pub enum Op {
         /// Arrivals of a phase.
         count: u32,
     },
-    /// `(mbarrier)`: arrives; what this thread did before is done for those who wait for the phase.
+    /// `(mbarrier)`, which may be another CTA's of the cluster: arrives; what this thread did before is done for those who wait for the phase.
     MbarrierArrive {
         /// Bytes added to the address.
         offset: i32,
@@ -285,6 +285,8 @@ pub enum Op {
         bytes: u32,
         /// Bytes added to the address of the mbarrier.
         barrier: i32,
+        /// To the same place in each CTA of the cluster, whose mbarrier at the same place counts them there.
+        everywhere: bool,
     },
     /// Waits until the kernel launched before has finished and what it wrote can be seen.
     AwaitPrevious,
@@ -419,6 +421,7 @@ impl Op {
             Op::DotHalves => Some(Cap::Int16Dot),
             Op::WgmmaFence | Op::Wgmma { .. } | Op::WgmmaCommit | Op::WgmmaWait(_) | Op::ProxyFence => Some(Cap::Wgmma),
             Op::MbarrierInit { .. } | Op::MbarrierArrive { .. } | Op::MbarrierExpect { .. } => Some(Cap::BulkCopy),
+            Op::BulkCopy { everywhere: true, .. } => Some(Cap::Cluster),
             Op::MbarrierWait { .. } | Op::BulkCopy { .. } => Some(Cap::BulkCopy),
             Op::Prefetch { .. } => Some(Cap::Prefetch),
             Op::AwaitPrevious | Op::ReleaseNext => Some(Cap::DependentLaunch),
@@ -430,7 +433,7 @@ impl Op {
     pub fn is_pure(&self) -> bool {
         let memory = matches!(self, Op::Load(_) | Op::Store(_) | Op::LoadMatrix { .. } | Op::Shared { .. });
         let threads = matches!(self, Op::Barrier | Op::ShuffleXor(_) | Op::Shuffle | Op::Mma | Op::Arrive { .. });
-        let clusters = matches!(self, Op::ClusterBarrier | Op::WarpBarrier);
+        let clusters = matches!(self, Op::ClusterBarrier | Op::WarpBarrier | Op::BulkCopy { .. });
         let copies = matches!(self, Op::CopyAsync { .. } | Op::CopyCommit | Op::CopyWait(_));
         let launches = matches!(self, Op::AwaitPrevious | Op::ReleaseNext);
         let groups = matches!(self.needs(), Some(Cap::Wgmma | Cap::BulkCopy));

@@ -75,7 +75,7 @@ impl<'k, E: Stored> Ptr<'k, E> {
         self.k.push(Op::MbarrierInit { offset: self.offset, count }, &[self.id], &[]);
     }
 
-    /// Arrives at the mbarrier here.
+    /// Arrives at the mbarrier here, which may be a peer's.
     pub fn mbarrier_arrive(self) {
         self.k.push(Op::MbarrierArrive { offset: self.offset }, &[self.id], &[]);
     }
@@ -92,7 +92,16 @@ impl<'k, E: Stored> Ptr<'k, E> {
 
     /// Starts to copy `bytes` bytes at `from` to here, which is shared memory; `barrier` counts them.
     pub fn bulk_copy<B: Stored>(self, from: Ptr<'k, E>, bytes: u32, barrier: Ptr<'k, B>) {
-        let op = Op::BulkCopy { to: self.offset, from: from.offset, bytes, barrier: barrier.offset };
+        self.bulk_copy_from(from, bytes, barrier, false);
+    }
+
+    /// The same to this place in every CTA of the cluster, whose mbarrier at the place of `barrier` counts the bytes there.
+    pub fn bulk_copy_everywhere<B: Stored>(self, from: Ptr<'k, E>, bytes: u32, barrier: Ptr<'k, B>) {
+        self.bulk_copy_from(from, bytes, barrier, true);
+    }
+
+    fn bulk_copy_from<B: Stored>(self, from: Ptr<'k, E>, bytes: u32, barrier: Ptr<'k, B>, everywhere: bool) {
+        let op = Op::BulkCopy { to: self.offset, from: from.offset, bytes, barrier: barrier.offset, everywhere };
         self.k.push(op, &[self.id, from.id, barrier.id], &[]);
     }
 

@@ -95,7 +95,8 @@ const NAMES: &[(&str, Op)] = &[
     ("mbarrier_arrive", Op::MbarrierArrive { offset: 0 }),
     ("mbarrier_expect", Op::MbarrierExpect { offset: 0, bytes: 0 }),
     ("mbarrier_wait", Op::MbarrierWait { offset: 0 }),
-    ("bulk_copy", Op::BulkCopy { to: 0, from: 0, bytes: 0, barrier: 0 }),
+    ("bulk_copy", Op::BulkCopy { to: 0, from: 0, bytes: 0, barrier: 0, everywhere: false }),
+    ("bulk_copy.everywhere", Op::BulkCopy { to: 0, from: 0, bytes: 0, barrier: 0, everywhere: true }),
     ("await_previous", Op::AwaitPrevious),
     ("release_next", Op::ReleaseNext),
 ];
@@ -129,7 +130,7 @@ impl Op {
             Op::MbarrierInit { offset, count } => vec![("", i64::from(*offset)), ("count", i64::from(*count))],
             Op::MbarrierArrive { offset } | Op::MbarrierWait { offset } => vec![("", i64::from(*offset))],
             Op::MbarrierExpect { offset, bytes } => vec![("", i64::from(*offset)), ("bytes", i64::from(*bytes))],
-            Op::BulkCopy { to, from, bytes, barrier } => {
+            Op::BulkCopy { to, from, bytes, barrier, .. } => {
                 let (to, from) = (("to", i64::from(*to)), ("from", i64::from(*from)));
                 vec![to, from, ("bytes", i64::from(*bytes)), ("barrier", i64::from(*barrier))]
             }
@@ -170,10 +171,10 @@ impl Op {
                 Op::MbarrierExpect { offset: numbers[0].try_into().ok()?, bytes: numbers[1].try_into().ok()? }
             }
             Op::MbarrierWait { .. } => Op::MbarrierWait { offset: numbers[0].try_into().ok()? },
-            Op::BulkCopy { .. } => {
+            Op::BulkCopy { everywhere, .. } => {
                 let [to, from, bytes, barrier] = numbers.try_into().ok()?;
                 let (to, from, bytes) = (to.try_into().ok()?, from.try_into().ok()?, u32::try_from(bytes).ok()?);
-                Op::BulkCopy { to, from, bytes, barrier: barrier.try_into().ok()? }
+                Op::BulkCopy { to, from, bytes, barrier: barrier.try_into().ok()?, everywhere: *everywhere }
             }
             Op::WgmmaWait(_) => Op::WgmmaWait(numbers[0].try_into().ok()?),
             Op::Wgmma { .. } => {

@@ -245,7 +245,7 @@ fn expectation(op: &Op) -> &'static str {
              result like the first"
         }
         Op::MbarrierInit { .. } => "scratch memory at a multiple of 8, and arrivals from 1 to 2^20 - 1",
-        Op::MbarrierArrive { .. } => "scratch memory at a multiple of 8",
+        Op::MbarrierArrive { .. } => "scratch memory or memory of the cluster at a multiple of 8",
         Op::MbarrierExpect { .. } => "scratch memory at a multiple of 8, and less than 2^20 bytes",
         Op::MbarrierWait { .. } => "scratch memory at a multiple of 8 and an index",
         Op::BulkCopy { .. } => {
@@ -306,13 +306,13 @@ fn plain(op: &Op, args: &[Type], results: &[Type]) -> bool {
         (Op::MbarrierInit { offset, count }, [Ptr(Space::Scratch)], []) => {
             offset.rem_euclid(8) == 0 && (1..1 << 20).contains(count)
         }
-        (Op::MbarrierArrive { offset }, [Ptr(Space::Scratch)], []) => offset.rem_euclid(8) == 0,
+        (Op::MbarrierArrive { offset }, [Ptr(Space::Scratch | Space::Cluster)], []) => offset.rem_euclid(8) == 0,
         (Op::MbarrierExpect { offset, bytes }, [Ptr(Space::Scratch)], []) => {
             offset.rem_euclid(8) == 0 && *bytes < 1 << 20
         }
         (Op::MbarrierWait { offset }, [Ptr(Space::Scratch), Vec(Index, 1)], []) => offset.rem_euclid(8) == 0,
         (
-            Op::BulkCopy { to, from, bytes, barrier },
+            Op::BulkCopy { to, from, bytes, barrier, .. },
             [Ptr(Space::Scratch), Ptr(Space::Global), Ptr(Space::Scratch)],
             [],
         ) => {

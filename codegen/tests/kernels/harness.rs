@@ -7,11 +7,13 @@
 use crate::candidates;
 use crate::machine::{Machine, Word};
 use crate::tolerance;
+use jet_codegen::kir::Kernel;
 use jet_codegen::targets::{Backend, TARGETS, Target, runnable};
 use jet_codegen::{Activations, Binding, Built, PackSpec, TILE_ROWS, select, tiled_rows, with_cache_elem};
 use jet_ir::eval::{Bindings, Named, eval};
 use jet_ir::quant::{Format, quantise, round_trip};
 use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, OutputKind, Rows, Type, Value, group_kernels};
+use jet_ptxsim::Counters;
 use jetbin::{CandidateList, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -221,6 +223,12 @@ struct Variant {
 }
 
 impl Compiled {
+    /// The last kernel for a target.
+    pub fn last_on(&self, target: &str) -> &Kernel {
+        let variant = self.0.iter().find(|v| v.target.name == target).expect("a kernel for the target");
+        &variant.built.last().expect("a kernel").kernel
+    }
+
     /// Rows that a CTA of the last kernel works on, by target.
     pub fn rows_of_last(&self) -> Vec<(&'static str, u32)> {
         let rows = |v: &Variant| v.built.last().and_then(|b| b.kernel.launch).map_or(0, |l| l.rows);
@@ -302,6 +310,8 @@ struct Outcome {
     states: Area,
     /// Whether the head of a CPU stored logits beside its candidates.
     keep_logits: bool,
+    /// What the last kernel did, if it was simulated.
+    last: Counters,
 }
 
 impl Case<'_> {
@@ -394,7 +404,7 @@ impl Case<'_> {
     ) -> Outcome {
         let (offsets, stride) = self.layout();
         let states = self.initial_states(&offsets, stride);
-        let mut out = Outcome { values: BTreeMap::new(), states, keep_logits };
+        let mut out = Outcome { values: BTreeMap::new(), states, keep_logits, last: Counters::default() };
         let decode = self.phase == Phase::Decode;
         let slots: Vec<u32> =
             if decode { rows.clone().map(|s| self.slots[s] as u32).collect() } else { vec![self.slots[0] as u32] };
@@ -478,6 +488,7 @@ impl Case<'_> {
             if CONFLICT_FREE.iter().any(|name| b.name.starts_with(name)) {
                 assert_eq!(counted.bank_conflicts, 0, "{}: {counted:?}", b.name);
             }
+            out.last = counted;
             scratch.check(&format!("scratch of {}", b.name));
             arrivals.check(&format!("arrivals of {}", b.name));
             assert!(arrivals.words[..arrivals.len].iter().all(|n| *n == 0), "{} leaves arrivals", b.name);
@@ -560,6 +571,12 @@ impl Case<'_> {
                 assert_eq!(found, wanted, "{} on {}", output.name, variant.target.name);
             }
         }
+    }
+
+    /// What the last kernel for a target did.
+    pub fn counted_on(&self, compiled: &Compiled, target: &str) -> Counters {
+        let variant = compiled.0.iter().find(|v| v.target.name == target).expect("a kernel for the target");
+        self.run(variant, 0..self.rows(), 1).last
     }
 
     fn check_on(&self, compiled: &Variant) {

@@ -54,21 +54,46 @@ fn rounding_by_the_producer_changes_no_bit() {
     }
 }
 
-/// Columns for which the largest tiles are the fastest: one for each multiprocessor of an H100, and some of an A100.
-#[test]
-fn large_tiles_agree_with_the_reference() {
+/// A product of rows of `k` columns, which lie in tiles, with `n` columns.
+fn of_tiles(k: usize, n: usize) -> Graph {
     let mut g = Graph::new("wide");
     let x = input(&mut g, "x", 8);
     let grid = g.add(Sweep {}, &[x]).unwrap();
-    let h = acc(&mut g, grid, "up", 96, Elem::Bf16);
+    let h = acc(&mut g, grid, "up", k, Elem::Bf16);
     let h = g.add(RoundBf16 {}, &[h]).unwrap();
     let h = g.add(Store {}, &[h]).unwrap();
     let grid = g.add(Sweep {}, &[h]).unwrap();
-    let y = acc(&mut g, grid, "down", 128 * 132, Elem::Bf16);
+    let y = acc(&mut g, grid, "down", n, Elem::Bf16);
     give(&mut g, "y", y);
+    g
+}
+
+/// Columns for which large tiles are the fastest, on an H100 in clusters.
+#[test]
+fn large_tiles_agree_with_the_reference() {
+    let g = of_tiles(96, 128 * 132);
     let compiled = compile_for_gpus(&g, Phase::Prefill);
     assert_eq!(compiled.rows_of_last(), [("sm_80", 128), ("sm_90a", 256)]);
     case(&g, Phase::Prefill, 130).check(&compiled);
+}
+
+/// CTAs of a cluster read rows once for all of them; the last cluster may have more CTAs than are left of the columns.
+#[test]
+fn clusters_share_what_they_read_of_rows() {
+    let (k, rows) = (96, 300);
+    for (n, columns, ctas, cluster) in [(24, 64, 2, 2), (200, 64, 4, 2), (128 * 33, 64, 66, 2), (17920, 192, 96, 4)] {
+        let g = of_tiles(k, n);
+        let (compiled, case) = (compile_for_gpus(&g, Phase::Prefill), case(&g, Phase::Prefill, rows));
+        let kernel = compiled.last_on("sm_90a");
+        assert_eq!((kernel.items.fixed, kernel.cluster), (ctas, cluster), "{n} columns");
+        let tile = u64::from(kernel.launch.expect("launch data").rows);
+        let of_cta = 2 * k as u64 * (columns + tile / u64::from(cluster));
+        let read = case.counted_on(&compiled, "sm_90a").global_bytes_read;
+        assert_eq!(read, u64::from(ctas) * (rows as u64).div_ceil(tile) * of_cta, "{n} columns");
+        if n <= 200 {
+            case.check(&compiled);
+        }
+    }
 }
 
 /// A residual whose producer leaves what a norm and the products behind it need.

@@ -4,7 +4,7 @@ use crate::counters::Counters;
 use crate::error::{Fault, Trap, TrapKind};
 use crate::exec::{Barrier, ClusterBarrier, Event, Machine, Mbarrier, Registers, Step, Warp, land};
 use crate::memory::SHARED_BASE;
-use crate::memory::clock::{Actor, Clocks};
+use crate::memory::clock::{Actor, Clocks, Knowledge};
 use crate::memory::global::{Agent, Global};
 use crate::memory::order::Known;
 use crate::memory::shared::Shared;
@@ -72,6 +72,8 @@ pub(crate) struct Block<'l> {
     pub warps: u32,
     pub live: u32,
     pub index: [u32; 3],
+    /// When others last accessed its shared memory: warps of other blocks, and copies.
+    pub visits: Knowledge,
 }
 
 /// Warp instructions in a turn of a warp, and after which a cluster that does not end lets another one start beside it.
@@ -183,7 +185,8 @@ impl<'l> Cluster<'l> {
             };
             let barriers = (0..crate::exec::BARRIERS).map(|_| Barrier::new(clocks.actors())).collect();
             let (mbarriers, triggered) = (HashMap::new(), false);
-            Block { shared: Shared::new(bytes), barriers, mbarriers, triggered, agent, warps, live: warps, index }
+            let (shared, visits) = (Shared::new(bytes), Knowledge::new(clocks.actors()));
+            Block { shared, barriers, mbarriers, triggered, agent, warps, live: warps, index, visits }
         };
         let blocks: Vec<Block> = (0..blocks).map(block).collect();
         let (barrier, random) = (ClusterBarrier::new(clocks.actors()), context.seed ^ index << 32);

@@ -70,7 +70,10 @@ impl Emitter<'_> {
             (Op::WgmmaFence, _) => self.line("wgmma.fence.sync.aligned"),
             (Op::WgmmaCommit, _) => self.line("wgmma.commit_group.sync.aligned"),
             (Op::WgmmaWait(groups), _) => self.line(&format!("wgmma.wait_group.sync.aligned {groups}")),
-            (Op::ProxyFence, _) => self.line("fence.proxy.async.shared::cta"),
+            (Op::ProxyFence, _) => {
+                let space = if self.k.cluster > 1 { "shared::cluster" } else { "shared::cta" };
+                self.line(&format!("fence.proxy.async.{space}"));
+            }
             (Op::Wgmma { offset, lead, stride }, _) => {
                 let descriptor = self.descriptor(&a[2][0], *offset, *lead, *stride);
                 let shape = format!("m64n{}k16", 2 * a[0].len());
@@ -97,16 +100,24 @@ impl Emitter<'_> {
                 self.line(&format!("mbarrier.init.shared::cta.b64 [{}{offset:+}], {count}", a[0][0]));
             }
             (Op::MbarrierArrive { offset }, _) => {
-                self.line(&format!("mbarrier.arrive.shared::cta.b64 _, [{}{offset:+}]", a[0][0]));
+                let of_peer = ty(0) == Type::Ptr(Space::Cluster);
+                let space = if of_peer { "release.cluster.shared::cluster" } else { "shared::cta" };
+                self.line(&format!("mbarrier.arrive.{space}.b64 _, [{}{offset:+}]", a[0][0]));
             }
             (Op::MbarrierExpect { offset, bytes }, _) => {
                 self.line(&format!("mbarrier.arrive.expect_tx.shared::cta.b64 _, [{}{offset:+}], {bytes}", a[0][0]));
             }
             (Op::MbarrierWait { offset }, _) => self.await_phase(&a[0][0], *offset, &a[1][0]),
-            (Op::BulkCopy { to, from, bytes, barrier }, _) => {
+            (Op::BulkCopy { to, from, bytes, barrier, everywhere }, _) => {
                 let (to, from) = (format!("[{}{to:+}]", a[0][0]), format!("[{}{from:+}]", a[1][0]));
                 let copy = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes";
-                self.line(&format!("{copy} {to}, {from}, {bytes}, [{}{barrier:+}]", a[2][0]));
+                let operands = format!("{to}, {from}, {bytes}, [{}{barrier:+}]", a[2][0]);
+                if *everywhere {
+                    let all = self.in_register(&((1u32 << self.k.cluster) - 1).to_string(), Class::Half);
+                    self.line(&format!("{copy}.multicast::cluster {operands}, {all}"));
+                } else {
+                    self.line(&format!("{copy} {operands}"));
+                }
             }
             (Op::WidenPairs, _) => {
                 let d = [self.define(inst.results[0]), self.define(inst.results[1])];
@@ -185,11 +196,13 @@ impl Emitter<'_> {
         all
     }
 
-    /// The hardware lets a thread that waits go on after a while, whether the phase has ended or not.
+    /// The hardware lets a thread that waits go on after a while, whether the phase has ended or not. Without a scope it would not hear what
+    /// threads of other CTAs did before they arrived.
     fn await_phase(&mut self, barrier: &str, offset: i32, parity: &str) {
+        let scope = if self.k.cluster > 1 { ".acquire.cluster" } else { "" };
         let (again, ended) = (self.label(), self.fresh(Class::Pred));
         self.place(&again);
-        self.line(&format!("mbarrier.try_wait.parity.shared::cta.b64 {ended}, [{barrier}{offset:+}], {parity}"));
+        self.line(&format!("mbarrier.try_wait.parity{scope}.shared::cta.b64 {ended}, [{barrier}{offset:+}], {parity}"));
         self.line(&format!("@!{ended} bra {again}"));
     }
 

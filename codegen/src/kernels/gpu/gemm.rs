@@ -5,6 +5,9 @@
 //! as fragments, and rows lie in tiles ([`crate::tiles`]), so that a stage is a few copies of 1 KB and more. Warpgroups wait for a stage, multiply, and hand
 //! it back. There are as many warps more as one, so that each thread has the registers that its sums take without moving any
 //! from warp to warp.
+//!
+//! CTAs that have the same rows and neighbouring columns may be a cluster: each brings its part of a stage's rows to all of them, so that the
+//! second-level cache gives them once. A stage is handed back to all who fill it.
 
 use super::super::context::Context;
 use super::super::product::Segment;
@@ -14,8 +17,22 @@ use super::product::{BLOCK, BLOCK_BYTES, Kernel, Plan, ROWS, Sums};
 use crate::kir::{Bf16, F32, I32, Index, Operand, Ptr, V, WARP};
 
 /// Warps, panels of a warp, groups of 8 rows, CTAs of a multiprocessor: 128 columns by 256 rows, 256 by 128, and less.
-const TILES: [(u32, u32, u32, u32); 6] =
-    [(8, 1, 32, 1), (8, 2, 16, 1), (8, 1, 16, 1), (8, 1, 8, 2), (4, 1, 16, 2), (4, 1, 8, 2)];
+const TILES: [(u32, u32, u32, u32); 8] = [
+    (8, 1, 32, 1),
+    (8, 2, 16, 1),
+    (8, 1, 24, 1),
+    (12, 1, 16, 1),
+    (8, 1, 16, 1),
+    (8, 1, 8, 2),
+    (4, 1, 16, 2),
+    (4, 1, 8, 2),
+];
+
+/// CTAs of a cluster; each divides the groups of every tile.
+const CLUSTERS: [u32; 3] = [1, 2, 4];
+
+/// Operations of tensor cores in the time in which shared memory takes or gives a byte: 4096 and 128 in each clock of a multiprocessor.
+const FLOPS_PER_SHARED_BYTE: f64 = 32.0;
 
 /// Most stages of a ring: three on their way while one is multiplied.
 const MOST_STAGES: u32 = 4;
@@ -27,18 +44,23 @@ pub struct Ring {
     stages: u32,
     /// Blocks of `k` of a stage.
     blocks: u32,
+    /// CTAs that bring rows for each other.
+    pub cluster: u32,
 }
 
 /// The plan of a product whose input has `blocks` blocks of columns and lies in tiles.
 pub fn plan(cx: &Context<'_, '_>, blocks: u32, segments: &[Segment]) -> Option<Plan> {
     let panels = segments.iter().map(|s| s.spec.item_panels() as u32).max().unwrap_or(1);
-    let of_tile = |(across, per_warp, groups, resident)| {
-        let ring = Ring { stages: MOST_STAGES, blocks: if blocks.is_multiple_of(2) { 2 } else { 1 } };
+    // who compares the columns of all CTAs counts them
+    let compares = segments.iter().any(|s| !s.largest.is_empty());
+    let clusters = CLUSTERS.into_iter().filter(|n| *n == 1 || !compares);
+    let of_tile = |(cluster, (across, per_warp, groups, resident))| {
+        let ring = Ring { stages: MOST_STAGES, blocks: if blocks.is_multiple_of(2) { 2 } else { 1 }, cluster };
         let plan =
             Plan { split: 1, across, per_warp, groups, blocks: (blocks, 1), resident, ring: Some(ring), chunks: 0 };
         (plan.panels() >= panels).then_some(plan)
     };
-    let plans = TILES.into_iter().filter_map(of_tile);
+    let plans = clusters.flat_map(|n| TILES.map(|tile| (n, tile))).filter_map(of_tile);
     plans.min_by(|a, b| a.block_seconds(cx, segments).total_cmp(&b.block_seconds(cx, segments)))
 }
 
@@ -46,6 +68,14 @@ impl Ring {
     /// Bytes of all stages of a plan.
     pub fn bytes(&self, plan: &Plan) -> u32 {
         self.stages * self.stage_bytes(plan)
+    }
+
+    /// Operations of tensor cores in the time that shared memory takes for a block: each warpgroup reads all rows, each warp its weights,
+    /// and both are written once.
+    pub fn shared_flops(&self, plan: &Plan) -> f64 {
+        let (weights, rows) = (2 * plan.columns() * BLOCK, 2 * plan.rows() * BLOCK);
+        let groups = plan.across / WARPS_OF_GROUP * plan.per_warp;
+        f64::from(2 * weights + (1 + groups) * rows) * FLOPS_PER_SHARED_BYTE
     }
 
     fn stage_bytes(&self, plan: &Plan) -> u32 {
@@ -76,6 +106,9 @@ struct Stages<'k> {
 /// Words of an mbarrier.
 const MBARRIER: u32 = 2;
 
+/// Warps of a warpgroup.
+const WARPS_OF_GROUP: u32 = 4;
+
 /// A stage in a turn: its weights, the mbarriers, and the parity of its phase.
 struct Stage<'k> {
     weights: Ptr<'k, Bf16>,
@@ -101,30 +134,36 @@ impl<'k> Kernel<'_, 'k, '_> {
         k.cta().leader(|| {
             for at in (0..ring.stages).map(|stage| MBARRIER * stage) {
                 full.at(at).mbarrier_init(1);
-                free.at(at).mbarrier_init(plan.across);
+                free.at(at).mbarrier_init(plan.across * ring.cluster);
             }
             k.proxy_fence();
         });
-        k.barrier();
+        self.meet(ring);
         let zeros = || vec![k.splat(0.0, (4 * plan.groups) as u16); plan.per_warp as usize];
         let bring = || {
             self.bring(x, &stages);
             zeros()
         };
         let sums = k.choose(self.multiplies(), || self.take(&stages, zeros()), bring);
-        // stages become plain memory
-        k.barrier();
+        // stages become plain memory, and nobody sends anything more
+        self.meet(ring);
         let group = |sum: &V<'k, F32>, g: u16| V::pack(&[0, 1, 2, 3].map(|i| sum.lane(4 * g + i)));
         sums.iter().map(|sum| (0..plan.groups as u16).map(|g| group(sum, g)).collect()).collect()
     }
 
-    /// Brings stage after stage: a lane has a panel, and some tiles of rows.
+    /// Waits for all threads that share stages.
+    fn meet(&self, ring: Ring) {
+        if ring.cluster > 1 { self.cx.k.cluster_barrier() } else { self.cx.k.barrier() }
+    }
+
+    /// Brings stage after stage: a lane has a panel, and some of the tiles of rows that are this CTA's part.
     fn bring(&self, x: &Activation<'_, 'k, '_>, stages: &Stages<'k>) {
         let (k, plan, ring) = (self.cx.k, self.plan, stages.ring);
         let (lane, warp) = (k.warp().rank, k.warp());
         let panel = self.panel(lane).cast::<Bf16>();
-        let tiles: Vec<_> =
-            (0..plan.groups).step_by(WARP as usize).map(|first| (first, x.tile(lane + first))).collect();
+        let part = plan.groups / ring.cluster;
+        let first = self.group % ring.cluster * part;
+        let tile = x.tile(first + lane);
         let rows = plan.panels() * ring.panel_bytes();
         k.range(0u32, plan.blocks.0 / ring.blocks, 1, (), |turn, ()| {
             let stage = stages.of_turn(turn);
@@ -136,13 +175,15 @@ impl<'k> Kernel<'_, 'k, '_> {
                 to.bulk_copy(panel.byte_offset(turn * bytes), bytes, stage.full);
             });
             let bytes = ring.group_bytes();
-            for (first, tile) in &tiles {
-                let copy = || {
-                    let to = stage.weights.byte_offset((lane + *first) * bytes).byte_offset(rows);
-                    to.bulk_copy(tile.byte_offset(turn * bytes), bytes, stage.full);
-                };
-                if plan.groups - first >= WARP { copy() } else { k.when(lane.lt(plan.groups - first), copy) }
-            }
+            let copy = || {
+                let to = stage.weights.byte_offset((first + lane) * bytes).byte_offset(rows);
+                let from = tile.byte_offset(turn * bytes);
+                match ring.cluster {
+                    1 => to.bulk_copy(from, bytes, stage.full),
+                    _ => to.bulk_copy_everywhere(from, bytes, stage.full),
+                }
+            };
+            if part >= WARP { copy() } else { k.when(lane.lt(part), copy) }
         });
     }
 
@@ -167,7 +208,10 @@ impl<'k> Kernel<'_, 'k, '_> {
             k.wgmma_commit();
             k.wgmma_wait(0);
             k.warp_barrier();
-            warp.leader(|| stage.free.mbarrier_arrive());
+            match ring.cluster {
+                1 => warp.leader(|| stage.free.mbarrier_arrive()),
+                n => k.when(warp.rank.lt(n), || stage.free.peer(warp.rank).mbarrier_arrive()),
+            }
             sums
         })
     }

@@ -128,15 +128,27 @@ impl Plan {
 
     /// Seconds for one block of columns of all tiles of a prefill of the most rows: products and reads overlap, waves of CTAs do not.
     pub fn block_seconds(&self, cx: &Context<'_, '_>, segments: &[Segment]) -> f64 {
-        let (cost, columns, rows) = (cx.k.target.cost, self.columns(), self.rows());
-        let ctas = segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>() * cx.most_rows.div_ceil(rows);
+        let (target, columns, rows) = (&cx.k.target, self.columns(), self.rows());
+        let (cost, cluster) = (target.cost, self.cluster());
+        let ctas = self.ctas_of_rows(segments) * cx.most_rows.div_ceil(rows);
         let flops = 2.0 * f64::from(columns) * f64::from(rows) * f64::from(BLOCK);
-        let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows);
+        let bytes = f64::from(BLOCK) * 2.0 * f64::from(columns + rows / cluster);
         // half of the multiprocessors can draw all that the cache gives
         let drawing = f64::from(ctas.clamp(cost.processors / 2, cost.processors));
+        let flops = flops.max(self.ring.map_or(0.0, |ring| ring.shared_flops(self)));
         let product = flops * f64::from(cost.processors) / (cost.gflops * 1e9);
         let reading = bytes * drawing / (cost.cache_gbps * 1e9);
-        f64::from(ctas.div_ceil(cost.processors)) * product.max(reading)
+        f64::from(ctas.div_ceil(target.processors_in_clusters(cluster))) * product.max(reading)
+    }
+
+    /// CTAs of a cluster.
+    fn cluster(&self) -> u32 {
+        self.ring.map_or(1, |ring| ring.cluster)
+    }
+
+    /// CTAs for each tile of rows: whole clusters, of which the last CTAs may have nothing to store.
+    fn ctas_of_rows(&self, segments: &[Segment]) -> u32 {
+        segments.iter().map(|s| self.ctas(&s.spec)).sum::<u32>().next_multiple_of(self.cluster())
     }
 
     /// Warps that share out so many blocks of `k` in decode. Sums are added in an order that depends on nothing else.
@@ -239,9 +251,10 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     if plan.shared() + 4 * plan.rows() + 16 > cx.k.target.most_shared(plan.resident) {
         return refuse("the taps of a convolution need more shared memory than there is".into());
     }
-    let ctas: u32 = segments.iter().map(|s| plan.ctas(&s.spec)).sum();
+    let ctas = plan.ctas_of_rows(&segments);
     let launch = Launch { threads: plan.threads(), ctas: plan.resident, rows: plan.rows() };
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
+    cx.k.cluster(plan.cluster());
     let (group, first) = (item % ctas, item / ctas * plan.rows());
     let kernel = Kernel { cx, segments: &segments, k_len: k_len as u32, plan, group, first };
     let shared = cx.k.shared::<F32>(plan.shared() / 4);

@@ -40,6 +40,11 @@ struct Destination {
 }
 
 impl Event {
+    /// Whether it writes shared memory of this block.
+    pub fn fills(&self, block: usize) -> bool {
+        matches!(&self.what, What::Load { to, .. } if to.iter().any(|d| d.block == block))
+    }
+
     fn access(&self) -> Access {
         Access { lane: self.lane, order: Order::default(), constant: false, dependencies_met: self.dependencies_met }
     }
@@ -112,11 +117,14 @@ impl Warp {
             };
             let mut destinations = vec![];
             for block in blocks {
-                if block >= m.blocks.len() || !m.blocks[block].mbarriers.contains_key(&barrier) {
-                    let message =
-                        format!("found no mbarrier in block {block} of the cluster, expected one at the same place");
+                if block >= m.blocks.len() {
+                    let message = format!("found the block {block} of a cluster of {}", m.blocks.len());
                     return lane_fault(TrapKind::Invalid, lane, message);
                 }
+                if block != self.block {
+                    m.visit(block, self.actor, lane)?;
+                }
+                self.valid(block, barrier, lane, m)?;
                 let shared = &mut m.blocks[block].shared;
                 let offset = shared.locate_range(lane, at, length)?;
                 shared.begin_bulk(m.clocks, who, offset, length as usize)?;
@@ -190,6 +198,7 @@ pub(crate) fn land(event: &Event, m: &mut Machine) -> Exec {
             for d in to {
                 let who = Who { actor: m.clocks.async_proxy(), lane: LANES };
                 let block = &mut m.blocks[d.block];
+                block.visits.learn(who.actor, m.clocks.now);
                 block.shared.end_copy(m.clocks, who, d.offset, data);
                 let Some(barrier) = block.mbarriers.get_mut(&d.mbarrier) else {
                     return lane_fault(

@@ -1,7 +1,8 @@
 //! Clusters of blocks: their barrier, and addresses in another block's shared memory (PTX ISA, `barrier.cluster`, `mapa`).
 
-use super::{Flow, Machine, Warp, lanes};
+use super::{Event, Flow, Machine, Warp, lanes};
 use crate::error::{Exec, TrapKind, fault, lane_fault};
+use crate::launch::Block;
 use crate::memory::CLUSTER_SHIFT;
 use crate::memory::clock::{Actor, Knowledge};
 use crate::types::R32;
@@ -38,6 +39,34 @@ impl ClusterBarrier {
         if self.arrived.remove(&actor) == Some(self.phase) {
             self.in_phase -= 1;
         }
+    }
+}
+
+impl Machine<'_, '_> {
+    /// An access by `actor` to the shared memory of a block that is not its own, which must exist until then.
+    pub(super) fn visit(&mut self, block: usize, actor: Actor, lane: usize) -> Exec {
+        let visited = &mut self.blocks[block];
+        if visited.live == 0 {
+            let message = format!("found an access to shared memory of block {block} of the cluster, which has exited");
+            return lane_fault(TrapKind::Race, lane, message);
+        }
+        visited.visits.learn(actor, self.clocks.now);
+        Ok(())
+    }
+
+    /// The last warp of a block exits: nobody else must be about to access its shared memory.
+    pub(super) fn check_left_alone(&self, block: usize) -> Exec {
+        let Block { visits, warps, .. } = &self.blocks[block];
+        if self.events.iter().any(|e: &Event| e.fills(block)) {
+            let message = "exits while a bulk copy to its shared memory is under way, expected a wait for its mbarrier";
+            return fault(TrapKind::InFlight, message);
+        }
+        let first = block as u32 * warps;
+        if !self.clocks.covers(first as Actor..(first + warps) as Actor, visits) {
+            let message = "exits while another block may access its shared memory, expected a cluster barrier between";
+            return fault(TrapKind::Race, message);
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::{Flow, Machine, Warp, lanes};
 use crate::error::{Exec, TrapKind, lane_fault};
-use crate::inst::{Address, MbarrierOp, PhaseOf};
+use crate::inst::{Address, MbarrierOp, PhaseOf, WaitHow};
+use crate::memory::SHARED_BASE;
 use crate::memory::clock::{Clocks, Knowledge, Who};
 use crate::types::{R32, R64, RP};
 
@@ -19,9 +20,28 @@ pub(crate) struct Mbarrier {
     bytes: i64,
     phase: u64,
     /// Of those that arrived in the current phase, and in all that are complete.
-    arriving: Knowledge,
-    complete: Knowledge,
+    arriving: Handed,
+    complete: Handed,
     initialised: (Who, u32),
+}
+
+/// What arrivals hand over. Those of the scope `.cta` tell threads of their block alone, and waits of that scope hear nobody else.
+#[derive(Debug)]
+struct Handed {
+    within_block: Knowledge,
+    within_cluster: Knowledge,
+}
+
+impl Handed {
+    fn new(actors: usize) -> Self {
+        Handed { within_block: Knowledge::new(actors), within_cluster: Knowledge::new(actors) }
+    }
+
+    /// Moves everything from `other`, which knows nothing afterwards.
+    fn take(&mut self, other: &mut Handed) {
+        self.within_block.take(&mut other.within_block);
+        self.within_cluster.take(&mut other.within_cluster);
+    }
 }
 
 impl Mbarrier {
@@ -37,10 +57,17 @@ impl Mbarrier {
     /// A bulk copy has brought `bytes` bytes.
     pub fn copied(&mut self, bytes: u32, clocks: &mut Clocks) {
         let time = clocks.tick_proxy();
-        self.arriving.learn(clocks.async_proxy(), time);
+        self.arriving.within_block.learn(clocks.async_proxy(), time);
+        self.arriving.within_cluster.learn(clocks.async_proxy(), time);
         self.bytes -= i64::from(bytes);
         self.advance();
     }
+}
+
+/// Arrivals and bytes of an instruction; 1 and none, where it does not say.
+struct Numbers {
+    count: Option<R32>,
+    bytes: Option<R32>,
 }
 
 impl Warp {
@@ -54,7 +81,10 @@ impl Warp {
                     m.blocks[block].mbarriers.remove(&offset);
                 }
             }
-            MbarrierOp::Arrive { address, d, count, bytes } => self.arrive(address, *d, *count, *bytes, on, m)?,
+            MbarrierOp::Arrive { address, d, count, bytes, cluster } => {
+                let numbers = Numbers { count: *count, bytes: *bytes };
+                self.arrive(address, *d, numbers, *cluster, on, m)?
+            }
             MbarrierOp::Expect { address, bytes } => {
                 let (at, bytes) = (self.addresses(address, on)?, *self.regs.short(*bytes, on)?);
                 for lane in lanes(on) {
@@ -64,9 +94,9 @@ impl Warp {
             }
             MbarrierOp::CopyArrive { address } => {
                 self.land_all(on, m)?;
-                self.arrive(address, None, None, None, on, m)?;
+                self.arrive(address, None, Numbers { count: None, bytes: None }, false, on, m)?;
             }
-            MbarrierOp::Wait { p, address, phase, block } => return self.wait(*p, address, *phase, *block, on, m),
+            MbarrierOp::Wait { p, address, phase, how } => return self.wait(*p, address, *phase, *how, on, m),
         }
         Ok(Flow::Next)
     }
@@ -88,7 +118,7 @@ impl Warp {
                     format!("found a valid mbarrier at {at:#x} already, expected none"),
                 );
             }
-            let new = || Knowledge::new(m.clocks.actors());
+            let new = || Handed::new(m.clocks.actors());
             let initialised = (self.who(lane), m.clocks.now);
             let barrier =
                 Mbarrier { count, pending: count, bytes: 0, phase: 0, arriving: new(), complete: new(), initialised };
@@ -98,15 +128,19 @@ impl Warp {
     }
 
     /// The block and offset of a valid mbarrier, whose initialisation must be ordered before.
-    pub(super) fn find(&self, address: &Address, lane: usize, at: u64, m: &Machine) -> Exec<(usize, usize)> {
+    pub(super) fn find(&self, address: &Address, lane: usize, at: u64, m: &mut Machine) -> Exec<(usize, usize)> {
         let (block, at) = self.shared_place(address.space, lane, at, m)?;
         let offset = m.blocks[block].shared.locate(lane, at, 8)?;
+        self.valid(block, offset, lane, m)?;
+        Ok((block, offset))
+    }
+
+    /// There must be a valid mbarrier at an offset in a block, whose initialisation is ordered before.
+    pub(super) fn valid(&self, block: usize, offset: usize, lane: usize, m: &Machine) -> Exec {
+        let at = SHARED_BASE as usize + offset;
         let Some(barrier) = m.blocks[block].mbarriers.get(&offset) else {
-            return lane_fault(
-                TrapKind::Invalid,
-                lane,
-                format!("found no mbarrier at {at:#x}, expected one that is initialised"),
-            );
+            let message = format!("found no mbarrier at {at:#x} in block {block}, expected one that is initialised");
+            return lane_fault(TrapKind::Invalid, lane, message);
         };
         let (who, time) = barrier.initialised;
         if !m.clocks.ordered(self.who(lane), who.actor, who.lane, time) {
@@ -114,15 +148,15 @@ impl Warp {
                 format!("the initialisation of the mbarrier at {at:#x} is not ordered before this access by a barrier");
             return lane_fault(TrapKind::Race, lane, message);
         }
-        Ok((block, offset))
+        Ok(())
     }
 
     fn arrive(
         &mut self,
         address: &Address,
         d: Option<R64>,
-        count: Option<R32>,
-        bytes: Option<R32>,
+        Numbers { count, bytes }: Numbers,
+        cluster: bool,
         on: u32,
         m: &mut Machine,
     ) -> Exec {
@@ -140,7 +174,12 @@ impl Warp {
                 return lane_fault(TrapKind::Invalid, lane, message);
             }
             state[lane] = barrier.phase;
-            m.clocks.release(self.actor, &mut barrier.arriving);
+            if block == self.block {
+                m.clocks.release(self.actor, &mut barrier.arriving.within_block);
+            }
+            if cluster {
+                m.clocks.release(self.actor, &mut barrier.arriving.within_cluster);
+            }
             barrier.pending -= counts[lane];
             barrier.advance();
         }
@@ -150,7 +189,7 @@ impl Warp {
         Ok(())
     }
 
-    fn wait(&mut self, p: RP, address: &Address, phase: PhaseOf, block: bool, on: u32, m: &mut Machine) -> Exec<Flow> {
+    fn wait(&mut self, p: RP, address: &Address, phase: PhaseOf, how: WaitHow, on: u32, m: &mut Machine) -> Exec<Flow> {
         let at = self.addresses(address, on)?;
         let wanted = match phase {
             PhaseOf::State(r) => *self.regs.long(r, on)?,
@@ -170,11 +209,14 @@ impl Warp {
             };
             if done {
                 complete |= 1 << lane;
-                m.clocks.acquire(self.actor, &barrier.complete);
+                m.clocks.acquire(self.actor, &barrier.complete.within_block);
+                if how.cluster {
+                    m.clocks.acquire(self.actor, &barrier.complete.within_cluster);
+                }
             }
         }
         // the time that `try_wait` may suspend a thread is without end here, unless other lanes of the warp can go on
-        if complete == 0 && !self.step_aside(on) && block {
+        if complete == 0 && !self.step_aside(on) && how.blocks {
             return Ok(Flow::Blocked);
         }
         self.regs.set_pred(p, on, complete);

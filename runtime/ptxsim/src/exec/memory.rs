@@ -165,8 +165,8 @@ impl Warp {
         Ok(())
     }
 
-    /// The block that a shared address belongs to, and the address there.
-    pub(super) fn shared_place(&self, space: Space, lane: usize, address: u64, m: &Machine) -> Exec<(usize, u64)> {
+    /// The block that a shared address belongs to, and the address there; another block must go on running for it.
+    pub(super) fn shared_place(&self, space: Space, lane: usize, address: u64, m: &mut Machine) -> Exec<(usize, u64)> {
         let rank = address >> CLUSTER_SHIFT;
         if space != Space::Cluster || rank == 0 {
             return Ok((self.block, address));
@@ -175,6 +175,9 @@ impl Warp {
         if block >= m.blocks.len() {
             let message = format!("found an address in block {block} of a cluster of {}", m.blocks.len());
             return lane_fault(TrapKind::OutOfBounds, lane, message);
+        }
+        if block != self.block {
+            m.visit(block, self.actor, lane)?;
         }
         Ok((block, address & ((1 << CLUSTER_SHIFT) - 1)))
     }

@@ -235,7 +235,11 @@ impl Warp {
     /// The lanes `on` exit.
     fn leave(&mut self, on: u32, m: &Machine) -> Exec {
         self.live &= !on;
-        self.check_stores_done(on, m)
+        self.check_stores_done(on, m)?;
+        if self.live == 0 && m.blocks[self.block].live == 1 {
+            m.check_left_alone(self.block)?;
+        }
+        Ok(())
     }
 
     fn execute(&mut self, op: &Op, on: u32, m: &mut Machine) -> Exec<Flow> {

@@ -17,8 +17,9 @@
 //! The swizzle exchanges 16-byte pieces by the absolute address: `x ^ ((x >> 7 & m) << 4)`, m = 7, 3, 1 for 128, 64, 32 bytes.
 
 use super::{FULL, Machine, Warp, float};
-use crate::error::{Exec, TrapKind, fault, lane_fault};
+use crate::error::{Exec, TrapKind, fault};
 use crate::inst::{WgmmaA, WgmmaOp};
+use crate::memory::clock::{LANES, Who};
 use crate::types::R32;
 
 /// Epoch of a register that an instruction in flight uses.
@@ -284,18 +285,15 @@ impl Warp {
     }
 
     /// All but the `pending` newest groups are complete.
-    fn wgmma_wait(&mut self, pending: u32, m: &Machine) -> Exec {
+    fn wgmma_wait(&mut self, pending: u32, m: &mut Machine) -> Exec {
+        let who = Who { actor: self.actor, lane: LANES };
         let Some(tracked) = &mut self.regs.tracked else { return Ok(()) };
         let complete = tracked.committed.saturating_sub(pending);
         let landed: Vec<Flight> = tracked.flying.extract_if(.., |f| f.group < complete).collect();
-        let shared = &m.blocks[self.block].shared;
+        let shared = &mut m.blocks[self.block].shared;
         for flight in &landed {
-            if flight.operands.iter().any(|(offset, word)| shared.peek(*offset) != *word) {
-                return lane_fault(
-                    TrapKind::EarlyOverwrite,
-                    0,
-                    "an operand of wgmma in shared memory changed before the product was complete",
-                );
+            for (offset, word) in &flight.operands {
+                shared.end_read(m.clocks, who, *offset, *word)?;
             }
             for reg in flight.d.iter().chain(flight.a.iter().flatten()) {
                 let busy = |f: &Flight| f.d.contains(reg) || f.a.is_some_and(|a| a.contains(reg));

@@ -293,29 +293,37 @@ pub(crate) enum MbarrierOp {
     Invalidate {
         address: Address,
     },
-    /// Expects `bytes` more, then arrives `count` times; `d` becomes the state.
+    /// Expects `bytes` more, then arrives `count` times; `d` becomes the state. Releases to the cluster, or to the block alone.
     Arrive {
         address: Address,
         d: Option<R64>,
         count: Option<R32>,
         bytes: Option<R32>,
+        cluster: bool,
     },
     /// Expects `bytes` more.
     Expect {
         address: Address,
         bytes: R32,
     },
-    /// Whether a phase is complete; `block` waits until it is.
+    /// Whether a phase is complete.
     Wait {
         p: RP,
         address: Address,
         phase: PhaseOf,
-        block: bool,
+        how: WaitHow,
     },
     /// `cp.async.mbarrier.arrive.noinc`.
     CopyArrive {
         address: Address,
     },
+}
+
+/// How a phase is waited for: until it is complete, or only asked for; with knowledge of the cluster's threads, or of the block's alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct WaitHow {
+    pub blocks: bool,
+    pub cluster: bool,
 }
 
 /// Which phase is waited for.

@@ -90,6 +90,12 @@ impl Clocks {
         time < self.of[usize::from(who.actor)].fenced[usize::from(actor)]
     }
 
+    /// Whether these actors, each by itself or another of them, know of all of these accesses.
+    pub fn covers(&self, actors: std::ops::Range<Actor>, accesses: &Knowledge) -> bool {
+        let known = |of: usize, time: u32| actors.clone().any(|a| time < self.of[usize::from(a)].known[of]);
+        accesses.known.iter().enumerate().all(|(of, time)| *time == 0 || known(of, *time))
+    }
+
     /// Everything so far is behind the actor, which can hand it over.
     fn tick(&mut self, actor: Actor) {
         self.now += 1;

@@ -267,6 +267,17 @@ impl Shared {
         Ok(self.words[at / 4])
     }
 
+    /// The asynchronous proxy is done with reading a word on behalf of `who`: nobody must have touched it meanwhile, nor touch it before what
+    /// comes behind this.
+    pub fn end_read(&mut self, clocks: &Clocks, who: Who, at: usize, word: u32) -> Exec {
+        if self.words[at / 4] != word || self.cells[at / 4].in_flight {
+            let message = "an operand of wgmma in shared memory changed before the product was complete";
+            return lane_fault(TrapKind::EarlyOverwrite, 0, message);
+        }
+        self.note_read(clocks, who, at / 4, 0xf);
+        Ok(())
+    }
+
     /// A word as it is now, without any check.
     pub fn peek(&self, at: usize) -> u32 {
         self.words[at / 4]

@@ -2,11 +2,12 @@
 
 use super::Parsed;
 use super::decode::Decoder;
-use crate::inst::{CopyOp, MbarrierOp, Op, PhaseOf, Space, SyncOp, TileOp, WgmmaA, WgmmaOp};
+use crate::inst::{CopyOp, MbarrierOp, Op, PhaseOf, Space, SyncOp, TileOp, WaitHow, WgmmaA, WgmmaOp};
 use crate::types::{R32, Reg, Type};
 use Type::*;
 
-const SCOPES: &[(&str, ())] = &[("cta", ()), ("cluster", ())];
+/// Whether a scope is that of the cluster; without one it is the block.
+const SCOPES: &[(&str, bool)] = &[("cta", false), ("cluster", true)];
 
 /// `fence.proxy.async{.space}`.
 pub fn fence_proxy(x: &mut Decoder) -> Parsed<Op> {
@@ -92,9 +93,7 @@ fn arrive(x: &mut Decoder) -> Parsed<MbarrierOp> {
     if expect {
         x.needs(90, false, "transactions of an mbarrier")?;
     }
-    if x.accept("release") {
-        x.one_of(SCOPES)?;
-    }
+    let cluster = x.accept("release") && x.one_of(SCOPES)?;
     let space = shared(x)?;
     x.require("b64")?;
     let d = match x.dst_pair(B64)? {
@@ -111,15 +110,13 @@ fn arrive(x: &mut Decoder) -> Parsed<MbarrierOp> {
         return Err(x.error("found no number of bytes to expect"));
     }
     let (count, bytes) = if expect { (None, number) } else { (number, None) };
-    Ok(MbarrierOp::Arrive { address, d, count, bytes })
+    Ok(MbarrierOp::Arrive { address, d, count, bytes, cluster })
 }
 
 /// `mbarrier.try_wait{.parity}{.acquire.scope}.space.b64 p, [a], phase{, time}`.
 fn wait(x: &mut Decoder, block: bool) -> Parsed<MbarrierOp> {
     let parity = x.accept("parity");
-    if x.accept("acquire") {
-        x.one_of(SCOPES)?;
-    }
+    let cluster = x.accept("acquire") && x.one_of(SCOPES)?;
     let space = x.one_of(&[("shared", Space::Shared), ("shared::cta", Space::Shared)])?;
     x.require("b64")?;
     let (p, address) = (x.dst_pred()?, x.address(space)?);
@@ -127,7 +124,7 @@ fn wait(x: &mut Decoder, block: bool) -> Parsed<MbarrierOp> {
     if block && x.operands_left() > 0 {
         x.src32(U32)?;
     }
-    Ok(MbarrierOp::Wait { p, address, phase, block })
+    Ok(MbarrierOp::Wait { p, address, phase, how: WaitHow { blocks: block, cluster } })
 }
 
 /// `cp.async.mbarrier.arrive.noinc.shared.b64 [a]`.
