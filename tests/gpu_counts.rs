@@ -1,4 +1,4 @@
-//! One decode step of layers with the shapes of the 2B model in the simulator, counted: bytes that move between memory and the
+//! A decode step and a prompt of layers with the shapes of the 2B model in the simulator, counted: bytes that move between memory and the
 //! multiprocessors against the fewest possible, sectors, conflicts of banks, launches.
 //!
 //! The fewest: every weight once whatever the batch, a recurrent state read and written once, of the convolution's ring three rows
@@ -9,7 +9,7 @@
 #![cfg(feature = "ptxsim")]
 
 use jet_codegen::targets::Target;
-use jet_runtime::jetbin::{Phase, StepView};
+use jet_runtime::jetbin::{Arg, DType, Domain, Phase, StepView};
 use jet_runtime::{Counters, Counts, DeviceChoice, Model, OpenOptions, PtxSim, Session};
 use jetc::compile::{CompileRequest, Quiet, compile};
 use jetc::counted::count;
@@ -213,6 +213,19 @@ fn rounded(counts: &Counts) -> (u64, u64) {
     products.fold((0, 0), |(rows, weights), t| (rows + t[0].sector_bytes_read, weights + t[1].sector_bytes_read))
 }
 
+/// Products behind a norm in decode, of which gate and up have CTAs of three panels: lanes that read every other eight of 48 columns meet, in
+/// a third of the requests.
+fn gates_of_three_panels(name: &str) -> bool {
+    name.starts_with("scaled_product_decode")
+}
+
+/// No two lanes of a request to shared memory meet in a bank, in kernels for which there is no `exception`.
+fn no_conflicts(counts: &Counts, what: &str, exception: &dyn Fn(&str) -> bool) {
+    for (name, (_, c)) in counts.kernels.iter().filter(|(name, _)| !exception(name)) {
+        assert_eq!(c.bank_conflicts, 0, "{what} {name}: conflicts in {} requests", c.shared_requests);
+    }
+}
+
 /// Weights, states and caches move at most 5 % more bytes than they must, in whole sectors; rows of products come from the second-level
 /// cache in less time than the weights from memory.
 #[test]
@@ -223,6 +236,7 @@ fn a_decode_step_moves_what_it_must() {
     for (target, batch, most) in [("sm_80", 8, 42_000_000), ("sm_90a", 1, 8_200_000), ("sm_90a", 64, 380_000_000)] {
         let counts = second_step(&artifact, target, batch);
         let ratio = report(target, batch, &counts);
+        no_conflicts(&counts, &format!("{target} B={batch}"), &|name| gates_of_three_panels(name));
         assert!(ratio <= 1.05, "{target} B={batch}: {ratio}");
         let ((rows, weights), cost) = (rounded(&counts), Target::named(target).expect("a target").cost);
         let [cache, memory] = [rows as f64 / cost.cache_gbps, weights as f64 / cost.dram_gbps].map(|ns| ns / 1e3);
@@ -240,7 +254,6 @@ fn a_decode_step_moves_what_it_must() {
         // with the convolution inside, a CTA has the columns of a warp, and the epilogue of a product
         let inside = name.contains("conv");
         assert_eq!(inside, target == "sm_90a" && batch == 1, "{target} B={batch} {name}");
-        assert!(inside || delta.bank_conflicts == 0, "{target} B={batch} {name}: {}", delta.bank_conflicts);
         // every copy of a warp's share of the state before the first is waited for
         let columns = if inside { 32 } else { SIZES.dv };
         assert_eq!(delta.copy_bytes_in_flight, 4 * SIZES.dk * columns / 8, "{target} B={batch} {name}");
@@ -249,4 +262,88 @@ fn a_decode_step_moves_what_it_must() {
         let early = if target == "sm_90a" { state } else { 0 };
         assert_eq!(delta.copy_bytes_before_wait, early, "{target} B={batch} {name}");
     }
+}
+
+/// Tokens of a prompt that fills tiles of 128 rows; the plan is that for chunks of 512.
+const PROMPT: u32 = 128;
+
+/// Bytes of weights that the products of a prompt read if each tile of rows reads them once, and how many tiles the widest kernel has.
+fn weights_of_tiles(artifact: &Path, target: &str) -> (u64, u32) {
+    let options = OpenOptions { device: DeviceChoice::PtxSim, target: Some(target.into()), ..OpenOptions::default() };
+    let model = Model::open_with(artifact, &options).expect("an artifact for a GPU");
+    let (reader, target) = (model.reader(), model.target());
+    let program = reader.program(target, Phase::Prefill).expect("a program");
+    let (mut bytes, mut most) = (0, 0);
+    for step in program.steps().iter() {
+        if !reader.kernels(target).get(step.kernel).is_some_and(|k| k.name.contains("product")) {
+            continue;
+        }
+        // the head runs on its window of rows
+        let rows = if step.domain == Domain::Head { 1 } else { PROMPT };
+        let tiles = rows.div_ceil(reader.launches(target).get(step.kernel).expect("a launch").rows);
+        let weight = |arg: Arg| match arg {
+            Arg::Weight(index) => reader.weights().get(index).filter(|w| w.dtype == DType::Bf16).map(|w| w.length),
+            _ => None,
+        };
+        let weights: u64 = program.args_of(&step).filter_map(weight).sum();
+        bytes += u64::from(tiles) * weights;
+        most = most.max(tiles);
+    }
+    (bytes, most)
+}
+
+/// In a prompt every tile of rows reads the weights once, by bulk copies (`sm_90a`) or loads, but for panels behind the last that CTAs
+/// read again; states move as in a step, keys and values are read once by each tile of queries that sees them.
+#[test]
+fn a_prefill_moves_what_its_tiles_must() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let artifact = artifact(folder.path(), &config(), 512, 512);
+    for target in ["sm_80", "sm_90a"] {
+        let counts = prefill(&artifact, target);
+        no_conflicts(&counts, target, &|_| false);
+        let products = |f: fn(&Counters) -> u64| {
+            counts.kernels.iter().filter(|(name, _)| name.contains("product")).map(|(_, (_, c))| f(c)).sum::<u64>()
+        };
+        let (weights, rows) =
+            (products(|c| c.traffic[1].sector_bytes_read), products(|c| c.traffic[0].sector_bytes_read));
+        let ((tiles, most), once) = (weights_of_tiles(&artifact, target), SIZES.weights());
+        println!(
+            "{target}, {PROMPT} tokens: weights {weights} ({:.2} times, by tiles {:.2}), rows {rows}, {most} tiles at most",
+            weights as f64 / once as f64,
+            tiles as f64 / once as f64
+        );
+        assert!(weights >= once && weights as f64 <= 1.03 * tiles as f64, "{target}: {weights} of {tiles}");
+        states_of_prefill(&counts, target);
+    }
+}
+
+fn prefill(artifact: &Path, target: &str) -> Counts {
+    let options = OpenOptions { device: DeviceChoice::PtxSim, target: Some(target.into()), ..OpenOptions::default() };
+    let model = Model::open_with(artifact, &options).expect("an artifact for a GPU");
+    let gpu = PtxSim::new();
+    let counts = gpu.counts();
+    let mut session = Session::with_device(&model, Box::new(gpu), 1).expect("a session");
+    let ids: Vec<u32> = (0..PROMPT).map(|i| i % 251).collect();
+    let prompt = || {
+        session.prefill(0, &ids)?;
+        session.argmax(PROMPT - 1).map(drop)
+    };
+    count(&counts, prompt).expect("a prompt")
+}
+
+/// Matrix and ring once, the last three rows of the ring twice; the cache as often as tiles of queries see it.
+fn states_of_prefill(counts: &Counts, target: &str) {
+    let (row, matrix) = (4 * SIZES.jet_heads * SIZES.dv, 4 * SIZES.jet_heads * SIZES.dk * SIZES.dv);
+    let (_, delta) = kernel(counts, "gated_delta");
+    let moved = [delta.traffic[3].sector_bytes_read, delta.traffic[3].sector_bytes_written];
+    assert_eq!(moved, [matrix, matrix], "{target}");
+    // 64 queries are 10 rows with 6 heads of one key-value head
+    let (tokens, token) = (u64::from(PROMPT), 2 * 2 * SIZES.kv);
+    let seen: u64 = (1..=tokens.div_ceil(10)).map(|tile| (10 * tile).min(tokens)).sum();
+    let (_, attention) = kernel(counts, "attention_flash");
+    assert_eq!(attention.traffic[3].sector_bytes_read, seen * token, "{target}");
+    let all = [counts.states.sector_bytes_read, counts.states.sector_bytes_written];
+    // rows of the ring are read by the convolution and once more to be moved
+    let ring = [2 * (SIZES.taps - 1) * row, SIZES.taps * row];
+    assert_eq!(all, [matrix + ring[0] + seen * token, matrix + ring[1] + tokens * token], "{target}");
 }

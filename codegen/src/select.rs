@@ -58,7 +58,7 @@ fn select_tile(
         let _ = write!(key, "\n{tile} rows at a time");
     }
     let digest = digest(&key);
-    let Drafted { mut kernel, params, shape, wider } =
+    let Drafted { mut kernel, params, shape, wider, columns } =
         kernels::build((graph, tiled), target, (how, most_rows), (tile, declared), "kernel", |cx| one(cx, group))?;
     let name = format!("{}_{digest:016x}", shape.name);
     kernel.name.clone_from(&name);
@@ -71,7 +71,8 @@ fn select_tile(
         }
         None => None,
     };
-    Ok(Built { name, key, items: kernel.items, kernel, params, scratch: shape.scratch, cost: shape.cost, wider })
+    let Shape { scratch, cost, .. } = shape;
+    Ok(Built { name, key, items: kernel.items, kernel, params, scratch, cost, columns, wider })
 }
 
 fn one(cx: &Context<'_, '_>, group: &Group) -> Result<Shape, Unsupported> {

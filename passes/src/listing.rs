@@ -1,11 +1,12 @@
 //! Kernels of a fused graph as text: what each sweeps, and every result as a term over its registers.
 
 use crate::fuse::Fused;
-use jet_ir::{Graph, Group, Id, NodeKind, Place};
+use jet_ir::{Elem, Graph, Group, Id, NodeKind, Place};
 use std::collections::HashMap;
 use std::fmt::Write;
 
 /// The kernels in the order of launch. Values between kernels are named `k3.0`, the first result of kernel 3; `_` is the kernel's own grid.
+/// Results that are rounded where they are stored have the type behind them.
 pub fn listing(fused: &Fused) -> String {
     let mut text = String::new();
     let mut names: HashMap<Id, String> = HashMap::new();
@@ -16,14 +17,19 @@ pub fn listing(fused: &Fused) -> String {
         let head = group.grid.unwrap_or(group.nodes[0]);
         let _ = writeln!(text, "k{:<3} {}", group.id, term(&fused.graph, group, &names, head, true));
         for store in group.stores.iter().filter(|s| **s != head) {
-            let value = term(&fused.graph, group, &names, *store, true);
-            let _ = writeln!(text, "       {:7} {value}{}", names[store], output_name(&fused.graph, *store));
+            let (value, stored) = (term(&fused.graph, group, &names, *store, true), stored_as(&fused.graph, *store));
+            let _ = writeln!(text, "       {:7} {value}{stored}{}", names[store], output_name(&fused.graph, *store));
         }
         if group.grid.is_none() && !output_name(&fused.graph, head).is_empty() {
             let _ = writeln!(text, "       {:7}{}", names[&head], output_name(&fused.graph, head));
         }
     }
     text
+}
+
+/// ` : bf16`, the type of a result that is not stored as it is computed.
+fn stored_as(graph: &Graph, id: Id) -> String {
+    graph.ty(id).elem().filter(|e| *e == Elem::Bf16).map(|e| format!(" : {}", e.name())).unwrap_or_default()
 }
 
 /// ` = layers.3.keys`, the outputs that a value is.

@@ -3,7 +3,7 @@
 use super::compile::CompileArgs;
 use super::{Outcome, output};
 use crate::compile::price::{Prices, cost_model, of_sequences};
-use crate::compile::{CompileRequest, Limits, Model, in_parts, narrowed, source_graph, target_graph};
+use crate::compile::{CompileRequest, Limits, Model, Selected, in_parts, narrowed, select_plan, source_graph, target_graph};
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use jet_codegen::targets::{TARGETS, Target};
@@ -12,11 +12,12 @@ use jet_ir::{Graph, OutputKind};
 use jet_passes::traffic::{Traffic, traffic};
 use jet_passes::{CostModel, Explanation, Fused, Options, explain, fuse, listing, plan_ps};
 use jetbin::{Phase, SectionKind};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 const HELP: &str = "\
-Without RESULT: every kernel of the program, and the results that can be named. With it, for the part of the model that ends
+Without RESULT: every kernel of the program, and the results that can be named; for a GPU, the tile of every product. With it, for the part of the model that ends
 there (layer_hidden.1 is the MLP of layer 0, mixer_hidden.0 its mixer, logits the head): the kernels, the rules that made
 each stored result from the model's own operations, and what every rejected alternative would cost more. Prices and bytes are for the
 context that the first line names.
@@ -74,10 +75,10 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     ensure!(subject.targets.contains(name), "--target: found {name}, expected one of {}", subject.targets.join(", "));
     let target = Target::named(name).with_context(|| format!("this build does not know the target {name}"))?;
     let limits = subject.limits;
-    let (phase, cost) = match args.phase {
-        Which::Prefill => (Phase::Prefill, cost_model(target, Phase::Prefill, limits)),
-        Which::Decode => (Phase::Decode, cost_model(target, Phase::Decode, limits)),
-        Which::DecodeOne => (Phase::Decode, of_sequences(target, 1, limits)),
+    let (phase, cost, rows) = match args.phase {
+        Which::Prefill => (Phase::Prefill, cost_model(target, Phase::Prefill, limits), limits.prefill_chunk),
+        Which::Decode => (Phase::Decode, cost_model(target, Phase::Decode, limits), limits.max_batch),
+        Which::DecodeOne => (Phase::Decode, of_sequences(target, 1, limits), 1),
     };
     let context = context(args, &cost, limits)?;
     let graph = target_graph(&subject.graph, target, phase)?;
@@ -85,15 +86,21 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.result {
         Some(result) => {
             let mut explanation = explain(&graph, result, &asked, &Options::default())?;
-            explanation.fused = in_parts(explanation.fused, target, (phase, limits), &asked)?;
+            let fused = in_parts(explanation.fused, target, (phase, limits), &asked)?;
+            explanation.fused = narrowed(fused, target, &asked)?;
             if args.json { output::json(&as_json(&explanation, context))? } else { print!("{explanation}") }
         }
         None => {
             // the plan that is compiled, at the price of the context that was asked for
             let fused = fuse(&graph, &cost, &Options::default())?;
             let ps = plan_ps(&fused.graph, &fused.groups, &asked).context("the plan has a kernel without a price")?;
-            let fused = narrowed(in_parts(fused, target, (phase, limits), &asked)?, target, &asked)?;
-            print_whole(&fused, (&asked, context, ps), &nameable(&graph), args.json)?;
+            let fused = in_parts(fused, target, (phase, limits), &asked)?;
+            let tiles = match target.is_gpu() {
+                true => tiles(&select_plan(fused.clone(), target, phase, &cost, rows)?),
+                false => vec![],
+            };
+            let whole = Whole { fused: narrowed(fused, target, &asked)?, tiles, context, ps };
+            print_whole(&whole, &asked, &nameable(&graph), args.json)?;
         }
     }
     Ok(Outcome::Done)
@@ -107,20 +114,70 @@ fn context(args: &Args, cost: &Prices, limits: Limits) -> anyhow::Result<u32> {
     Ok(context)
 }
 
+/// A whole program, and the picoseconds of a call in a context.
+struct Whole {
+    fused: Fused,
+    tiles: Vec<Tile>,
+    context: u32,
+    ps: u64,
+}
+
+/// How a GPU cuts a product: what a CTA works on.
+#[derive(Serialize)]
+struct Tile {
+    /// Of the listing.
+    group: u32,
+    kernel: String,
+    columns: u32,
+    rows: u32,
+    /// For each tile of rows.
+    ctas: u32,
+    threads: u32,
+    shared_bytes: u32,
+    /// It runs in calls of more rows than this.
+    beyond: Option<u32>,
+}
+
+/// The tiles of all products of a plan, in the order of launch.
+fn tiles(selected: &Selected) -> Vec<Tile> {
+    let mut tiles = vec![];
+    for (group, built) in selected.groups.iter().zip(&selected.built) {
+        let mut beyond = None;
+        for b in built.chain() {
+            if let (Some(columns), Some(launch)) = (b.columns, b.kernel.launch) {
+                let (group, kernel, shared_bytes) = (group.id as u32, b.name.clone(), b.kernel.shared_bytes());
+                let (rows, threads, ctas) = (launch.rows, launch.threads, b.items.fixed);
+                tiles.push(Tile { group, kernel, columns, rows, ctas, threads, shared_bytes, beyond });
+            }
+            beyond = b.wider.as_ref().map(|(n, _)| *n);
+        }
+    }
+    tiles
+}
+
 /// The kernels of a program, and what a call of it moves.
-fn print_whole(fused: &Fused, (cost, context, ps): (&Prices, u32, u64), results: &[&str], as_json: bool) -> anyhow::Result<()> {
+fn print_whole(whole: &Whole, cost: &Prices, results: &[&str], as_json: bool) -> anyhow::Result<()> {
+    let Whole { fused, tiles, context, ps } = whole;
     let moved = traffic(&fused.graph, &fused.groups, cost.phase());
     let Traffic { kernels, weight_bytes, activation_bytes, state_bytes } = moved;
-    let (name, us) = (cost.name(), ps as f64 * 1e-6);
+    let (name, us) = (cost.name(), *ps as f64 * 1e-6);
     if as_json {
         let report = &fused.report;
         return output::json(&json!({ "name": name, "context": context, "kernels": kernels, "kernels_unfused": report.before.kernels,
             "plan_us": us, "weight_bytes": weight_bytes, "activation_bytes": activation_bytes, "state_bytes": state_bytes,
-            "e_nodes": report.e_nodes, "results": results, "listing": listing(fused) }));
+            "e_nodes": report.e_nodes, "results": results, "listing": listing(fused), "tiles": tiles }));
     }
     let [weights, activations, states] = [weight_bytes, activation_bytes, state_bytes].map(output::bytes);
     println!("{name}: {us:.2} us, {kernels} kernels; {weights} of weights, {states} of states and caches, {activations} of activations");
     print!("{}", listing(fused));
+    if !tiles.is_empty() {
+        println!("\ntiles of products, columns by rows");
+    }
+    for t in tiles {
+        let beyond = t.beyond.map(|n| format!("beyond {n} rows: ")).unwrap_or_default();
+        let (size, ctas) = (format!("{} by {}", t.columns, t.rows), format!("{} CTAs of {} threads", t.ctas, t.threads));
+        println!("k{:<3} {beyond}{size}, {ctas} for each tile of rows, {} of shared memory, {}", t.group, output::bytes(t.shared_bytes.into()), t.kernel);
+    }
     println!("\nresults: {}", results.join(", "));
     Ok(())
 }

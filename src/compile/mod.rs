@@ -26,7 +26,7 @@ use jet_ir::{Graph, OutputKind};
 use jetbin::{Cubin, DeviceKind, Facts, SectionKind, Writer, WriterOptions};
 use std::time::Instant;
 use target::{Compiled, compile_target};
-pub use target::{Selected, in_parts, narrowed, select_few, select_phase, target_desc, target_graph};
+pub use target::{Selected, in_parts, narrowed, select_few, select_phase, select_plan, target_desc, target_graph};
 use weights::WeightTable;
 
 /// Hears how far a compilation is.

@@ -47,7 +47,8 @@ pub struct Selected {
     activations: Activations,
     rows: (u32, u32),
     graph: Graph,
-    groups: Vec<Group>,
+    /// Its groups, one for each kernel.
+    pub groups: Vec<Group>,
     /// The kernel of each group.
     pub built: Vec<Built>,
     /// The plan with its rows in f32: prices know of no others.
@@ -245,6 +246,15 @@ pub fn select_few(graph: &Graph, limits: Limits, target: &Target, many: &Selecte
     let most = (1..=FEW.min(limits.max_batch - 1)).take_while(faster).last();
     let how = (Phase::Decode, many.activations);
     most.map(|most| select_fused(fused, target, how, &of(1), ((most, most), Some(most)))).transpose()
+}
+
+/// Kernels for a plan as it was fused, in calls of at most `rows` rows.
+///
+/// # Errors
+/// As for [`select_phase`].
+pub fn select_plan(fused: Fused, target: &Target, phase: Phase, cost: &Prices, rows: u32) -> Result<Selected> {
+    let head = if phase == Phase::Prefill { HEAD_ROWS.min(rows) } else { rows };
+    select_fused(fused, target, (phase, Activations::F32), cost, ((rows, head), None))
 }
 
 /// Kernels and places for a fused graph that runs on so many rows.

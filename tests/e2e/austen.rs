@@ -193,7 +193,8 @@ fn explanations_name_rules_and_rejected_alternatives() {
     let whole = run(args!["explain", austen(), "--json"]).ok().json();
     assert!(whole["results"].as_array().unwrap().iter().any(|r| r == "mixer_hidden.3"));
     let gpu = run(args!["explain", austen(), "mixer_hidden.0", "--target", "sm_90a"]).ok().stdout;
-    assert!(gpu.contains("pack_frag("), "{gpu}");
+    assert!(gpu.contains("pack_frag(") && gpu.contains(" : bf16"), "{gpu}");
+    tiles_of_a_gpu();
     prices_are_for_a_context();
     let absent = run(args!["explain", artifact(), "--target", "sm_90a"]);
     assert!(absent.stderr.contains("--target: found sm_90a, expected one of "), "{}", absent.stderr);
@@ -204,6 +205,18 @@ fn explanations_name_rules_and_rejected_alternatives() {
         "{}",
         unknown.stderr
     );
+}
+
+/// Every product of a GPU's plan has its tile: in decode of up to 8 rows, then more, in prefill as many as there are columns for.
+fn tiles_of_a_gpu() {
+    let of = |phase: &str| run(args!["explain", austen(), "--target", "sm_90a", "--phase", phase]).ok().stdout;
+    let (decode, prefill) = (of("decode"), of("prefill"));
+    let lines = |text: &str, part: &str| text.lines().filter(|l| l.contains(part)).count();
+    for (text, kernels) in [(&decode, "product_decode_"), (&prefill, "product_wgmma_")] {
+        assert!(lines(text, kernels) >= 8, "{text}");
+        assert_eq!(lines(text, " CTAs of "), lines(text, "product_"), "{text}");
+    }
+    assert!(lines(&decode, " by 8, ") >= 16 && lines(&prefill, "beyond") == 0, "{decode}{prefill}");
 }
 
 /// Twice the context is twice the bytes of the caches, and a long one is read in parts by a CPU.

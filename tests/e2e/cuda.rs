@@ -307,6 +307,31 @@ fn an_assembler_that_fails_is_an_error_and_can_be_left_out() {
     assert_eq!(said.stderr, expected);
 }
 
+/// A folder with a program in place of NVIDIA's profiler, which writes what that writes of three launches.
+fn profiler(folder: &Path) -> PathBuf {
+    let (bin, script) = (folder.join("bin"), folder.join("bin/ncu"));
+    std::fs::create_dir(&bin).unwrap();
+    let metrics =
+        ["dram__throughput.avg.pct_of_peak_sustained_elapsed", "sm__throughput.avg.pct_of_peak_sustained_elapsed"];
+    let heading = format!("\"dram__bytes.sum\",\"{}\",\"gpu__time_duration.sum\",\"{}\"", metrics[0], metrics[1]);
+    let text = format!(
+        r#"#!/bin/sh
+while [ "$1" != --log-file ]; do shift; done
+cat >"$2" <<'END'
+==PROF== Connected to process 1
+"ID","Process Name","Kernel Name","Block Size",{heading}
+"","","","","byte","%","ns","%"
+"0","jetc","product_decode_1","(256, 1, 1)","55,050,240","80.0","20,000","12.5"
+"1","jetc","embed_2","(256, 1, 1)","3072","1.0","2000","0.5"
+"2","jetc","product_decode_1","(256, 1, 1)","55,050,240","60.6","24,000","12.5"
+END
+"#
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    bin
+}
+
 /// `scripts/gpu-check` with the stand-in: every part but NVIDIA's tools and the peers runs, and the report says what it is.
 #[test]
 fn the_check_program_writes_its_report() {
@@ -318,6 +343,7 @@ fn the_check_program_writes_its_report() {
         .args(["--python", "/no/such/python"])
         .arg("--work")
         .arg(folder.path())
+        .env("PATH", format!("{}:{}", profiler(folder.path()).display(), std::env::var("PATH").unwrap()))
         .env("JETC_PTXAS", assembler(folder.path(), "12.4"));
     Said::of(script.output().unwrap()).ok();
     let reports: Vec<_> = std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().path()).collect();
@@ -330,6 +356,8 @@ fn the_check_program_writes_its_report() {
         "| compute-sanitizer | not run | a dry run |",
         "of copying |",
         "| tg2 b2 |",
+        // two launches of 20 and 24 us at 80 and 60 % of the memory's peak
+        "| product_decode_1 | 2 | 22.00 | 55.05 | 15.27 | 69 % | 12 % |\n| embed_2 | 1 | 2.00 | ",
         "has no PyTorch.",
         "Every check passed.",
     ] {

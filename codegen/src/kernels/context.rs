@@ -135,6 +135,8 @@ pub(crate) struct Context<'k, 'g> {
     pub tile: u32,
     /// In calls of more rows than the first, a kernel with the second as `tile` takes over.
     pub wider: Cell<Option<(u32, u32)>>,
+    /// Columns of the tile of a product that a CTA works on.
+    pub columns: Cell<Option<u32>>,
     params: RefCell<Vec<(Binding, Param<'k>)>>,
     refused: RefCell<Option<Unsupported>>,
 }
@@ -146,6 +148,8 @@ pub(crate) struct Drafted {
     pub shape: Shape,
     /// [`Context::wider`].
     pub wider: Option<(u32, u32)>,
+    /// [`Context::columns`].
+    pub columns: Option<u32>,
 }
 
 /// Runs `body` to build one kernel, for calls with `tile` rows at a time and with the parameters `declared` in front.
@@ -163,16 +167,16 @@ pub(crate) fn build(
     let mut done = None;
     let kernel = Builder::build(name, target, |k| {
         let (params, refused) = (RefCell::default(), RefCell::default());
-        let wider = Cell::new(None);
-        let cx = Context { k, graph, phase, activations, most_rows, tiled, tile, wider, params, refused };
+        let (wider, columns) = (Cell::new(None), Cell::new(None));
+        let cx = Context { k, graph, phase, activations, most_rows, tiled, tile, wider, columns, params, refused };
         declared.iter().for_each(|b| cx.predeclare(b));
         let shape = body(&cx);
         let params = cx.params.into_inner().into_iter().map(|(b, _)| b).collect::<Vec<_>>();
-        let wider = cx.wider.get();
-        done = Some(cx.refused.into_inner().map_or(shape, Err).map(|shape| (params, shape, wider)));
+        let found = (cx.wider.get(), cx.columns.get());
+        done = Some(cx.refused.into_inner().map_or(shape, Err).map(|shape| (params, shape, found)));
     });
-    let (params, shape, wider) = done.expect("the builder runs its closure")?;
-    Ok(Drafted { kernel, params, shape, wider })
+    let (params, shape, (wider, columns)) = done.expect("the builder runs its closure")?;
+    Ok(Drafted { kernel, params, shape, wider, columns })
 }
 
 impl<'k> Context<'k, '_> {

@@ -58,6 +58,8 @@ pub struct Built {
     pub scratch: Scratch,
     /// What it moves and computes.
     pub cost: Cost,
+    /// Columns of the tile of a product that a CTA of a GPU works on; its rows are those of the launch.
+    pub columns: Option<u32>,
     /// The kernel with the same parameters that takes over in calls of more than so many rows.
     pub wider: Option<(u32, Box<Built>)>,
 }

@@ -3,10 +3,10 @@
 /// Kinds of memory that counts are kept for; which is which is up to the caller of `Device::label`.
 pub const LABELS: usize = 4;
 
-/// What lanes and asynchronous copies (but for bulk copies) did to the ranges of one label.
+/// What lanes and asynchronous copies did to the ranges of one label. A copy to several blocks of a cluster reads its source once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Traffic {
-    /// Requests of warps.
+    /// Requests of warps, and bulk copies.
     pub requests: u64,
     /// Bytes that they asked to read, each as often as it was asked for by a lane.
     pub bytes_read: u64,
@@ -19,6 +19,18 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// One request that reads `bytes` in a row.
+    pub(crate) fn read_range(at: u64, bytes: u32) -> Traffic {
+        let sector_bytes_read = sector_bytes(at, bytes);
+        Traffic { requests: 1, bytes_read: bytes.into(), sector_bytes_read, ..Traffic::default() }
+    }
+
+    /// One request that writes `bytes` in a row.
+    pub(crate) fn written_range(at: u64, bytes: u32) -> Traffic {
+        let sector_bytes_written = sector_bytes(at, bytes);
+        Traffic { requests: 1, bytes_written: bytes.into(), sector_bytes_written, ..Traffic::default() }
+    }
+
     /// Adds the counts of another part.
     pub fn add(&mut self, other: &Traffic) {
         self.requests += other.requests;
@@ -27,6 +39,11 @@ impl Traffic {
         self.sector_bytes_read += other.sector_bytes_read;
         self.sector_bytes_written += other.sector_bytes_written;
     }
+}
+
+/// Bytes of the sectors that `bytes` from `at` on touch.
+fn sector_bytes(at: u64, bytes: u32) -> u64 {
+    32 * (at.saturating_add(bytes.into()).div_ceil(32) - at / 32)
 }
 
 /// Counts of one launch, over all threads.
@@ -58,7 +75,7 @@ pub struct Counters {
     pub copy_bytes_in_flight: u64,
     /// Bytes that asynchronous copies (`cp.async`) read before their lanes executed `griddepcontrol.wait`.
     pub copy_bytes_before_wait: u64,
-    /// Accesses to global memory by the label of the range; atomics and bulk copies are not among them.
+    /// Accesses to global memory by the label of the range; atomics are not among them.
     pub traffic: [Traffic; LABELS],
 }
 

@@ -162,7 +162,17 @@ fn pipelined_product() {
         let pd = gpu.alloc((128 * N * 2) as u64).unwrap();
         let bytes = 4 * (2 * 8192 + N as u32 / 64 * 8192) + 64;
         let launch = Launch::new(1, 384).shared(bytes);
-        gpu.launch(&module, "wgmma_gemm", launch, &[pa, pb, pd, K as u64 / 64]).unwrap();
+        gpu.label(pa, a_tiles.len() as u64, 1).unwrap();
+        gpu.label(pb, b_tiles.len() as u64, 2).unwrap();
+        gpu.label(pd, (128 * N * 2) as u64, 3).unwrap();
+        let counters = gpu.launch(&module, "wgmma_gemm", launch, &[pa, pb, pd, K as u64 / 64]).unwrap();
+        // every tile once, by bulk copies
+        for (label, tiles) in [(1, &a_tiles), (2, &b_tiles)] {
+            let (bytes, read) = (tiles.len() as u64, counters.traffic[label]);
+            let [asked, sectors, written] = [read.bytes_read, read.sector_bytes_read, read.bytes_written];
+            assert_eq!([asked, sectors, written], [bytes, bytes, 0]);
+        }
+        assert_eq!(counters.traffic[3].bytes_written, (128 * N * 2) as u64);
         let d = gpu.read(pd, (128 * N * 2) as u64).unwrap();
         for (row, a) in a.iter().enumerate() {
             for (col, b) in b.iter().enumerate() {

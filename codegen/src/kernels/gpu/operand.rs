@@ -204,6 +204,17 @@ impl<'k> Eight<'k> {
         Eight::Rounded(from.cast::<I32>().load(4))
     }
 
+    /// As they lie in memory.
+    pub fn together(self) -> V<'k, Bf16> {
+        match self {
+            Eight::Rounded(words) => words.as_bf16_pairs(),
+            Eight::Wide([low, high]) => {
+                let lanes = [low, high].into_iter().flat_map(|four| (0..4).map(move |i| four.lane(i)));
+                V::pack(&lanes.collect::<Vec<_>>()).round_bf16()
+            }
+        }
+    }
+
     /// As the operands of two tile products.
     pub fn fours(self) -> [V<'k, Bf16>; 2] {
         match self {

@@ -198,14 +198,24 @@ impl Plan {
         self.columns() + 4
     }
 
-    /// Where column `pos` of a row of sums lies in it: blocks of 32 columns have their eights exchanged by the number of the block, so that lanes
-    /// which read every other eight, or 16 of each 32 or 64 columns (gates, rotations), do not meet in a bank.
+    /// Where column `pos` of a row of sums lies in it: blocks of 32 columns have their fours exchanged by the number of the block, so that lanes
+    /// which read every other eight (gates, rotations) or a four of each 16 columns (taps, squares) of 128 do not meet in a bank.
     fn spread<'k>(&self, pos: V<'k, Index>) -> V<'k, Index> {
         if !self.columns().is_multiple_of(WARP) {
             return pos;
         }
         let block = pos / WARP;
-        pos.xor(block % 2u32 * 24u32).xor(block / 2u32 % 2u32 * 16u32)
+        pos.xor(block % 2u32 * 24u32).xor(block / 2u32 % 2u32 * 20u32)
+    }
+
+    /// The row that has turn `n` of an epilogue. Where lanes of a warp read several rows of one or two panels, neighbours would meet in banks: of rows
+    /// of 16 columns each fourth and each second one does not, of 32 columns each second one.
+    fn turn<'k>(&self, n: V<'k, Index>) -> V<'k, Index> {
+        match self.panels() {
+            2 => n / 4u32 * 4u32 + n % 2u32 * 2u32 + n / 2u32 % 2u32,
+            panels if panels % 2 == 1 => n / 8u32 * 8u32 + n % 2u32 * 4u32 + n / 2u32 % 2u32 * 2u32 + n / 4u32 % 2u32,
+            _ => n,
+        }
     }
 
     /// The sum of row `row` of a CTA and column `pos` in memory that holds `[row][column]`.
@@ -253,6 +263,7 @@ pub fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<Shape, U
     }
     let ctas = plan.ctas_of_rows(&segments);
     let launch = Launch { threads: plan.threads(), ctas: plan.resident, rows: plan.rows() };
+    cx.columns.set(Some(plan.columns()));
     let item = cx.k.launch(Items { fixed: ctas, per_row: true }, launch);
     cx.k.cluster(plan.cluster());
     let (group, first) = (item % ctas, item / ctas * plan.rows());
@@ -478,7 +489,7 @@ impl<'k> Kernel<'_, 'k, '_> {
             let lanes = spec.lanes() as u32;
             k.cta().each(plan.rows() * items * lanes, |e| {
                 let (lane, rest) = (e % lanes, e / lanes);
-                let (local, token) = (rest % items, rest / items);
+                let (local, token) = (rest % items, plan.turn(rest / items));
                 let (item, row) = (first + local, self.first + token);
                 let exists = exists(segment, item, lane).and(row.lt(self.cx.rows()));
                 let sums = |slot: u32| plan.sum(shared, token, local * spec.item_slots() as u32 + lane + slot);

@@ -74,14 +74,14 @@ impl<'k> Kernel<'_, 'k, '_> {
         let read = |c: V<'k, Index>| {
             let one = |(token, col): &(V<'k, Index>, V<'k, Index>)| {
                 let (col, ragged) = (c * (CHUNK * BLOCK) + *col, self.is_ragged());
-                x.eight(*token, col, ragged, x.gain(col, ragged)).fours()
+                x.eight(*token, col, ragged, x.gain(col, ragged)).together()
             };
             self.mine().iter().map(one).collect::<Vec<_>>()
         };
-        let write = |c: V<'k, Index>, values: &[[V<'k, Bf16>; 2]]| {
+        let write = |c: V<'k, Index>, values: &[V<'k, Bf16>]| {
             for ((token, col), v) in self.mine().into_iter().zip(values) {
                 let to = self.chunk(shared, c).at(token * STRIDE + col);
-                [0u32, 4].into_iter().zip(v).for_each(|(half, v)| to.at(half).store(*v));
+                to.store(*v);
             }
         };
         let compute = |c: V<'k, Index>, sums: Sums<'k>| {

@@ -1,6 +1,7 @@
 //! `cp.async.bulk`: copies that arrive at a seeded later turn (PTX ISA, "Data Movement: Bulk copy").
 
 use super::{Machine, Warp, lanes};
+use crate::counters::Traffic;
 use crate::error::{Exec, TrapKind, lane_fault};
 use crate::inst::{Address, Order};
 use crate::memory::clock::{Actor, LANES, Who};
@@ -135,6 +136,8 @@ impl Warp {
             let data = event.source(at_from[lane], length as usize / 4, m)?;
             event.what = What::Load { from: at_from[lane], data, to: destinations };
             self.counters.global_bytes_read += u64::from(length);
+            let label = m.context.global.locate(lane, at_from[lane], 16)?.label();
+            self.counters.traffic[label].add(&Traffic::read_range(at_from[lane], length));
             m.events.push(event);
         }
         Ok(())
@@ -153,6 +156,8 @@ impl Warp {
             let group = self.bulk_committed[lane];
             let event = self.event(lane, What::Store { from: offset, to: to[lane], data, group }, m);
             self.counters.global_bytes_written += u64::from(length);
+            let label = m.context.global.locate(lane, to[lane], 16)?.label();
+            self.counters.traffic[label].add(&Traffic::written_range(to[lane], length));
             m.events.push(event);
         }
         Ok(())
