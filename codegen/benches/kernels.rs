@@ -229,6 +229,7 @@ fn measure(g: &Graph, built: &Built, code: &Code, rows: usize, copies: usize) ->
                 Binding::ItemEnd => items * (t as u64 + 1) / THREADS as u64,
                 Binding::Scratch => scratch[t].word(),
                 Binding::Arrivals => unreachable!("a kernel of a CPU"),
+                Binding::Candidates(_) | Binding::KeepLogits => unreachable!("no graph here has a search"),
             };
             (0..THREADS).for_each(|t| words[t].push(word(t)));
         }

@@ -36,7 +36,7 @@ pub fn select(
 pub fn supports(target: &Target, op: &Op, args: &[Type], result: Type) -> bool {
     match op {
         _ if target.has(Cap::Threads) => kernels::gpu_supports(target, op, args, result),
-        Op::DeltaConv(_) | Op::StoreArgmax(_) => false,
+        Op::DeltaConv(_) => false,
         _ => true,
     }
 }

@@ -40,7 +40,7 @@ pub struct TargetParams {
     pub few_rows: f64,
     /// Rows up to which every worker stages whole rows; beyond, normalising costs a detour for every tile of columns.
     pub staged_rows: f64,
-    /// Workers can combine results of one kernel: `store_argmax`, `store_ms`.
+    /// Workers can combine results of one kernel: `store_ms`.
     pub joint_stores: bool,
     /// Independent pieces of one sequence's recurrent state.
     pub state_pieces: f64,
@@ -285,7 +285,7 @@ impl Roofline {
             Op::Get0(_) => return None,
             Op::Get1(_) | Op::Out(_) => Times::default(),
             Op::Embed(_) => self.launch().plus(self.moved(2.0 * self.bytes(&work.result))),
-            Op::StoreArgmax(_) | Op::StoreMs(_) if !self.target.joint_stores => return None,
+            Op::StoreMs(_) if !self.target.joint_stores => return None,
             Op::StoreMs(_) => self.moved(self.rows() * 48.0),
             Op::StoreKv(_) => appended(),
             Op::KvAppend(_) => self.launch().plus(self.moved(self.bytes(&work.args[1]))).plus(appended()),

@@ -54,10 +54,7 @@ pub fn generate(
             session.decode(&[(sequence, history[history.len() - 1])])?;
         }
         let row = session.rows() - 1;
-        let id = match sampler.is_argmax() {
-            true => session.argmax(row)?,
-            false => sampler.choose(session.logits(row)?, history)?,
-        };
+        let id = choose(session, row, sampler, history)?;
         history.push(id);
         if limits.eos_ids.contains(&id) {
             return Ok(Finish::Eos(id));
@@ -67,4 +64,19 @@ pub fn generate(
         }
     }
     Ok(Finish::MaxNewTokens)
+}
+
+/// The token after a row, of all or of the most likely ones where these decide: the same token either way.
+fn choose(session: &mut Session, row: u32, sampler: &mut Sampler, history: &[u32]) -> Result<u32> {
+    if sampler.is_argmax() {
+        return session.argmax(row);
+    }
+    // one more than counts, so that equals of the last are known
+    if sampler.enough().is_some_and(|n| n < session.keeps())
+        && let Some(best) = session.best(row)?
+        && let Some(id) = sampler.choose_of(best, history)?
+    {
+        return Ok(id);
+    }
+    sampler.choose(session.logits(row)?, history)
 }

@@ -17,6 +17,7 @@
 //! A call allocates nothing: the words of every step and thread are laid out when the session is made.
 
 mod affinity;
+mod candidates;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod cpu;
@@ -28,6 +29,7 @@ mod export;
 pub mod generate;
 #[cfg(any(feature = "cuda", feature = "ptxsim"))]
 mod gpu;
+mod head;
 mod machine;
 mod mapping;
 mod model;
@@ -45,6 +47,7 @@ pub mod stop;
 pub mod text;
 pub mod utf8;
 
+pub use candidates::Best;
 pub use cpu::Cpu;
 pub use device::{Code, Content, Device, DeviceError, Growing, Launch, ListName, Piece};
 pub use error::{Error, Result};

@@ -2,7 +2,7 @@
 
 use crate::device::Launch;
 use crate::error::{Error, Result};
-use jetbin::{Arg, Domain, LaunchDesc, Phase, Probe, ProbeSource, ProgramView, StepView, partition};
+use jetbin::{Arg, CandidateList, Domain, LaunchDesc, Phase, Probe, ProbeSource, ProgramView, StepView, partition};
 
 /// Where the executor has put things, as device addresses.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,8 @@ pub(crate) struct Places {
     pub rope_row_bytes: u64,
     /// Scratch of every thread.
     pub scratch: Vec<u64>,
+    /// Lists of candidates of every thread.
+    pub candidates: Vec<u64>,
     /// Counters of arrivals on a GPU.
     pub arrivals: u64,
 }
@@ -28,6 +30,7 @@ enum Patch {
     Rows,
     ItemBegin,
     ItemEnd,
+    KeepLogits,
     /// An address that follows the first row of the head window.
     Row {
         base: u64,
@@ -65,6 +68,8 @@ pub(crate) struct Plan {
     pub logits: (u64, u64),
     /// Place of the greedy choice and distance between its rows.
     pub argmax: Option<(u64, u64)>,
+    /// The lists that threads leave behind the head, and the step that makes them.
+    pub candidates: Option<(CandidateList, usize)>,
     pub launches: Vec<Launch>,
     pub words: Vec<u64>,
     /// In the order of their steps.
@@ -79,8 +84,8 @@ pub(crate) struct Plan {
     patches: Vec<(u32, Patch)>,
     /// Rows that the words of the token steps are for.
     token_rows: u32,
-    /// First row and number of rows that the words of the head steps are for.
-    head_window: (u32, u32),
+    /// First row and number of rows that the words of the head steps are for, and whether these store logits.
+    head_window: (u32, u32, bool),
 }
 
 impl Plan {
@@ -100,6 +105,7 @@ impl Plan {
             head_rows: program.head_rows(),
             logits: buffer(program.logits()).ok_or_else(|| missing("logits"))?,
             argmax: program.argmax().and_then(buffer),
+            candidates: program.candidates().and_then(|list| Some((list, listing_step(program)?))),
             launches: Vec::with_capacity(steps.len()),
             words: Vec::new(),
             probes: Vec::new(),
@@ -109,7 +115,7 @@ impl Plan {
             table: launches.to_vec(),
             patches: Vec::new(),
             token_rows: 0,
-            head_window: (0, 0),
+            head_window: (0, 0, false),
         };
         for step in steps.iter() {
             plan.add_step(program, &step, places)?;
@@ -160,19 +166,19 @@ impl Plan {
     pub fn set_rows(&mut self, rows: u32) {
         if self.token_rows != rows {
             self.token_rows = rows;
-            self.patch(0..self.first_head_step, 0, rows);
+            self.patch(0..self.first_head_step, (0, rows), true);
         }
     }
 
-    /// Sets the window of the head steps.
-    pub fn set_head(&mut self, first: u32, rows: u32) {
-        if self.head_window != (first, rows) {
-            self.head_window = (first, rows);
-            self.patch(self.first_head_step..self.steps.len(), first, rows);
+    /// Sets the window of the head steps, and whether they store logits where that is a question.
+    pub fn set_head(&mut self, first: u32, rows: u32, logits: bool) {
+        if self.head_window != (first, rows, logits) {
+            self.head_window = (first, rows, logits);
+            self.patch(self.first_head_step..self.steps.len(), (first, rows), logits);
         }
     }
 
-    fn patch(&mut self, steps: std::ops::Range<usize>, first_row: u32, rows: u32) {
+    fn patch(&mut self, steps: std::ops::Range<usize>, (first_row, rows): (u32, u32), logits: bool) {
         for i in steps {
             let step = &self.steps[i];
             let launch = &mut self.launches[i];
@@ -199,12 +205,18 @@ impl Plan {
                         Patch::Rows => rows.into(),
                         Patch::ItemBegin => range.start,
                         Patch::ItemEnd => range.end,
+                        Patch::KeepLogits => logits.into(),
                         Patch::Row { base, row_bytes } => base + row_bytes * u64::from(first_row),
                     };
                 }
             }
         }
     }
+}
+
+/// The step whose threads leave lists of candidates.
+fn listing_step(program: &ProgramView<'_>) -> Option<usize> {
+    program.steps().iter().position(|step| program.args_of(&step).any(|arg| matches!(arg, Arg::Candidates(_))))
 }
 
 /// CTAs of the largest launch of a program whose CTAs count their arrivals.
@@ -255,10 +267,12 @@ fn resolve(
         Arg::Rope => by_row(places.rope, places.rope_row_bytes),
         Arg::Scratch => fixed(places.scratch[thread]),
         Arg::Arrivals => fixed(places.arrivals),
+        Arg::Candidates(_) => fixed(places.candidates[thread]),
         Arg::Const(value) => fixed(value),
         Arg::Rows => (0, Some(Patch::Rows)),
         Arg::ItemBegin => (0, Some(Patch::ItemBegin)),
         Arg::ItemEnd => (0, Some(Patch::ItemEnd)),
+        Arg::KeepLogits => (0, Some(Patch::KeepLogits)),
     }
 }
 

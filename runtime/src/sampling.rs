@@ -4,6 +4,7 @@
 //! before left. Steps that change values are one f32 operation each, with the parameter rounded to f32; probabilities
 //! are summed in f64.
 
+use crate::candidates::Best;
 use crate::error::{Error, Result};
 
 /// What shapes the distribution. `None` means off.
@@ -133,15 +134,50 @@ impl Sampler {
         !self.sampling.random && self.sampling.repetition_penalty.is_none_or(|r| r == 1.0)
     }
 
+    /// How many of the most likely tokens are enough to choose from; nothing if all logits count.
+    ///
+    /// A penalty below 1 raises tokens that may be any.
+    pub fn enough(&self) -> Option<u32> {
+        let lowers = self.sampling.repetition_penalty.is_none_or(|r| r >= 1.0);
+        let enough = if self.sampling.random { self.sampling.top_k } else { Some(1) };
+        enough.filter(|_| lowers)
+    }
+
+    /// Chooses a token of the `best` as [`choose`](Self::choose) does of all: the same one, or nothing where more would have to be known.
+    ///
+    /// # Errors
+    /// As for [`choose`](Self::choose).
+    pub fn choose_of(&mut self, best: Best<'_>, history: &[u32]) -> Result<Option<u32>> {
+        let Some(enough) = self.enough().map(|n| n as usize) else { return Ok(None) };
+        self.start(best.tokens.iter().map(|c| (c.id, c.score)), best.vocab_size as usize, history)?;
+        self.candidates.sort_unstable_by_key(|c| c.id);
+        if best.rest > f32::NEG_INFINITY {
+            // a token outside has no higher score than `rest`, nor after what lowers scores and keeps their order
+            let temperature = self.sampling.temperature.filter(|_| self.sampling.random);
+            let scaled = |score: f32| temperature.map_or(score, |t| score / t as f32);
+            let above = self.candidates.iter().filter(|c| scaled(c.score) > scaled(best.rest)).count();
+            if above < enough {
+                return Ok(None);
+            }
+        }
+        self.finish()?;
+        Ok(Some(self.draw()))
+    }
+
     /// Chooses a token; `history` is everything that the sequence holds, the prompt included.
     ///
     /// # Errors
     /// If a score is NaN or infinite, if none is finite, or if the history has an id outside the vocabulary.
     pub fn choose(&mut self, logits: &[f32], history: &[u32]) -> Result<u32> {
         self.process(logits, history)?;
+        Ok(self.draw())
+    }
+
+    /// One of the tokens that can be drawn, at random if so asked.
+    fn draw(&mut self) -> u32 {
         if !self.sampling.random {
             let best = self.candidates.iter().fold(self.candidates[0], |a, &b| if b.score > a.score { b } else { a });
-            return Ok(best.id);
+            return best.id;
         }
         let best = max_score(&self.candidates);
         let total: f64 = self.candidates.iter().map(|c| weight(c, best)).sum();
@@ -149,12 +185,12 @@ impl Sampler {
         for c in &self.candidates {
             left -= weight(c, best);
             if left < 0.0 {
-                return Ok(c.id);
+                return c.id;
             }
         }
         // Rounding of the sums can leave a tail: it belongs to the last token that has a probability.
         let last = self.candidates.iter().rev().find(|c| weight(c, best) > 0.0);
-        Ok(last.unwrap_or(&self.candidates[0]).id)
+        last.unwrap_or(&self.candidates[0]).id
     }
 
     /// The tokens that can be drawn, by ascending id.
@@ -162,47 +198,55 @@ impl Sampler {
     /// # Errors
     /// As for [`choose`](Self::choose).
     pub fn process(&mut self, logits: &[f32], history: &[u32]) -> Result<&[Candidate]> {
-        let Sampling { random, temperature, top_k, top_p, min_p, .. } = self.sampling;
-        self.start(logits, history)?;
-        if random {
-            if let Some(t) = temperature.filter(|&t| t != 1.0) {
-                self.candidates.iter_mut().for_each(|c| c.score /= t as f32);
-            }
-            for c in &self.candidates {
-                check_score(c.id, c.score)?;
-            }
-            if let Some(k) = top_k {
-                keep_top_k(&mut self.candidates, k as usize);
-            }
-            if let Some(p) = top_p.filter(|&p| p < 1.0) {
-                keep_top_p(&mut self.candidates, p);
-            }
-            if let Some(m) = min_p {
-                keep_min_p(&mut self.candidates, m);
-            }
-            self.candidates.sort_unstable_by_key(|c| c.id);
-        }
+        self.start((0..).zip(logits.iter().copied()), logits.len(), history)?;
+        self.finish()?;
         Ok(&self.candidates)
     }
 
-    /// Collects the finite scores after the repetition penalty.
-    fn start(&mut self, logits: &[f32], history: &[u32]) -> Result<()> {
+    /// From all scores to those of the tokens that can be drawn.
+    fn finish(&mut self) -> Result<()> {
+        let Sampling { random, temperature, top_k, top_p, min_p, .. } = self.sampling;
+        if !random {
+            return Ok(());
+        }
+        if let Some(t) = temperature.filter(|&t| t != 1.0) {
+            self.candidates.iter_mut().for_each(|c| c.score /= t as f32);
+        }
+        for c in &self.candidates {
+            check_score(c.id, c.score)?;
+        }
+        if let Some(k) = top_k {
+            keep_top_k(&mut self.candidates, k as usize);
+            // sums below are in this order, whatever there was to choose from
+            self.candidates.sort_unstable_by_key(|c| c.id);
+        }
+        if let Some(p) = top_p.filter(|&p| p < 1.0) {
+            keep_top_p(&mut self.candidates, p);
+        }
+        if let Some(m) = min_p {
+            keep_min_p(&mut self.candidates, m);
+        }
+        self.candidates.sort_unstable_by_key(|c| c.id);
+        Ok(())
+    }
+
+    /// Collects the finite ones of scores of a vocabulary after the repetition penalty.
+    fn start(&mut self, scores: impl Iterator<Item = (u32, f32)>, vocab: usize, history: &[u32]) -> Result<()> {
         self.candidates.clear();
         self.seen.clear();
-        self.seen.resize(logits.len().div_ceil(64), 0);
         let penalty = self.sampling.repetition_penalty.filter(|&r| r != 1.0).map(|r| r as f32);
         if penalty.is_some() {
+            self.seen.resize(vocab.div_ceil(64), 0);
             for &id in history {
-                if id as usize >= logits.len() {
-                    let problem = format!("token id {id} in the history, expected below {}", logits.len());
-                    return Err(Error::request(problem));
+                if id as usize >= vocab {
+                    return Err(Error::request(format!("token id {id} in the history, expected below {vocab}")));
                 }
                 self.seen[id as usize / 64] |= 1 << (id % 64);
             }
         }
-        for (id, &logit) in (0..).zip(logits) {
-            let seen = self.seen[id as usize / 64] >> (id % 64) & 1 == 1;
-            let score = match penalty.filter(|_| seen) {
+        for (id, logit) in scores {
+            let seen = |_: &f32| self.seen[id as usize / 64] >> (id % 64) & 1 == 1;
+            let score = match penalty.filter(seen) {
                 Some(r) if logit < 0.0 => logit * r,
                 Some(r) => logit / r,
                 None => logit,
@@ -321,6 +365,49 @@ mod tests {
             &[0, 1, 2, 3, 4, 0],
         );
         assert_eq!(penalised, [(0, -3.0), (1, 0.0), (2, -0.0), (3, 2.0)]);
+    }
+
+    /// The best `n` of logits, as heads keep them.
+    fn best_of(logits: &[f32], n: usize) -> (Vec<Candidate>, f32) {
+        let mut all: Vec<_> = (0..).zip(logits).map(|(id, &score)| Candidate { id, score }).collect();
+        all.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
+        all.truncate(n);
+        let rest = if n < logits.len() { all[n - 1].score } else { f32::NEG_INFINITY };
+        (all, rest)
+    }
+
+    #[test]
+    fn a_choice_of_the_best_is_that_of_all() {
+        let mut noise = Random::new(7);
+        // coarse, so that there are equals at every cut
+        let mut logits = || (0..90).map(|_| (noise.next_unit() * 24.0) as i32 as f32 * 0.5 - 5.0).collect::<Vec<f32>>();
+        let (mut decided, mut asked) = (0, 0);
+        for top_k in [None, Some(1), Some(4), Some(20), Some(31), Some(32), Some(90)] {
+            for repetition_penalty in [None, Some(1.0), Some(1.3), Some(4.0), Some(0.8)] {
+                for (random, temperature) in [(false, None), (true, None), (true, Some(0.7)), (true, Some(1e8))] {
+                    let sampling = Sampling { random, temperature, top_k, repetition_penalty, ..Sampling::default() };
+                    let sampling = Sampling { top_p: Some(0.9), min_p: Some(0.01), ..sampling };
+                    let (logits, history) = (logits(), [3, 5, 8, 13, 21, 34, 55, 89]);
+                    let mut of_all = Sampler::new(sampling, 11).unwrap();
+                    let mut of_best = Sampler::new(sampling, 11).unwrap();
+                    let (tokens, rest) = best_of(&logits, 32);
+                    let best = Best { tokens: &tokens, rest, vocab_size: 90 };
+                    let expected = of_all.choose(&logits, &history).unwrap();
+                    asked += 1;
+                    if let Some(id) = of_best.choose_of(best, &history).unwrap() {
+                        assert_eq!(id, expected, "{sampling:?}");
+                        assert!(!random || of_best.candidates == of_all.candidates, "{sampling:?}");
+                        decided += 1;
+                    }
+                }
+            }
+        }
+        // no list is enough for all tokens, for as many as it has, or for a penalty that raises tokens
+        assert!(decided > asked / 4 && decided < asked / 2, "{decided} of {asked}");
+        let (tokens, rest) = best_of(&[1.0, 2.0, 3.0], 2);
+        let mut sampler = Sampler::new(Sampling { repetition_penalty: Some(2.0), ..Sampling::default() }, 0).unwrap();
+        let error = sampler.choose_of(Best { tokens: &tokens, rest, vocab_size: 3 }, &[3]).unwrap_err().to_string();
+        assert_eq!(error, "token id 3 in the history, expected below 3");
     }
 
     #[test]

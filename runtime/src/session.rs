@@ -3,6 +3,7 @@
 use crate::cpu::Cpu;
 use crate::device::{Code, Content, Device, Growing, ListName, Piece};
 use crate::error::{Error, Result};
+use crate::head::{Choices, Window};
 use crate::machine::DeviceChoice;
 use crate::model::Model;
 use crate::observe::{Observation, Observer, Seen};
@@ -37,7 +38,7 @@ pub struct Memory {
     pub states: u64,
     /// Arena of activations, shared by all programs.
     pub arena: u64,
-    /// Scratch of all threads.
+    /// Scratch of all threads, with their lists of candidates.
     pub scratch: u64,
     /// Counters of arrivals on a GPU.
     pub arrivals: u64,
@@ -57,14 +58,12 @@ pub struct Session {
     pub(crate) places: Places,
     pub(crate) sequences: Vec<Sequence>,
     /// Prefill, decode, and decode of few sequences where the target has a program for it.
-    plans: Vec<Plan>,
+    pub(crate) plans: Vec<Plan>,
     pub(crate) states: States,
     inputs: Inputs,
     /// What the arena holds: the rows of the last call, and which of them the head has seen.
-    last: Option<Last>,
-    logits_row: Vec<f32>,
-    /// The rows of the greedy choices of the head window, once they have been asked for.
-    greedy: Vec<i32>,
+    pub(crate) last: Option<Last>,
+    pub(crate) choices: Choices,
     memory: Memory,
 }
 
@@ -76,13 +75,13 @@ pub(crate) struct Sequence {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Last {
-    phase: Phase,
+pub(crate) struct Last {
+    pub phase: Phase,
     /// The plan that it ran.
-    serving: usize,
-    rows: u32,
-    /// First row and number of rows of the head window.
-    head: Option<(u32, u32)>,
+    pub serving: usize,
+    pub rows: u32,
+    /// The rows that the head has seen.
+    pub head: Option<Window>,
 }
 
 /// Inputs of a call on the host, as they lie on the device: ids, slots, positions, `capacity` each; then `cos | sin` of each row's
@@ -151,17 +150,16 @@ impl Session {
         device.reserve(&code, &pieces, &Growing { bytes: memory.states, at_start: &states.at_start() })?;
         // SAFETY: the target was chosen for this machine, and the hash of its code was checked against the artifact.
         unsafe { device.load(&code)? };
-        let places = place(model, device.as_mut(), &memory, &weights, &mut states, &inputs)?;
+        let places =
+            place(model, device.as_mut(), &memory, &weights, &mut states, (&inputs, scratch_bytes(&programs)))?;
         let plan = |program| Plan::new(program, &launches, &places);
         let plans = programs.iter().map(plan).collect::<Result<Vec<_>>>()?;
-        let logits_row = vec![0.0; facts.vocab_size as usize];
-        let greedy = |p: &Plan| p.argmax.map_or(0, |(_, row_bytes)| p.head_rows as usize * row_bytes as usize / 4);
-        let greedy = Vec::with_capacity(plans.iter().map(greedy).max().unwrap_or(0));
+        let choices = Choices::new(&plans, facts.vocab_size, device.threads());
         memory.small += plans.iter().map(|p| p.words.len() as u64 * 8).sum::<u64>();
-        memory.small += 2 * inputs.bytes() + (logits_row.len() + greedy.capacity()) as u64 * 4;
+        memory.small += 2 * inputs.bytes() + choices.bytes();
         let sequences = vec![Sequence::default(); sequences as usize];
         let (model, last) = (model.clone(), None);
-        Ok(Self { model, device, places, sequences, plans, states, inputs, last, logits_row, greedy, memory })
+        Ok(Self { model, device, places, sequences, plans, states, inputs, last, choices, memory })
     }
 
     /// The model.
@@ -288,7 +286,7 @@ impl Session {
     /// Runs the token steps of a program on the inputs.
     fn step(&mut self, phase: Phase, observer: Observer<'_>) -> Result<()> {
         self.last = None;
-        self.greedy.clear();
+        self.choices.clear();
         let rows = self.inputs.rows as u32;
         for (slot, tokens) in self.inputs.lengths() {
             self.states.grow(self.device.as_mut(), slot, tokens)?;
@@ -318,7 +316,7 @@ impl Session {
     }
 
     /// Launches steps of a plan in order, stopping at probes if somebody looks.
-    fn run(
+    pub(crate) fn run(
         &mut self,
         (phase, serving): (Phase, usize),
         steps: Range<usize>,
@@ -364,72 +362,6 @@ impl Session {
     /// Rows of the last call: the tokens of its last chunk, or the sequences of the batch. 0 before the first call.
     pub fn rows(&self) -> u32 {
         self.last.map_or(0, |l| l.rows)
-    }
-
-    /// Runs the head on a window of rows that starts at `row`, unless it has seen that row, and gives the window.
-    ///
-    /// # Errors
-    /// If the last call had no such row, or if the device fails.
-    pub fn head(&mut self, row: u32, observer: Observer<'_>) -> Result<Range<u32>> {
-        let rows = self.rows();
-        let Some(mut last) = self.last.filter(|l| row < l.rows) else {
-            return Err(Error::request(format!("row {row}: the last call had {rows} rows")));
-        };
-        if let Some((first, n)) = last.head.filter(|&(first, n)| (first..first + n).contains(&row)) {
-            return Ok(first..first + n);
-        }
-        let plan = &mut self.plans[last.serving];
-        let n = plan.head_rows.min(last.rows - row);
-        plan.set_head(row, n);
-        let steps = plan.first_head_step..plan.launches.len();
-        last.head = None;
-        self.last = Some(last);
-        self.greedy.clear();
-        self.run((last.phase, last.serving), steps, (row, n), observer)?;
-        last.head = Some((row, n));
-        self.last = Some(last);
-        Ok(row..row + n)
-    }
-
-    /// Logits of a row of the last call, `vocab_size` numbers.
-    ///
-    /// # Errors
-    /// As for [`head`](Self::head).
-    pub fn logits(&mut self, row: u32) -> Result<&[f32]> {
-        let window = self.head(row, None)?;
-        let serving = self.last.map_or(0, |l| l.serving);
-        let (address, row_bytes) = self.plans[serving].logits;
-        let at = address + row_bytes * u64::from(row - window.start);
-        self.device.download(at, bytes_of_mut(&mut self.logits_row))?;
-        Ok(&self.logits_row)
-    }
-
-    /// The most likely token of a row of the last call; of several, the one with the lowest id.
-    ///
-    /// # Errors
-    /// As for [`head`](Self::head); also if the logits hold something that is not a number.
-    pub fn argmax(&mut self, row: u32) -> Result<u32> {
-        let window = self.head(row, None)?;
-        let serving = self.last.map_or(0, |l| l.serving);
-        let Some((address, row_bytes)) = self.plans[serving].argmax else {
-            return crate::sampling::argmax(self.logits(row)?);
-        };
-        let stride = row_bytes as usize / 4;
-        if self.greedy.is_empty() {
-            // All rows at once: on a GPU every look costs a round trip.
-            let mut greedy = std::mem::take(&mut self.greedy);
-            greedy.resize((window.len() - 1) * stride + 1, 0);
-            let read = self.device.download(address, bytes_of_mut(&mut greedy));
-            if read.is_err() {
-                greedy.clear();
-            }
-            self.greedy = greedy;
-            read?;
-        }
-        let id = self.greedy[(row - window.start) as usize * stride];
-        let vocab = self.model.facts().vocab_size;
-        let bad = || Error::NotFinite(format!("the greedy choice is {id}, expected 0 to {}", vocab - 1));
-        u32::try_from(id).ok().filter(|&id| id < vocab).ok_or_else(bad)
     }
 }
 
@@ -492,12 +424,22 @@ fn requirements(model: &Model, programs: &[jetbin::ProgramView<'_>], sequences: 
     Ok(Memory {
         states: slot_bytes.checked_mul(sequences.into()).ok_or_else(too_many)?,
         arena: programs.iter().map(|p| p.arena_bytes()).max().unwrap_or(0),
-        scratch: programs.iter().map(|p| p.scratch_bytes()).max().unwrap_or(0),
+        scratch: scratch_bytes(programs) + programs.iter().map(list_bytes).max().unwrap_or(0),
         arrivals: 0,
         small: 0,
         code: model.reader().code(model.target()).len() as u64,
         weights: 0,
     })
+}
+
+/// Scratch of a thread, in front of its lists of candidates.
+fn scratch_bytes(programs: &[jetbin::ProgramView<'_>]) -> u64 {
+    programs.iter().map(|p| p.scratch_bytes()).max().unwrap_or(0).next_multiple_of(jetbin::ALIGN)
+}
+
+/// Lists of candidates of a thread.
+fn list_bytes(program: &jetbin::ProgramView<'_>) -> u64 {
+    program.candidates().map_or(0, |list| list.bytes() * u64::from(program.head_rows()))
 }
 
 /// The weights that the programs read, by their index: an artifact holds those of its other targets as well.
@@ -529,7 +471,7 @@ fn place(
     memory: &Memory,
     used: &[(u32, &[u8])],
     states: &mut States,
-    inputs: &Inputs,
+    (inputs, lists_at): (&Inputs, u64),
 ) -> Result<Places> {
     let (reader, target) = (model.reader(), model.target());
     let mut weights = vec![0; reader.weights().len()];
@@ -555,11 +497,14 @@ fn place(
         rope: ids + 3 * column,
         rope_row_bytes: u64::from(model.facts().rope_dim) * 4,
         scratch: Vec::new(),
+        candidates: Vec::new(),
         arrivals: 0,
     };
     let threads = device.threads();
     for _ in 0..threads {
-        places.scratch.push(device.alloc(memory.scratch / u64::from(threads))?);
+        let scratch = device.alloc(memory.scratch / u64::from(threads))?;
+        places.scratch.push(scratch);
+        places.candidates.push(scratch + lists_at);
     }
     if memory.arrivals > 0 {
         places.arrivals = device.alloc(memory.arrivals)?;

@@ -85,7 +85,8 @@ fn a_session_runs_machine_code_from_an_artifact() {
     let mut code = store_word().to_vec();
     code.resize(16, 0);
     let ret: &[u8] = if cfg!(target_arch = "aarch64") { &[0xc0, 0x03, 0x5f, 0xd6] } else { &[0xc3] };
-    let returns: Vec<u8> = (0..7).flat_map(|_| ret.iter().copied().chain(vec![0; 16 - ret.len()])).collect();
+    let returns: Vec<u8> =
+        (0..KERNELS.len()).flat_map(|_| ret.iter().copied().chain(vec![0; 16 - ret.len()])).collect();
     let code = [&returns[..5 * 16], &code, &returns[6 * 16..]].concat();
     let (_folder, model) = model_of("machine-code", &Recipe { code, ..Recipe::default() });
     let mut session = Session::new(&model, Default::default()).unwrap();

@@ -2,8 +2,11 @@
 
 mod toy;
 
+use jet_runtime::generate::{Limits, generate};
 use jet_runtime::jetbin::{ProbeKind, hex};
+use jet_runtime::sampling::{Sampler, Sampling};
 use jet_runtime::{Error, Observation, Session};
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering::SeqCst;
 use toy::*;
 
@@ -60,6 +63,62 @@ fn without_a_greedy_buffer_the_runtime_looks_itself() {
     let (_folder, model) = model_of("no-argmax", &Recipe { argmax: false, ..Recipe::default() });
     let mut s = Session::with_device(&model, Box::new(Toy::new(2)), 1).unwrap();
     s.prefill(0, &IDS[..4]).unwrap();
+    assert_eq!(s.argmax(3).unwrap(), best(&reference(&IDS[..4]).logits[3]));
+}
+
+fn keeping(name: &str, threads: u32, limit: f32) -> (Folder, Session) {
+    let recipe = Recipe { argmax: false, candidates: Some(limit), ..Recipe::default() };
+    let (folder, model) = model_of(name, &recipe);
+    let session = Session::with_device(&model, Box::new(Toy::new(threads)), 1).unwrap();
+    (folder, session)
+}
+
+#[test]
+fn the_candidates_of_all_threads_are_the_best_of_a_row() {
+    let expected = reference(&IDS[..5]);
+    for threads in [1, 2, 3, 20] {
+        let (_folder, mut s) = keeping("candidates", threads, f32::INFINITY);
+        s.prefill(0, &IDS[..5]).unwrap();
+        assert_eq!(s.keeps(), CANDIDATES.len);
+        for row in [0, 3, 1, 4] {
+            let logits = &expected.logits[row as usize];
+            let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+            sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            let best = s.best(row).unwrap().unwrap();
+            assert_eq!(best.tokens.iter().map(|c| (c.id, c.score)).collect::<Vec<_>>(), sorted);
+            assert_eq!((best.rest, best.vocab_size), (f32::NEG_INFINITY, VOCAB as u32));
+            assert_eq!(s.argmax(row).unwrap(), sorted[0].0);
+            // only now the head stores them
+            assert_eq!(s.logits(row).unwrap(), *logits);
+            assert_eq!(s.argmax(row).unwrap(), sorted[0].0);
+        }
+    }
+}
+
+#[test]
+fn a_text_is_the_same_with_candidates_and_with_all_logits() {
+    let sampling = Sampling { random: true, temperature: Some(2.0), top_p: Some(0.95), ..Sampling::default() };
+    let greedy = Sampling { random: false, repetition_penalty: Some(1.5), ..Sampling::default() };
+    let penalty = Sampling { top_k: Some(4), repetition_penalty: Some(1.2), ..sampling };
+    for sampling in [greedy, penalty, Sampling { top_k: Some(9), ..sampling }, sampling] {
+        let text = |mut s: Session| {
+            let mut history = IDS[..4].to_vec();
+            let limits = Limits { max_new_tokens: 20, eos_ids: &[] };
+            let mut sampler = Sampler::new(sampling, 5).unwrap();
+            generate(&mut s, 0, &mut history, &mut sampler, limits, &mut |_| ControlFlow::Continue(())).unwrap();
+            history
+        };
+        let (_folder, all) = session("text-all", 2, 1);
+        let (_other, kept) = keeping("text-kept", 2, f32::INFINITY);
+        assert_eq!(text(kept), text(all), "{sampling:?}");
+    }
+}
+
+#[test]
+fn logits_that_are_not_finite_are_looked_at_one_by_one() {
+    let (_folder, mut s) = keeping("overflow", 2, 0.5);
+    s.prefill(0, &IDS[..4]).unwrap();
+    assert!(s.best(3).unwrap().is_none());
     assert_eq!(s.argmax(3).unwrap(), best(&reference(&IDS[..4]).logits[3]));
 }
 
@@ -230,7 +289,7 @@ fn whichever_device_call_fails_the_error_names_it_and_a_reset_repairs() {
 fn memory_is_states_and_arena_and_little_else() {
     let (_folder, s) = session("memory", 2, 3);
     let m = s.memory();
-    assert_eq!((m.states, m.arena, m.scratch, m.code), (3 * 1216, 1024, 2 * 256, 7 * 16));
+    assert_eq!((m.states, m.arena, m.scratch, m.code), (3 * 1216, 1024, 2 * 256, (KERNELS.len() * 16) as u64));
     assert_eq!(m.weights as usize, VOCAB * HIDDEN * 4);
     assert!((500..6000).contains(&m.small), "{m:?}");
 }

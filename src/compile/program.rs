@@ -7,7 +7,7 @@ use jet_codegen::{Binding, Built};
 use jet_frontend::graph::{ROPE, TOKEN_IDS};
 use jet_ir::{Graph, Group, Id, Leaf, OutputKind};
 use jet_passes::{Domain as PlanDomain, MemoryPlan};
-use jetbin::{Arg, Buffer, Domain, Phase, Probe, ProbeKind, ProbeSource, Program, Step};
+use jetbin::{Arg, Buffer, CandidateList, Domain, Phase, Probe, ProbeKind, ProbeSource, Program, Step};
 use std::collections::HashMap;
 
 /// The final norm as a result of its own.
@@ -41,8 +41,11 @@ pub fn assemble(
     weights: &mut WeightTable<'_>,
     kernel: &dyn Fn(&Built) -> Option<u32>,
 ) -> Result<Program> {
-    let buffers: Vec<Buffer> = parts.memory.buffers.iter().map(|b| buffer(parts.graph, b)).collect();
-    let index: HashMap<Id, u32> = parts.memory.buffers.iter().enumerate().map(|(i, b)| (b.value, i as u32)).collect();
+    // the largest logits of a CPU are in lists of its threads
+    let listed = |id: Id| parts.built.iter().any(|b| b.params.contains(&Binding::Candidates(id)));
+    let planned = || parts.memory.buffers.iter().filter(|b| !listed(b.value));
+    let buffers: Vec<Buffer> = planned().map(|b| buffer(parts.graph, b)).collect();
+    let index: HashMap<Id, u32> = planned().zip(0..).map(|(b, i)| (b.value, i)).collect();
     let mut steps = vec![];
     for (group, built) in parts.groups.iter().zip(parts.built) {
         let label = label(parts.graph, group);
@@ -128,6 +131,8 @@ fn argument(
         Binding::ItemEnd => Arg::ItemEnd,
         Binding::Scratch => Arg::Scratch,
         Binding::Arrivals => Arg::Arrivals,
+        Binding::Candidates(_) => Arg::Candidates(CandidateList::USUAL.len),
+        Binding::KeepLogits => Arg::KeepLogits,
     })
 }
 

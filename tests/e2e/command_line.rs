@@ -241,11 +241,11 @@ fn files_that_are_not_or_no_longer_artifacts() {
     with(&good[..100], "bad.jetbin");
     let changed = |at: usize| {
         let mut bytes = good.clone();
-        bytes[at] ^= 4;
+        bytes[at] ^= 64;
         bytes
     };
-    with(&changed(8), "format version 5.3 found, this build reads 1.0 to 1.3");
-    with(&changed(10), "format version 1.7 found, this build reads 1.0 to 1.3");
+    with(&changed(8), "format version 65.4 found, this build reads 1.0 to 1.4");
+    with(&changed(10), "format version 1.68 found, this build reads 1.0 to 1.4");
     with(&changed(40), "hash");
     with(&changed(good.len() - 1), "hash");
     // A changed weight does not keep the artifact from opening; verify finds it.

@@ -1,6 +1,6 @@
 //! What a kernel is built in: the graph, the phase, and parameters that are declared when they are first used.
 
-use crate::kir::{Builder, F32, I32, Index, Items, Kernel, Ptr, Stored, V};
+use crate::kir::{Builder, F32, I32, Index, Items, Kernel, Pred, Ptr, Stored, V};
 use crate::pack::PackSpec;
 use crate::targets::Target;
 use jet_ir::{Graph, Id, Leaf, NodeKind, Op};
@@ -50,6 +50,10 @@ pub enum Binding {
     Scratch,
     /// An `i32` for each CTA of a GPU, all zero between kernels.
     Arrivals,
+    /// This thread's [`CandidateList`](jetbin::CandidateList)s for a `store_argmax`, one for each row.
+    Candidates(Id),
+    /// 1 if the logits are to be stored, else 0.
+    KeepLogits,
 }
 
 /// Scratch memory of each thread (on a GPU, of all together), in bytes: `fixed + rows * per_row`.
@@ -188,8 +192,9 @@ impl<'k> Context<'k, '_> {
 
     /// Declares a parameter before it is used, so that another kernel's words fit.
     fn predeclare(&self, binding: &Binding) {
+        use Binding::{KeepLogits, Rows, SlotStride, StateRows};
         match binding {
-            Binding::StateRows(_) | Binding::SlotStride | Binding::Rows => drop(self.count(binding.clone())),
+            StateRows(_) | SlotStride | Rows | KeepLogits => drop(self.count(binding.clone())),
             other => drop(self.pointer::<F32>(other.clone())),
         }
     }
@@ -306,6 +311,16 @@ impl<'k> Context<'k, '_> {
     /// Counters of arrivals, which a kernel leaves zero as it has found them.
     pub fn arrivals(&self) -> Ptr<'k, I32> {
         self.pointer(Binding::Arrivals)
+    }
+
+    /// This thread's lists of candidates for `store`.
+    pub fn candidates(&self, store: Id) -> Ptr<'k, F32> {
+        self.pointer(Binding::Candidates(store))
+    }
+
+    /// Whether the logits are to be stored.
+    pub fn keep_logits(&self) -> V<'k, Pred> {
+        self.count(Binding::KeepLogits).equals(1u32)
     }
 
     /// Declares the items and gives the range of this call.

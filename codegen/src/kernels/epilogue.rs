@@ -276,7 +276,7 @@ impl<'k> Row<'_, 'k, '_> {
                 }
                 Err(e) => cx.refuse(store, e.reason),
             },
-            _ => cx.refuse(store, "expected `store` or `store_kv`: rings and argmax are kernels of their own on a CPU"),
+            _ => cx.refuse(store, "expected `store` or `store_kv`: rings are kernels of their own on a CPU"),
         }
     }
 

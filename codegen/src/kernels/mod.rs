@@ -7,6 +7,7 @@
 
 mod ahead;
 mod attention;
+mod candidates;
 mod chunk;
 mod context;
 mod delta;

@@ -7,6 +7,7 @@
 //! numbers, or quantised rows of the input.
 
 use super::ahead::Ahead;
+use super::candidates::{Candidates, is_on_request};
 use super::context::{Context, Scratch, Shape, Unsupported};
 use super::dot::{self, DotProduct};
 use super::epilogue::{Domain, Fragment, Lanes, Row, vector_like};
@@ -31,7 +32,7 @@ pub(super) struct Segment {
     pub stores: Vec<Id>,
     /// Rings that a convolution among the stores reads, with the new values at the end.
     pub pushes: Vec<Id>,
-    /// Of a GPU: `store_argmax` of an accumulator.
+    /// `store_argmax` of an accumulator.
     pub largest: Vec<Id>,
     pub first_item: u32,
 }
@@ -80,7 +81,11 @@ pub(crate) fn product(cx: &Context<'_, '_>, grid: Id, stores: &[Id]) -> Result<S
         cx.k.when(begin.lt(end), || rows.fill(cx, x, cx.rows(), k_len as u32));
     }
     let (k_len, most) = (k_len as u32, most as u32);
-    let kernel = Kernel { cx, segments: &segments, k_len, x, tile, stride, most, group, quantised };
+    let candidates = Candidates::of(cx, &segments);
+    if let Some(lists) = candidates {
+        cx.k.when(begin.lt(end), || lists.clear());
+    }
+    let kernel = Kernel { cx, segments: &segments, k_len, x, tile, stride, most, group, quantised, candidates };
     cx.k.range(begin, end, 1, begin, |item, next| {
         cx.k.choose(item.equals(next), || next + kernel.group(item, end), || next)
     });
@@ -159,7 +164,7 @@ pub(super) fn segments(cx: &Context<'_, '_>, stores: &[Id]) -> Result<Vec<Segmen
         describe(cx, value, &mut accs, &mut order)?;
         let spec = layout(cx, store, &accs, order)?;
         let is_largest = matches!(cx.graph.op(store), Some(Op::StoreArgmax(_)));
-        if is_largest && (!cx.k.target.has(Cap::Threads) || accs.len() > 1 || order != RowOrder::Linear) {
+        if is_largest && (accs.len() > 1 || order != RowOrder::Linear) {
             return Err(Unsupported::new(cx.graph, store, "the largest element is found by a kernel of its own here"));
         }
         let keep = |s: &mut Segment| if is_largest { s.largest.push(store) } else { s.stores.push(store) };
@@ -280,6 +285,7 @@ struct Kernel<'a, 'k, 'g> {
     /// Panels whose sums the tile holds at once, see [`Segment::group_items`].
     group: u32,
     quantised: Option<Quantised<'k>>,
+    candidates: Option<Candidates<'a, 'k, 'g>>,
 }
 
 /// The panels of an item, or of several items of one segment.
@@ -462,11 +468,24 @@ impl<'k> Kernel<'_, 'k, '_> {
                         Some(self.accumulators(segment, source, local + i, tile))
                     };
                     let at = Row { cx: self.cx, row: row + r, leaf: &leaf };
-                    segment.stores.iter().for_each(|s| at.store(*s));
+                    self.store(segment, &at);
                     self.push(segment, local + i, row + r);
                 });
             });
         });
+    }
+
+    /// Stores the results of a segment in a row, and looks for the largest of them.
+    fn store(&self, segment: &Segment, at: &Row<'_, 'k, '_>) {
+        for &store in &segment.stores {
+            match is_on_request(self.cx, segment, store) {
+                true => self.cx.k.when(self.cx.keep_logits(), || at.store(store)),
+                false => at.store(store),
+            }
+        }
+        for (store, lists) in segment.largest.iter().zip(self.candidates) {
+            lists.see(at.row, &at.eval(self.cx.graph.node(*store).args[0]));
+        }
     }
 
     /// Moves the rings of a segment's convolutions, after the last row of a sequence: item `local` has been through all rows before.

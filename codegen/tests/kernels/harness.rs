@@ -4,6 +4,7 @@
 //! together; nothing outside a buffer, a state or the scratch memory is written; whatever is read was written before
 //! (all outputs, scratch and unused cache rows start as NaN).
 
+use crate::candidates;
 use crate::machine::{Machine, Word};
 use crate::tolerance;
 use jet_codegen::kir::Kernel;
@@ -13,7 +14,7 @@ use jet_ir::eval::{Bindings, Named, eval};
 use jet_ir::quant::{Format, quantise, round_trip};
 use jet_ir::{Elem, Graph, Id, Leaf, Mat, NodeKind, OutputKind, Rows, Type, Value, group_kernels};
 use jet_ptxsim::Counters;
-use jetbin::Phase;
+use jetbin::{CandidateList, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Elements after every buffer that nobody may touch.
@@ -313,6 +314,8 @@ fn compile_for(target: &'static Target, graph: &Graph, phase: Phase, activations
 struct Outcome {
     values: BTreeMap<Id, Area>,
     states: Area,
+    /// Whether the head of a CPU stored logits beside its candidates.
+    keep_logits: bool,
     /// What the last kernel did, if it was simulated.
     last: Counters,
 }
@@ -395,9 +398,19 @@ impl Case<'_> {
 
     /// Runs the kernels for the rows `rows`, each kernel's items in `parts` calls.
     fn run(&self, compiled: &Variant, rows: std::ops::Range<usize>, parts: u64) -> Outcome {
+        self.run_keeping(compiled, rows, (parts, true))
+    }
+
+    /// The same with logits stored or not, where that is a question.
+    fn run_keeping(
+        &self,
+        compiled: &Variant,
+        rows: std::ops::Range<usize>,
+        (parts, keep_logits): (u64, bool),
+    ) -> Outcome {
         let (offsets, stride) = self.layout();
         let states = self.initial_states(&offsets, stride);
-        let mut out = Outcome { values: BTreeMap::new(), states, last: Counters::default() };
+        let mut out = Outcome { values: BTreeMap::new(), states, keep_logits, last: Counters::default() };
         let decode = self.phase == Phase::Decode;
         let slots: Vec<u32> =
             if decode { rows.clone().map(|s| self.slots[s] as u32).collect() } else { vec![self.slots[0] as u32] };
@@ -439,11 +452,13 @@ impl Case<'_> {
     ) {
         let n = rows.len() as u64;
         let mut weights: Vec<Vec<u8>> = vec![];
+        let mut lists = vec![];
         let items = u64::from(b.items.fixed) * if b.items.per_row { n } else { 1 };
         let scratch_words = (b.scratch.fixed + n * b.scratch.per_row).div_ceil(4) as usize;
         for part in 0..parts {
             let mut scratch = Area::poisoned(scratch_words);
             let mut arrivals = Area::new(vec![0; items as usize]);
+            let mut list = Area::poisoned(n as usize * CandidateList::USUAL.words() as usize);
             let (begin, end) = (items * part / parts, items * (part + 1) / parts);
             let words: Vec<Word> = b
                 .params
@@ -470,6 +485,8 @@ impl Case<'_> {
                     Binding::ItemEnd => Word::Number(end),
                     Binding::Scratch => Word::of(&mut scratch.words),
                     Binding::Arrivals => Word::of(&mut arrivals.words),
+                    Binding::Candidates(_) => Word::of(&mut list.words),
+                    Binding::KeepLogits => Word::Number(out.keep_logits.into()),
                 })
                 .collect();
             // SAFETY: every word is what its binding says; areas live until the end of this turn and longer.
@@ -481,6 +498,24 @@ impl Case<'_> {
             scratch.check(&format!("scratch of {}", b.name));
             arrivals.check(&format!("arrivals of {}", b.name));
             assert!(arrivals.words[..arrivals.len].iter().all(|n| *n == 0), "{} leaves arrivals", b.name);
+            list.check(&format!("candidates of {}", b.name));
+            if begin < end {
+                lists.push(list.words);
+            }
+        }
+        let listed = b.params.iter().find_map(|p| if let Binding::Candidates(id) = p { Some(*id) } else { None });
+        if let Some(id) = listed {
+            let best = candidates::merged(&lists, n as usize);
+            let stored = self.graph.ids().find(|s| *s != id && self.graph.node(*s).args == self.graph.node(id).args);
+            if let Some(logits) = stored.filter(|s| out.values.contains_key(s)) {
+                let cols = self.graph.ty(logits).cols();
+                let words = &out.values[&logits].words[..n as usize * cols];
+                match out.keep_logits {
+                    true => candidates::check(&best, words, cols),
+                    false => assert!(words.iter().all(|w| *w == POISON), "{} stores logits that nobody wants", b.name),
+                }
+            }
+            out.values.insert(id, Area::new(best.iter().map(|row| row[0].0).collect()));
         }
     }
 
@@ -557,6 +592,11 @@ impl Case<'_> {
         if !compiled.target.is_gpu() {
             let split = self.run(compiled, 0..rows, 3);
             self.same_bits(compiled, (&whole, &split), 0..rows, true, "split over three threads");
+            let listed = compiled.built.iter().flat_map(|b| &b.params);
+            for id in listed.filter_map(|p| if let Binding::Candidates(id) = p { Some(id) } else { None }) {
+                let without = self.run_keeping(compiled, 0..rows, (3, false));
+                assert!(without.values[id].words == whole.values[id].words, "other candidates without logits");
+            }
         }
         if rows > 1 {
             let first = 0..rows.div_ceil(2);

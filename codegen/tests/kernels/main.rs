@@ -3,6 +3,7 @@
 //! With `EMULATE=1` in the environment the targets are those for 64-bit Arm that need LLVM, under `qemu-aarch64`.
 
 mod attention;
+mod candidates;
 mod delta;
 #[path = "../emulator/mod.rs"]
 mod emulator;

@@ -3,7 +3,7 @@
 use crate::harness::{Case, compile_on, compile_with};
 use crate::tolerance::{DEEP, FUSED, PRODUCT, ROUNDED};
 use jet_codegen::Activations;
-use jet_codegen::targets::TARGETS;
+use jet_codegen::targets::{TARGETS, runnable};
 use jet_ir::ops::*;
 use jet_ir::{Elem, Graph, Id, Leaf, OutputKind, Rows, Type};
 use jetbin::Phase;
@@ -109,33 +109,44 @@ fn sums_over_many_columns() {
     }
 }
 
-/// The largest of all columns, of as many CTAs as there are, and in several tiles of rows.
+/// The largest of all columns, of as many CTAs as there are, and in several tiles of rows; on a CPU, the best of what each thread has seen.
 #[test]
 fn the_largest_element_of_a_row() {
     for (n, k) in [(1, 8), (40, 33), (1000, 64), (9000, 32)] {
-        let mut g = Graph::new("largest");
-        let x = input(&mut g, "x", k);
-        let grid = g.add(Sweep {}, &[x]).unwrap();
-        let y = acc(&mut g, grid, "w", n, Elem::Bf16);
-        give(&mut g, "y", y);
-        let top = g.add(StoreArgmax {}, &[y]).unwrap();
-        g.output(OutputKind::Return, "top", top);
-        for target in TARGETS.iter().filter(|t| t.is_gpu()) {
-            for (phase, rows) in [(Phase::Decode, 1), (Phase::Decode, 9), (Phase::Decode, 70), (Phase::Prefill, 33)] {
-                let past = vec![0; if phase == Phase::Decode { rows } else { 1 }];
-                let case = Case {
-                    graph: &g,
-                    phase,
-                    slots: (0..past.len()).collect(),
-                    past,
-                    tokens: rows,
-                    capacity: 1,
-                    rounded: false,
-                    tolerance: FUSED,
-                    tolerance_of_bytes: FUSED,
-                };
-                case.check(&compile_on(target, &g, phase));
-            }
+        largest(n, k, |_, logits| logits);
+    }
+}
+
+#[test]
+fn of_equal_elements_the_first_is_the_largest() {
+    // zeros of both signs
+    largest(300, 8, |g, logits| g.add(Scale { c: 0.0.into() }, &[logits]).unwrap());
+}
+
+fn largest(n: usize, k: usize, epilogue: impl Fn(&mut Graph, Id) -> Id) {
+    let mut g = Graph::new("largest");
+    let x = input(&mut g, "x", k);
+    let grid = g.add(Sweep {}, &[x]).unwrap();
+    let logits = acc(&mut g, grid, "w", n, Elem::Bf16);
+    let y = epilogue(&mut g, logits);
+    give(&mut g, "y", y);
+    let top = g.add(StoreArgmax {}, &[y]).unwrap();
+    g.output(OutputKind::Return, "top", top);
+    for target in runnable().chain(TARGETS.iter().filter(|t| t.is_gpu())) {
+        for (phase, rows) in [(Phase::Decode, 1), (Phase::Decode, 9), (Phase::Decode, 70), (Phase::Prefill, 33)] {
+            let past = vec![0; if phase == Phase::Decode { rows } else { 1 }];
+            let case = Case {
+                graph: &g,
+                phase,
+                slots: (0..past.len()).collect(),
+                past,
+                tokens: rows,
+                capacity: 1,
+                rounded: false,
+                tolerance: FUSED,
+                tolerance_of_bytes: FUSED,
+            };
+            case.check(&compile_on(target, &g, phase));
         }
     }
 }

@@ -70,8 +70,9 @@ fn what_no_kernel_does_is_refused_by_name() {
             "store_argmax",
             refusal(|g| {
                 let grid = swept(g);
-                let r = acc(g, grid, "w", 8, Elem::Bf16);
-                g.add(StoreArgmax {}, &[r]).unwrap()
+                let (r, s) = (acc(g, grid, "w", 8, Elem::Bf16), acc(g, grid, "v", 8, Elem::Bf16));
+                let gated = g.add(Mul {}, &[r, s]).unwrap();
+                g.add(StoreArgmax {}, &[gated]).unwrap()
             }),
         ),
         (

@@ -1,5 +1,6 @@
 //! Checks what the tables say about each other: every index and every range, before anybody uses one.
 
+use crate::candidates::CandidateList;
 use crate::error::ReadError;
 use crate::reader::{Reader, WeightPlace, decode_facts, program_section};
 use crate::record::*;
@@ -270,6 +271,8 @@ impl Context<'_> {
             }
         }
         self.check_head_inputs(origin)?;
+        let keep = self.program.args().iter().filter(|arg| matches!(arg, Arg::Candidates(_))).count();
+        require(keep <= 1, origin, || format!("{keep} arguments are lists of candidates, expected 1 at most"))?;
         let found = self.program.args().len();
         require(next_arg as usize == found, origin, || format!("{found} arguments, the steps use {next_arg}"))
     }
@@ -299,6 +302,8 @@ impl Context<'_> {
             Arg::State(s) => (s as usize) < self.states,
             Arg::Rope => self.facts.rope_dim > 0,
             Arg::Arrivals => self.is_gpu,
+            Arg::Candidates(len) => !self.is_gpu && domain == Domain::Head && CandidateList { len }.is_valid(),
+            Arg::KeepLogits => domain == Domain::Head,
             _ => true,
         }
     }

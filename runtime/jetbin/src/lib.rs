@@ -2,6 +2,7 @@
 //!
 //! `docs/format.md` is the specification.
 
+mod candidates;
 mod check;
 mod error;
 mod features;
@@ -14,6 +15,7 @@ mod types;
 mod view;
 mod writer;
 
+pub use candidates::CandidateList;
 pub use error::*;
 pub use features::{FEATURES, has_feature};
 pub use partition::partition;
@@ -25,4 +27,4 @@ pub use writer::{Writer, WriterOptions, Written};
 /// A reader of another major version must refuse.
 pub const MAJOR: u16 = 1;
 /// A reader of an older minor version must refuse.
-pub const MINOR: u16 = 3;
+pub const MINOR: u16 = 4;

@@ -100,6 +100,7 @@ fn name_of(reader: &Reader<'_>, target: u32, program: &ProgramView<'_>, arg: Arg
             return reader.states(target).get(s).map_or_else(|| format!("state {s}"), |s| format!("${}", s.name));
         }
         Arg::Const(v) => return v.to_string(),
+        Arg::Candidates(n) => return format!("candidates {n}"),
         Arg::SlotStride => "slot_stride",
         Arg::Slots => "slots",
         Arg::Positions => "positions",
@@ -110,6 +111,7 @@ fn name_of(reader: &Reader<'_>, target: u32, program: &ProgramView<'_>, arg: Arg
         Arg::Arrivals => "arrivals",
         Arg::TokenIds => "ids",
         Arg::Rope => "rope",
+        Arg::KeepLogits => "keep_logits",
     };
     text.to_string()
 }

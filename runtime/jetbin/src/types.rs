@@ -227,7 +227,8 @@ pub struct Program {
     pub scratch_bytes: u64,
     /// Buffer of the logits, f32 `[head_rows, vocab_size]`, domain `Head`.
     pub logits: u32,
-    /// Buffer of the greedy choice, i32 `[head_rows, 1]`, domain `Head`; without it the runtime looks for itself.
+    /// Buffer of the greedy choice, i32 `[head_rows, 1]`, domain `Head`; without it the runtime looks for itself, among candidates if a step
+    /// keeps such.
     pub argmax: Option<u32>,
     /// Places in the arena.
     pub buffers: Vec<Buffer>,
@@ -312,6 +313,10 @@ pub enum Arg {
     TokenIds,
     /// `f32[rows, rope_dim]`: cosines, then sines, of the rows' positions.
     Rope,
+    /// Lists of candidates of this thread of a CPU, one for each row of a head window: [`CandidateList`](crate::CandidateList)s of this length.
+    Candidates(u32),
+    /// 1 if a head step is to store the logits, 0 if candidates are enough.
+    KeepLogits,
     /// A number.
     Const(u64),
 }

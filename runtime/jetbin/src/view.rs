@@ -3,6 +3,7 @@
 //! Each `decode` checks what a row says about itself; `check.rs` checks what it says about others. Both run once when
 //! the artifact is opened, so that later calls cannot fail.
 
+use crate::candidates::CandidateList;
 use crate::error::ReadError;
 use crate::record::*;
 use crate::types::*;
@@ -276,6 +277,8 @@ impl<'a> Row<'a> for Arg {
             11 => Arg::Rope,
             12 => Arg::Const(r.value),
             13 => Arg::Arrivals,
+            14 => Arg::Candidates(r.index),
+            15 => Arg::KeepLogits,
             other => return Err(format!("kind of argument {other} is unknown")),
         };
         if ArgRecord::from(arg) == r { Ok(arg) } else { Err(format!("{r:?} has values in unused fields")) }
@@ -378,6 +381,13 @@ impl<'a> ProgramView<'a> {
     /// Index of the buffer with the greedy choice.
     pub fn argmax(&self) -> Option<u32> {
         (self.header.argmax != NONE).then_some(self.header.argmax)
+    }
+
+    /// The lists of candidates that threads leave behind the head.
+    pub fn candidates(&self) -> Option<CandidateList> {
+        self.args()
+            .iter()
+            .find_map(|arg| if let Arg::Candidates(len) = arg { Some(CandidateList { len }) } else { None })
     }
 
     /// Places in the arena.

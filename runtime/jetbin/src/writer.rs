@@ -398,6 +398,8 @@ impl From<Arg> for ArgRecord {
             Arg::Rope => (11, 0, 0),
             Arg::Const(v) => (12, 0, v),
             Arg::Arrivals => (13, 0, 0),
+            Arg::Candidates(n) => (14, n, 0),
+            Arg::KeepLogits => (15, 0, 0),
         };
         Self { kind, index, value }
     }

@@ -52,9 +52,9 @@ fn other_versions_are_refused_by_name() {
     let mut file = bytes();
     file[8] = 2;
     let error = Reader::open(&file).unwrap_err().to_string();
-    assert_eq!(error, "format version 2.3 found, this build reads 1.0 to 1.3");
-    (file[8], file[10]) = (1, 4);
-    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 4 })));
+    assert_eq!(error, "format version 2.4 found, this build reads 1.0 to 1.4");
+    (file[8], file[10]) = (1, 5);
+    assert!(matches!(Reader::open(&file), Err(ReadError::Version { major: 1, minor: 5 })));
     file[0] = b'P';
     assert!(matches!(Reader::open(&file), Err(ReadError::NotAnArtifact(_))));
 }
@@ -105,8 +105,12 @@ const SIGNED: &[(SectionKind, usize, u32, &str)] = &[
     (SectionKind::Decode, STEPS + 24, 1, "7 arguments at 1, expected at 0"),
     (SectionKind::Decode, STEPS + 28, 8, "7 arguments at 7, expected at 8"),
     (SectionKind::Decode, STEPS + 28, u32::MAX, "4294967295 arguments at 0"),
-    (SectionKind::Decode, STEPS + 2 * 64 + 28, 3, "18 arguments, the steps use 17"),
-    (SectionKind::Decode, ARGS, 14, "kind of argument 14 is unknown"),
+    (SectionKind::Decode, STEPS + 2 * 64 + 28, 5, "20 arguments, the steps use 19"),
+    (SectionKind::Decode, ARGS, 16, "kind of argument 16 is unknown"),
+    (SectionKind::Decode, ARGS + 3 * 16, 15, "KeepLogits refers to nothing that fits"),
+    (SectionKind::Decode, ARGS + 18 * 16 + 4, 17, "Candidates(17) refers to nothing that fits"),
+    (SectionKind::Decode, ARGS + 18 * 16 + 4, 0, "Candidates(0) refers to nothing that fits"),
+    (SectionKind::Decode, ARGS + 18 * 16 + 4, 1040, "Candidates(1040) refers to nothing that fits"),
     (SectionKind::Decode, ARGS + 4, 1, "values in unused fields"),
     (SectionKind::Decode, ARGS + 16 + 4, 2, "Weight(2) refers to nothing"),
     (SectionKind::Decode, ARGS + 2 * 16 + 4, 1, "Buffer(1) refers to nothing"),
@@ -124,7 +128,7 @@ const SIGNED: &[(SectionKind, usize, u32, &str)] = &[
 const BUFFERS: usize = 48;
 const STEPS: usize = BUFFERS + 3 * 32;
 const ARGS: usize = STEPS + 3 * 64;
-const PROBES: usize = ARGS + 18 * 16;
+const PROBES: usize = ARGS + 20 * 16;
 
 #[test]
 fn signed_damage_is_refused_for_the_right_reason() {
@@ -138,6 +142,18 @@ fn signed_damage_is_refused_for_the_right_reason() {
         let error = Reader::open(&file).err().map(|e| e.to_string()).unwrap_or_else(|| "accepted".into());
         assert!(error.contains(expected), "{kind} at {at} = {value}: {error:?} does not contain {expected:?}");
     }
+}
+
+#[test]
+fn one_list_of_candidates_is_enough() {
+    let mut file = bytes();
+    let (start, _) = section(&file, SectionKind::Decode);
+    let last = start + ARGS + 19 * 16;
+    file[last..last + 4].copy_from_slice(&14u32.to_le_bytes());
+    file[last + 4..last + 8].copy_from_slice(&16u32.to_le_bytes());
+    sign(&mut file);
+    let error = Reader::open(&file).unwrap_err().to_string();
+    assert!(error.contains("2 arguments are lists of candidates, expected 1 at most"), "{error}");
 }
 
 /// 2^31 rows of 2^31 columns of f32 are 2^64 bytes, which must not count as none.

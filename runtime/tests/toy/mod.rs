@@ -49,11 +49,14 @@ pub struct Recipe {
     pub targets: Vec<TargetDesc>,
     pub external: Option<PathBuf>,
     pub argmax: bool,
+    /// The head keeps candidates, and stores logits on request; those beyond this number count as infinite.
+    pub candidates: Option<f32>,
 }
 
 impl Default for Recipe {
     fn default() -> Self {
-        Self { code: vec![0; 7 * 16], targets: vec![this_target("toy")], external: None, argmax: true }
+        let targets = vec![this_target("toy")];
+        Self { code: vec![0; KERNELS.len() * 16], targets, external: None, argmax: true, candidates: None }
     }
 }
 
@@ -115,13 +118,14 @@ pub fn write(path: &Path, recipe: &Recipe) -> Written {
         };
         let kernels: Vec<KernelDesc> = KERNELS.iter().map(|k| k.0).enumerate().map(|(i, n)| kernel((i, &n))).collect();
         let target = w.target(target, &kernels, &recipe.code).unwrap();
-        w.program(&program(target, Phase::Prefill, CHUNK, 2, recipe.argmax)).unwrap();
-        w.program(&program(target, Phase::Decode, BATCH, 3, recipe.argmax)).unwrap();
+        w.program(&program(target, Phase::Prefill, CHUNK, 2, recipe)).unwrap();
+        w.program(&program(target, Phase::Decode, BATCH, 3, recipe)).unwrap();
     }
     w.finish().unwrap()
 }
 
-fn program(target: u32, phase: Phase, max_rows: u32, head_rows: u32, argmax: bool) -> Program {
+fn program(target: u32, phase: Phase, max_rows: u32, head_rows: u32, recipe: &Recipe) -> Program {
+    let Recipe { argmax, candidates, .. } = *recipe;
     use jet_runtime::jetbin::Arg as A;
     let buffer = |name: &str, offset, row_bytes, domain| Buffer { name: name.into(), offset, row_bytes, domain };
     let step = |kernel, domain, items: (u32, u32), args: &[A]| Step {
@@ -136,6 +140,7 @@ fn program(target: u32, phase: Phase, max_rows: u32, head_rows: u32, argmax: boo
     let row = HIDDEN as u64 * 4;
     let columns = (HIDDEN as u32, 0);
     let (items, slots) = ([A::Rows, A::ItemBegin, A::ItemEnd], [A::SlotStride, A::Slots]);
+    let head = [A::Buffer(0), A::Weight(0), A::Buffer(2), A::Scratch, A::Positions];
     let mut steps = vec![
         step(0, Domain::Tokens, (0, 1), &[&[A::TokenIds, A::Weight(0), A::Buffer(0)], &items[..]].concat()),
         step(
@@ -157,12 +162,13 @@ fn program(target: u32, phase: Phase, max_rows: u32, head_rows: u32, argmax: boo
             &[&[A::Buffer(1), A::Buffer(0), A::State(2), A::Positions, A::Const(WINDOW as u64)], &slots[..], &items]
                 .concat(),
         ),
-        step(
-            4,
-            Domain::Head,
-            (VOCAB as u32, 0),
-            &[&[A::Buffer(0), A::Weight(0), A::Buffer(2), A::Scratch, A::Positions], &items[..]].concat(),
-        ),
+        match candidates {
+            None => step(4, Domain::Head, (VOCAB as u32, 0), &[&head, &items[..]].concat()),
+            Some(limit) => {
+                let listing = [A::Candidates(CANDIDATES.len), A::KeepLogits, A::Const(limit.to_bits().into())];
+                step(7, Domain::Head, (VOCAB as u32, 0), &[&head, &listing[..], &items].concat())
+            }
+        },
     ];
     if argmax {
         steps.push(step(5, Domain::Head, (1, 0), &[A::Buffer(2), A::Buffer(3), A::Rows]));
@@ -224,7 +230,7 @@ pub type Kernel = fn(&Words<'_>);
 
 // The kernels work on raw addresses like those of a real device. SAFETY of each: the artifact of this file declares
 // the sizes, and the tests would fail on any other word.
-pub const KERNELS: [(&str, Kernel); 7] = [
+pub const KERNELS: [(&str, Kernel); 8] = [
     ("embed", |w| {
         let (_, items) = w.tail();
         for r in items {
@@ -307,7 +313,40 @@ pub const KERNELS: [(&str, Kernel); 7] = [
         }
     }),
     ("unused", |_| unreachable!("no step names it")),
+    ("head_candidates", |w| {
+        let (rows, items) = w.tail();
+        for r in 0..rows {
+            // SAFETY: see above.
+            unsafe {
+                let x = w.f32(0).add(r * HIDDEN);
+                let dot = |v: usize| (0..HIDDEN).map(|c| *x.add(c) * *w.f32(1).add(v * HIDDEN + c)).sum();
+                let found: Vec<(usize, f32)> = items.clone().map(|v| (v, dot(v))).collect();
+                if w.number(6) == 1 {
+                    found.iter().for_each(|&(v, dot)| *w.f32(2).add(r * VOCAB + v) = dot);
+                }
+                let words = CANDIDATES.words() as usize;
+                let list = std::slice::from_raw_parts_mut(w.f32(5).cast::<u32>().add(r * words), words);
+                write_list(list, found, f32::from_bits(w.number(7) as u32));
+            }
+        }
+    }),
 ];
+
+/// Lists as short as they can be.
+pub const CANDIDATES: CandidateList = CandidateList { len: 16 };
+
+/// Writes a list of what was found.
+fn write_list(words: &mut [u32], mut found: Vec<(usize, f32)>, limit: f32) {
+    words.fill(0xdead_beef);
+    let check = if found.iter().all(|(_, x)| x.abs() < limit) { 0.0f32 } else { f32::NAN };
+    let (checks, ids) = (CandidateList::CHECKS as usize, CANDIDATES.ids() as usize);
+    words[checks..checks + CandidateList::WIDTH as usize].fill(check.to_bits());
+    found.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    for i in 0..CANDIDATES.len as usize {
+        let (id, score) = found.get(i).map_or((u32::MAX, f32::NEG_INFINITY), |f| (f.0 as u32, f.1));
+        (words[ids + i], words[CandidateList::SCORES as usize + i]) = (id, score.to_bits());
+    }
+}
 
 /// The largest value; of several, the first.
 pub fn best(row: &[f32]) -> u32 {

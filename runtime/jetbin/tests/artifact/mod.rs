@@ -20,7 +20,9 @@ impl Drop for Folder {
     }
 }
 
-fn program(phase: Phase, max_rows: u32) -> Program {
+fn program(phase: Phase, max_rows: u32, device: DeviceKind) -> Program {
+    // threads of a CPU keep lists
+    let kept = if device == DeviceKind::Cpu { Arg::Candidates(16) } else { Arg::Scratch };
     let buffer = |name: &str, offset, row_bytes, domain| Buffer { name: name.into(), offset, row_bytes, domain };
     let step = |kernel, domain, args: &[Arg], label: &str| Step {
         kernel,
@@ -66,7 +68,12 @@ fn program(phase: Phase, max_rows: u32) -> Program {
                 &[Arg::Buffer(0), Arg::State(1), Arg::SlotStride, Arg::Slots, Arg::Positions, Arg::Rope, Arg::Scratch],
                 "mixer",
             ),
-            step(1, Domain::Head, &[Arg::Buffer(0), Arg::Buffer(1), Arg::Buffer(2), Arg::Weight(1)], "head"),
+            step(
+                1,
+                Domain::Head,
+                &[Arg::Buffer(0), Arg::Buffer(1), Arg::Buffer(2), Arg::Weight(1), kept, Arg::KeepLogits],
+                "head",
+            ),
         ],
         probes: vec![
             Probe { kind: ProbeKind::LayerHidden(0), step: 0, source: ProbeSource::Buffer(0) },
@@ -140,8 +147,8 @@ pub fn write_for(
     if let Some(cubin) = cubin {
         w.cubin(0, cubin)?;
     }
-    w.program(&program(Phase::Prefill, 5))?;
-    w.program(&program(Phase::Decode, 3))?;
+    w.program(&program(Phase::Prefill, 5, device))?;
+    w.program(&program(Phase::Decode, 3, device))?;
     w.finish()
 }
 
