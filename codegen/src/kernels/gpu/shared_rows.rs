@@ -8,27 +8,35 @@ use crate::kir::{Bf16, F32, Index, Pred, Ptr, V};
 /// Eights of a chunk that are a thread's.
 pub type Mine<'k> = Vec<V<'k, Bf16>>;
 
+/// An eight of a chunk: its token, its first column, and whether it exists where that is not sure.
+struct Place<'k> {
+    token: V<'k, Index>,
+    col: V<'k, Index>,
+    exists: Option<V<'k, Pred>>,
+}
+
 impl<'k> Kernel<'_, 'k, '_> {
     /// Where chunk `number` lies.
     pub fn chunk(&self, shared: Ptr<'k, F32>, number: V<'k, Index>) -> Ptr<'k, Bf16> {
         shared.cast::<Bf16>().at((number % self.plan.chunks) * (self.plan.rows() * self.plan.chunk_stride()))
     }
 
-    /// The eights of a chunk that are this thread's, token and column, each with whether it exists where that is not sure.
-    fn mine(&self) -> Vec<(V<'k, Index>, V<'k, Index>, Option<V<'k, Pred>>)> {
+    /// The eights of a chunk that are this thread's.
+    fn mine(&self) -> Vec<Place<'k>> {
         let (k, plan) = (self.cx.k, self.plan);
         let of_row = plan.blocks.1 * BLOCK / 8;
         let (all, threads) = (plan.rows() * of_row, plan.threads());
         let of_turn = |i: u32| {
             let e = k.thread() + i * threads;
-            (e / of_row, (e % of_row) * 8u32, ((i + 1) * threads > all).then(|| e.lt(all)))
+            let exists = ((i + 1) * threads > all).then(|| e.lt(all));
+            Place { token: e / of_row, col: (e % of_row) * 8u32, exists }
         };
         (0..all.div_ceil(threads)).map(of_turn).collect()
     }
 
     /// Starts to copy this thread's eights of the chunk whose first block is `block`, of rows that are rounded already.
     pub fn copy_chunk(&self, x: &Activation<'_, 'k, '_>, chunk: Ptr<'k, Bf16>, block: V<'k, Index>) {
-        for (token, col, exists) in self.mine() {
+        for Place { token, col, exists } in self.mine() {
             let to = chunk.at(token * self.plan.chunk_stride() + col);
             let copy = || x.copy_eight(to, token, block * BLOCK + col, self.is_ragged());
             match exists {
@@ -40,7 +48,7 @@ impl<'k> Kernel<'_, 'k, '_> {
 
     /// This thread's eights of the chunk whose first block is `block`, all of which exist.
     pub fn read_chunk(&self, x: &Activation<'_, 'k, '_>, block: V<'k, Index>) -> Mine<'k> {
-        let eight = |(token, col, _): (V<'k, Index>, V<'k, Index>, _)| {
+        let eight = |Place { token, col, .. }: Place<'k>| {
             let (col, ragged) = (block * BLOCK + col, self.is_ragged());
             x.eight(token, col, ragged, x.gain(col, ragged)).together()
         };
@@ -49,7 +57,7 @@ impl<'k> Kernel<'_, 'k, '_> {
 
     /// Writes them to a chunk.
     pub fn write_chunk(&self, chunk: Ptr<'k, Bf16>, eights: &Mine<'k>) {
-        for ((token, col, _), eight) in self.mine().into_iter().zip(eights) {
+        for (Place { token, col, .. }, eight) in self.mine().into_iter().zip(eights) {
             chunk.at(token * self.plan.chunk_stride() + col).store(*eight);
         }
     }
